@@ -1,0 +1,73 @@
+"""Acting: one row of every env in, one action of every env out. The core state goes along through every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.exploration import epsilon_greedy
+from agents.networks import QNetwork
+from agents.types import Inputs
+
+
+class Actor:
+    """Plays `num_envs` games with one network. Training and evaluation use the same class.
+
+    `autocast` makes the context of the forward pass (precision); `rng` drives exploration alone.
+    """
+
+    def __init__(
+        self,
+        network: QNetwork,
+        num_envs: int,
+        rng: np.random.Generator,
+        autocast: Callable[[], torch.autocast],
+        frame_shape: tuple[int, int] = (84, 84),
+    ) -> None:
+        self.network, self.rng, self._autocast = network, rng, autocast
+        depth = network.frame_stack
+        self.core_state = network.initial_state(num_envs)  # [N, S], before the next row
+        self._frames = np.zeros((depth, num_envs, *frame_shape), np.uint8)
+        self._is_first = np.zeros((depth, num_envs), bool)
+        self._action = np.zeros(num_envs, np.int64)
+
+    @torch.no_grad()
+    def act(
+        self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: np.ndarray
+    ) -> np.ndarray:
+        """frame [N, H, W] uint8, is_first [N], prev_reward [N], epsilon [N] -> actions [N] int64."""
+        self._frames = np.concatenate([self._frames[1:], frame[None]])
+        self._is_first = np.concatenate([self._is_first[1:], is_first[None]])
+        device = self.core_state.device
+        inputs = Inputs(
+            torch.from_numpy(self._frames).to(device),
+            torch.from_numpy(self._is_first).to(device),
+            torch.from_numpy(self._action[None]).to(device),
+            torch.from_numpy(prev_reward[None].astype(np.float32)).to(device),
+        )
+        with self._autocast():
+            q, self.core_state = self.network(inputs, self.core_state)  # [1, N, A]
+        self._action = epsilon_greedy(q[0].float().cpu().numpy(), epsilon, self.rng)
+        return self._action
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the generator and the network."""
+        return {
+            "core_state": self.core_state,
+            "frames": torch.from_numpy(self._frames),
+            "is_first": torch.from_numpy(self._is_first),
+            "action": torch.from_numpy(self._action),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave. ValueError if it does not fit."""
+        for name, own in self.state().items():
+            if state[name].shape != own.shape or state[name].dtype != own.dtype:
+                raise ValueError(f"actor {name}: {tuple(state[name].shape)}, expected {tuple(own.shape)}")
+        self.core_state = state["core_state"].to(self.core_state.device)
+        self._frames = state["frames"].numpy().copy()
+        self._is_first = state["is_first"].numpy().copy()
+        self._action = state["action"].numpy().copy()

@@ -1,0 +1,144 @@
+"""Cores: the one thing that tells a recurrent policy from a feed-forward one.
+
+A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one tensor, so that
+replay, actor and checkpoint handle every core alike; a core without memory has S = 0. A row marked
+`is_first` starts from a state of zeros, whatever came before.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class Core(nn.Module):
+    """Base of the recurrent cores. Subclasses give `unroll`, which never sees a reset."""
+
+    def __init__(self, input_size: int, output_size: int, state_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size, self.state_size = input_size, output_size, state_size
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Zeros [B, S]."""
+        return torch.zeros(batch_size, self.state_size)
+
+    def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """x [T, B, D], state [B, S], is_first [T, B] -> y [T, B, D'], state [B, S].
+
+        One fused call for each stretch of rows in which no lane is reset: a Python loop over T is several
+        times slower.
+        """
+        starts = is_first.any(dim=1).nonzero().flatten().tolist()
+        bounds = sorted({0, *starts, x.shape[0]})
+        outputs = []
+        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+            state = state.masked_fill(is_first[start][:, None], 0.0)  # [B, S]
+            y, state = self.unroll(x[start:stop], state)
+            outputs.append(y)
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """x [T, B, D], state [B, S] -> y [T, B, D'], state [B, S], with no reset inside."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Identity(Core):
+    """No memory: y = x."""
+
+    def __init__(self, input_size: int, size: int) -> None:
+        super().__init__(input_size, output_size=input_size, state_size=0)
+
+    def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        return x, state
+
+
+class Rnn(Core):
+    """Elman (1990): h_t = tanh(W x_t + U h_{t-1} + b)."""
+
+    def __init__(self, input_size: int, size: int) -> None:
+        super().__init__(input_size, output_size=size, state_size=size)
+        self.cell = nn.RNN(input_size, size)
+        nn.init.orthogonal_(self.cell.weight_hh_l0)
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.cell(x, state[None].to(x.dtype))
+        return y, h[0].float()
+
+
+class Gru(Core):
+    """Cho et al. (2014)."""
+
+    def __init__(self, input_size: int, size: int) -> None:
+        super().__init__(input_size, output_size=size, state_size=size)
+        self.cell = nn.GRU(input_size, size)
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.cell(x, state[None].to(x.dtype))
+        return y, h[0].float()
+
+
+class Lstm(Core):
+    """LSTM with a forget gate (Gers et al. 2000). State: h and c side by side, S = 2 H.
+
+    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015).
+    """
+
+    def __init__(self, input_size: int, size: int) -> None:
+        super().__init__(input_size, output_size=size, state_size=2 * size)
+        self.cell = nn.LSTM(input_size, size)
+        with torch.no_grad():  # torch adds two biases, gates in the order i, f, g, o
+            self.cell.bias_ih_l0[size : 2 * size] = 1.0
+            self.cell.bias_hh_l0[size : 2 * size] = 0.0
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h, c = state[None].to(x.dtype).chunk(2, dim=-1)
+        y, (h, c) = self.cell(x, (h.contiguous(), c.contiguous()))
+        return y, torch.cat([h[0], c[0]], dim=-1).float()
+
+
+class Lstm1997(Core):
+    """Hochreiter & Schmidhuber (1997), sections 4 and appendix A: no forget gate, no peepholes.
+
+        i_t = sigma(W_i x_t + U_i y_{t-1} + b_i)         o_t likewise
+        s_t = 1.0 s_{t-1} + i_t g(W_c x_t + U_c y_{t-1} + b_c)     g(z) = 4 sigma(z) - 2
+        y_t = o_t h(s_t)                                           h(z) = 2 sigma(z) - 1
+
+    The self-connection of weight 1.0 is the constant error carousel. Since g(z) = 2 tanh(z / 2) and
+    h(z) = tanh(z / 2), this is a fused LSTM that holds s / 2, whose forget gate is stuck at 1 (sigma(40) is 1 in
+    floating point) and whose cell input is halved. Gradients flow through the gates as well (full
+    backpropagation through time; the paper cut them there). State: y and s side by side, S = 2 H.
+    """
+
+    FORGET_BIAS = 40.0
+
+    def __init__(self, input_size: int, size: int) -> None:
+        super().__init__(input_size, output_size=size, state_size=2 * size)
+        bound = size**-0.5
+        self.weight_x = nn.Parameter(torch.empty(3, size, input_size).uniform_(-bound, bound))  # i, c, o
+        self.weight_y = nn.Parameter(torch.empty(3, size, size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(3, size).uniform_(-bound, bound))
+        self._fused = [nn.LSTM(input_size, size, device="meta")]  # in a list: its weights are not parameters
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        def gates(w: Tensor, forget: float) -> Tensor:  # [3, H, ...] -> [4 H, ...] in torch's order i, f, g, o
+            return torch.cat([w[0], torch.full_like(w[0], forget), w[1] / 2, w[2]])
+
+        weights = {
+            "weight_ih_l0": gates(self.weight_x, 0.0),
+            "weight_hh_l0": gates(self.weight_y, 0.0),
+            "bias_ih_l0": gates(self.bias, self.FORGET_BIAS),
+            "bias_hh_l0": torch.zeros_like(self.bias[0]).repeat(4),
+        }
+        y, s = state[None].to(x.dtype).chunk(2, dim=-1)
+        out, (y, s) = functional_call(self._fused[0], weights, (x, (y.contiguous(), (s / 2).contiguous())))
+        return out, torch.cat([y[0], 2 * s[0]], dim=-1).float()
+
+
+CORES: dict[str, type[Core]] = {
+    "identity": Identity,
+    "rnn": Rnn,
+    "lstm1997": Lstm1997,
+    "lstm": Lstm,
+    "gru": Gru,
+}

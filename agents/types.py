@@ -1,0 +1,55 @@
+"""The arrays that travel between actor, replay and learner. Time first: [L, B, ...] is L rows of B lanes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """What the network sees of L rows. The K - 1 rows of history before the first are there for frame stacks.
+
+    A row's previous action and reward are zero where an episode starts; the network sees to that.
+    """
+
+    frames: Tensor  # [K-1+L, B, H, W] uint8, one image a row, as the agent saw it
+    is_first: Tensor  # [K-1+L, B] bool, the row starts an episode
+    prev_action: Tensor  # [L, B] int64
+    prev_reward: Tensor  # [L, B] float32, unclipped
+
+    def rows(self, start: int, stop: int) -> Inputs:
+        """Rows start <= t < stop, with the history that their stacks need."""
+        history = self.frames.shape[0] - self.prev_action.shape[0]
+        return Inputs(
+            self.frames[start : stop + history],
+            self.is_first[start : stop + history],
+            self.prev_action[start:stop],
+            self.prev_reward[start:stop],
+        )
+
+
+class Sequence(NamedTuple):
+    """A batch of B stretches of L = burn_in + unroll + n_step consecutive rows of one lane each."""
+
+    inputs: Inputs
+    action: Tensor  # [L, B] int64, a_t
+    reward: Tensor  # [L, B] float32, r_{t+1}, unclipped
+    terminated: Tensor  # [L, B] bool, the episode ended (or, by protocol, a life) at t+1
+    truncated: Tensor  # [L, B] bool, a time limit cut the episode at t+1
+    core_state: Tensor  # [B, S] float32, the actor's state before the first row
+    weight: Tensor  # [B] float32, importance weights (ones for uniform draws)
+    index: np.ndarray  # [B] int64, where the priorities go back to
+
+
+def to_device(batch: Sequence, device: torch.device) -> Sequence:
+    """The same batch on `device`; nothing is copied on the CPU. CUDA is untested."""
+    if device.type == "cpu":
+        return batch
+
+    def move(x: Tensor) -> Tensor:
+        return x.pin_memory().to(device, non_blocking=True)
+
+    return Sequence(Inputs(*map(move, batch.inputs)), *map(move, batch[1:-1]), batch.index)  # type: ignore[arg-type]

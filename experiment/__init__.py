@@ -1,0 +1,1 @@
+"""How a run is set up, kept, shown and measured."""

@@ -1,0 +1,283 @@
+"""The settings of a run: one flat, typed record; presets are differences from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+CoreName = Literal["identity", "rnn", "lstm1997", "lstm", "gru"]
+
+
+class UsageError(ValueError):
+    """Bad input from the user: one clear line, exit status 2."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a Q-learning agent on an Atari game.
+
+    A frame is one emulator frame; a step is one decision of the agent, 4 frames; a row is one env's step in the
+    replay; a sample is one trained row.
+    """
+
+    # --- what is trained
+    game: str = "breakout"
+    """Any game that ale-py bundles, in snake case, such as space_invaders."""
+    frames: int = 10_000_000
+    """Length of the run, in emulator frames."""
+    seed: int = 1
+    """Everything random in the run derives from it."""
+    name: str = ""
+    """Folder of the run below --runs-dir. Default: PRESET-GAME-sSEED."""
+    runs_dir: Path = Path("runs")
+    """Where runs are kept."""
+    protocol: str = "v5"
+    """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or dqn-2015 (no
+    sticky actions, 30 no-ops, a lost life is terminal in training)."""
+    observe: str = "full"
+    """What the agent sees of the screen: full, flicker, blackout, delay, blinkered or noise."""
+    hide_probability: float | None = None
+    """With --observe flicker: probability that a frame is hidden. The same as --observe-parameter."""
+    observe_parameter: float | None = None
+    """The parameter of --observe, in its own unit. Default: that of the kind."""
+
+    # --- the network
+    frame_stack: int = 1
+    """Images the network sees at once, each 4 frames after the last."""
+    torso: Literal["nature", "impala"] = "nature"
+    """Convolutions: nature (Mnih et al. 2015) or impala (15 layers, residual; about 7 times the work)."""
+    hidden: int = 512
+    """Width of the fully connected layer after the convolutions, in units. 0: none."""
+    core: CoreName = "lstm"
+    """identity (feed-forward), rnn (Elman), lstm1997 (no forget gate), lstm or gru."""
+    core_size: int = 512
+    """Units of the recurrent core."""
+    dueling: bool = False
+    """Separate value and advantage streams."""
+    norm: bool = True
+    """LayerNorm after each convolution and fully connected layer."""
+    last_action_reward: bool = True
+    """The core also sees the last action and the last clipped reward."""
+
+    # --- acting
+    num_envs: int = 32
+    """Games played side by side."""
+    exploration: Literal["linear", "per-actor"] = "linear"
+    """linear: one epsilon that falls; per-actor: a fixed ladder of epsilons over the envs (R2D2)."""
+    epsilon_start: float = 1.0
+    """Share of random actions at the start."""
+    epsilon_final: float = 0.01
+    """Share of random actions after --epsilon-frames."""
+    epsilon_frames: int = 1_000_000
+    """Frames over which epsilon falls."""
+
+    # --- replay
+    replay_rows: int = 1_000_000
+    """Rows kept, of all envs together."""
+    start_rows: int = 20_000
+    """Rows gathered before learning starts."""
+    priority_exponent: float = 0.0
+    """0: sequences are drawn uniformly; else by priority to this power (R2D2: 0.9)."""
+    importance_exponent: float = 0.6
+    """Correction of prioritised draws, 0 (none) to 1 (full)."""
+    priority_eta: float = 0.9
+    """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
+
+    # --- learning
+    samples_per_step: float = 4.0
+    """Rows trained for each step of the agent, all envs counted."""
+    batch_size: int = 16
+    """Sequences an update."""
+    burn_in: int = 8
+    """Rows at a sequence's start that only refresh the core state."""
+    unroll: int = 16
+    """Rows of a sequence that are trained."""
+    n_step: int = 1
+    """Rows after the unroll that lend targets their look-ahead; with --no-trace, n of the n-step return."""
+    sequence_stride: int = 8
+    """Sequences may start at every so many rows; the core state is kept there."""
+    trace_lambda: float | None = 0.65
+    """Q(lambda) targets with this lambda. None: n-step targets."""
+    discount: float = 0.99
+    """Discount a step (4 frames)."""
+    double: bool = True
+    """The online network selects, the target network values (double Q-learning)."""
+    target_period: int = 0
+    """Updates between copies to the target network. 0: no target network."""
+    value_rescaling: bool = False
+    """Train on h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x in place of clipped rewards."""
+    reward_clip: float | None = 1.0
+    """Learn from rewards clipped to +- this. None: from the game's own points."""
+    loss: Literal["squared", "huber"] = "squared"
+    """Of the TD error."""
+    optimizer: Literal["adam", "radam", "rmsprop", "adadelta"] = "adam"
+    """torch's own."""
+    learning_rate: float = 2.5e-4
+    """Step size."""
+    optimizer_epsilon: float = 1e-5
+    """Added to the denominator of the step."""
+    max_grad_norm: float | None = 10.0
+    """Gradients are scaled down to this norm. None: never."""
+
+    # --- keeping and watching
+    checkpoint_frames: int = 1_000_000
+    """Frames between checkpoints."""
+    eval_frames: int = 1_000_000
+    """Frames between evaluations. 0: none."""
+    eval_episodes: int = 10
+    """Episodes an evaluation, one an env."""
+    eval_epsilon: float = 0.001
+    """Share of random actions in evaluations."""
+    log_frames: int = 20_000
+    """Frames between rows of metrics.jsonl."""
+    track: Literal["none", "local", "wandb", "all"] = "local"
+    """Where metrics go beside metrics.jsonl: local (a trackio page), wandb (offline unless a key is there)."""
+
+    # --- the machine
+    threads: int = 0
+    """CPU threads, of torch and of the emulators. 0: all cores."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16: mixed precision with fp32 weights. auto: bf16 where the hardware has it."""
+    device: str = "cpu"
+    """cpu, or cuda (untested)."""
+
+
+DRQN: dict[str, Any] = {}
+DQN: dict[str, Any] = {
+    "frame_stack": 4,
+    "core": "identity",
+    "burn_in": 0,
+    "last_action_reward": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {"drqn": DRQN, "dqn": DQN}
+
+
+def near(value: str, allowed: list[str]) -> str:
+    """' Did you mean x?' or ''."""
+    close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def preset(name: str) -> Config:
+    """The preset's settings. UsageError on an unknown name."""
+    if name not in PRESETS:
+        raise UsageError(f"preset {name!r} is not one of {', '.join(PRESETS)}.{near(name, list(PRESETS))}")
+    return dataclasses.replace(Config(), **PRESETS[name])
+
+
+def flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _require(field: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise UsageError(f"{flag(field)} {value}: {allowed}")
+
+
+# Field -> (what is allowed, test). Types are tyro's to check; meaning is ours.
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("frames", "num_envs", "core_size", "batch_size", "unroll", "n_step", "sequence_stride", "log_frames",
+         "checkpoint_frames", "eval_episodes", "frame_stack", "replay_rows"),
+        ("must be at least 1", lambda x: x >= 1),
+    ),
+    **dict.fromkeys(
+        ("seed", "hidden", "epsilon_frames", "start_rows", "burn_in", "target_period", "eval_frames", "threads"),
+        ("must be 0 or more", lambda x: x >= 0),
+    ),
+    **dict.fromkeys(
+        ("epsilon_start", "epsilon_final", "eval_epsilon", "importance_exponent", "priority_exponent",
+         "priority_eta", "hide_probability", "trace_lambda"),
+        ("must be between 0 and 1", lambda x: 0 <= x <= 1),
+    ),
+    **dict.fromkeys(
+        ("samples_per_step", "learning_rate", "optimizer_epsilon", "max_grad_norm", "reward_clip"),
+        ("must be above 0", lambda x: 0 < x < float("inf")),
+    ),
+    "discount": ("must be at least 0 and below 1", lambda x: 0 <= x < 1),
+    "device": ("must be cpu, cuda or cuda:N", lambda x: x.partition(":")[0] in ("cpu", "cuda")),
+}  # fmt: skip
+
+
+def check(config: Config) -> None:
+    """UsageError on the first setting that is out of range by itself. Games and protocols are envs' to check."""
+    for field, (allowed, ok) in _RANGES.items():
+        value = getattr(config, field)
+        if value is not None:
+            _require(field, value, ok(value), allowed)
+    for field in dataclasses.fields(config):
+        hint = get_type_hints(Config)[field.name]
+        if get_origin(hint) is Literal:
+            value, allowed = getattr(config, field.name), list(map(str, get_args(hint)))
+            _require(
+                field.name, value, value in allowed, f"must be one of {', '.join(allowed)}.{near(str(value), allowed)}"
+            )
+    _require("seed", config.seed, config.seed < 2**31, "must be below 2147483648")
+    _require("num_envs", config.num_envs, config.num_envs <= 1024, "must be at most 1024")
+    _require("frame_stack", config.frame_stack, config.frame_stack <= 32, "must be at most 32")
+    _require(
+        "name",
+        repr(config.name),
+        config.name not in (".", "..") and "/" not in config.name and "\0" not in config.name,
+        "must be a plain folder name",
+    )
+    if config.hide_probability is not None:
+        _require("hide_probability", config.hide_probability, config.observe == "flicker", "needs --observe flicker")
+        _require("hide_probability", config.hide_probability, config.observe_parameter is None,
+                 "and --observe-parameter are the same setting: give one")  # fmt: skip
+    length = config.burn_in + config.unroll + config.n_step
+    _require("unroll", config.unroll, length <= 2000, "burn-in, unroll and n-step together must be at most 2000 rows")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain values for YAML and JSON."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def save(config: Config, preset_name: str, path: Path) -> None:
+    """Full, re-runnable settings as YAML."""
+    path.write_text(yaml.safe_dump({"preset": preset_name, **to_dict(config)}, sort_keys=False))
+
+
+def from_dict(data: Mapping[str, Any], source: str) -> tuple[Config, str]:
+    """Settings and preset name from a YAML or JSON mapping. UsageError on unknown keys and wrong types."""
+    data = dict(data)
+    name = data.pop("preset", "drqn")
+    hints = get_type_hints(Config)
+    unknown = sorted(set(map(str, data)) - set(hints))
+    if unknown:
+        raise UsageError(f"{source}: unknown setting {unknown[0]!r}.{near(unknown[0], list(hints))}")
+    values = {}
+    for key, value in data.items():
+        hint = hints[key]
+        if hint is Path:
+            value = Path(str(value))
+        elif get_origin(hint) is Literal or hint is str:
+            value = str(value)
+        else:
+            kinds = get_args(hint) or (hint,)
+            if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
+            if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+                raise UsageError(f"{source}: {key} is {value!r}, expected {hint}")
+        values[key] = value
+    config = dataclasses.replace(Config(), **values)
+    check(config)
+    return config, str(name)
+
+
+def load(path: Path) -> tuple[Config, str]:
+    """A run's settings from its config.yaml. UsageError if it is missing or not ours."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read ({type(error).__name__})") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: not the settings of a run")
+    return from_dict(data, str(path))
