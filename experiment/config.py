@@ -153,6 +153,7 @@ DQN: dict[str, Any] = {
     "frame_stack": 4,
     "core": "identity",
     "burn_in": 0,
+    "sequence_stride": 1,
     "last_action_reward": False,
 }
 PRESETS: dict[str, dict[str, Any]] = {"drqn": DRQN, "dqn": DQN}

@@ -74,7 +74,8 @@ class MetricsFile:
         """Rows that wait for room on the disk."""
         return len(self._pending)
 
-    def write(self, row: Mapping[str, Value]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row of numbers (numpy's too), strings and nulls. A full disk is no error: see `pending`."""
         line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
         self._pending.append(line.encode() + b"\n")
         with suppress(OSError):

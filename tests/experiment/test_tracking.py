@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -94,8 +95,6 @@ def files_with(text: str, folder: Path) -> list[Path]:
 
 
 def test_each_row_is_one_json_line_and_nan_is_null(tmp_path: Path) -> None:
-    import numpy as np
-
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.write({"frames": 4, "loss": float("nan"), "game": "pong", "q": np.float32(0.5), "n": np.int64(3)})
     metrics.write({"frames": 8, "loss": float("-inf"), "q": float(np.float32("nan"))})
@@ -126,9 +125,7 @@ def test_rows_wait_in_memory_while_the_disk_is_full(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.write({"frames": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (20, hard)
-    )  # the kernel takes 6 bytes of the next row, then no more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # room for 6 bytes of the next row
     try:
         metrics.write({"frames": 2})
         metrics.write({"frames": 3})

@@ -1,0 +1,96 @@
+"""The one file that imports ale_py: which games there are, and emulators with every setting spelled out."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import ale_py
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+
+from envs.games import no_such
+from envs.protocols import Protocol
+
+FRAME_SKIP = 4  # emulator frames for each action (Mnih et al. 2015)
+MAX_FRAMES = 108_000  # emulator frames after which an episode is truncated: 30 minutes at 60 a second
+SIZE = 84  # height and width of what agents see, pixels
+MAX_SEED = 2**31 - 1  # the emulator takes 32-bit signed seeds; a negative one means "no seed"
+
+
+class Machine(NamedTuple):
+    """What a game's cartridge fixes."""
+
+    height: int  # of the native screen, pixels: 210 for most games
+    width: int  # 160
+    minimal_actions: list[str]  # names, in the emulator's order
+    all_actions: list[str]
+
+    def actions(self, protocol: Protocol) -> list[str]:
+        """The names of the actions an agent has under this protocol; an action is an index into this list."""
+        return self.all_actions if protocol.full_action_set else self.minimal_actions
+
+
+def available_games() -> list[str]:
+    """The names of all games that ale_py brings, sorted."""
+    return sorted(roms.get_all_rom_ids())
+
+
+def check_game(name: str) -> str:
+    """The name itself, if there is such a game. ValueError, with the name probably meant, if not."""
+    games = available_games()
+    if name in games:
+        return name
+    bare = re.sub(r"^ALE/|(-ram|Deterministic|NoFrameskip)*(-v\d+)?$", "", name)
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s-]+", "_", bare).lower()
+    raise ValueError(no_such("game", name, games, hint=snake))
+
+
+@lru_cache
+def machine(game: str) -> Machine:
+    """Reads the game's screen size and actions from an emulator of its own. ValueError on an unknown game."""
+    rom = roms.get_rom_path(check_game(game))
+    assert rom is not None
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    ale.loadROM(rom)
+    height, width = ale.getScreenDims()
+    minimal, every = ale.getMinimalActionSet(), ale.getLegalActionSet()
+    return Machine(height, width, [action.name for action in minimal], [action.name for action in every])
+
+
+def emulators(
+    game: str,
+    num_envs: int,
+    protocol: Protocol,
+    *,
+    threads: int,
+    frame_skip: int = FRAME_SKIP,
+    colour: bool = False,
+) -> AtariVectorEnv:
+    """A native vector environment. It shows [N, 1, 84, 84] grey, or [N, 1, height, width, 3] in the native
+    size.
+
+    Its defaults would clip rewards, press fire after a reset and stack frames. An action out of range makes
+    its `step` wait for ever: check before. A reset with a seed loads the cartridge anew (about 0.1 s), one
+    without (or with seed -1) goes on with the same random numbers (a few milliseconds).
+    """
+    screen = machine(game)
+    return AtariVectorEnv(
+        game,
+        num_envs,
+        num_threads=threads,
+        max_num_frames_per_episode=MAX_FRAMES,
+        repeat_action_probability=protocol.sticky,
+        full_action_space=protocol.full_action_set,
+        noop_max=protocol.noop_max,
+        frameskip=frame_skip,
+        img_height=screen.height if colour else SIZE,
+        img_width=screen.width if colour else SIZE,
+        grayscale=not colour,
+        maxpool=not colour,  # over the last two frames: what flickers on the screen stays seen
+        stack_num=1,
+        reward_clipping=False,
+        use_fire_reset=False,
+        episodic_life=False,  # True would reset the whole game at every life lost
+        life_loss_info=False,
+    )

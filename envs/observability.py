@@ -1,0 +1,158 @@
+"""How much of the screen the agent sees: ways of hiding it that make memory worth having.
+
+An observer stands between one environment and the agent. What it returns depends only on its seed and on the
+frames and `is_first` flags given to it so far, so an episode can be shown again exactly as the agent saw it.
+A new kind is one class and one line in `KINDS`.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.games import no_such
+
+
+@dataclass(frozen=True)
+class Observe:
+    """What is seen: a name in `KINDS` and that kind's one number."""
+
+    kind: str = "full"
+    parameter: float = 0
+
+
+class Observer:
+    """Sees everything. The parent of the other kinds."""
+
+    default: float = 0  # the parameter where none is given
+    lowest: float = 0
+    highest: float = 0
+    whole: bool = True  # the parameter is a whole number
+
+    def __init__(self, parameter: float, seed: int) -> None:
+        self.parameter = parameter
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        """frame: what the emulator shows, uint8 [84, 84]; returns what the agent sees, of the same shape.
+
+        The given frame is never changed, but may be returned as it is.
+        """
+        return frame
+
+
+class Flicker(Observer):
+    """Each frame is black with this probability, independently (Hausknecht & Stone 2015: 0.5)."""
+
+    default, lowest, highest, whole = 0.5, 0.0, 1.0, False
+
+    def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        return np.zeros_like(frame) if self.rng.random() < self.parameter else frame
+
+
+class Blackout(Observer):
+    """Stretches of exactly n black frames.
+
+    At every frame outside a stretch a new one begins with probability 1 / (2n + 1). So 2n frames are seen
+    between two stretches on average, and a third of all frames is hidden whatever n is. A stretch ends with
+    its episode.
+    """
+
+    default, lowest, highest = 8, 1, 1000
+
+    def __init__(self, parameter: float, seed: int) -> None:
+        super().__init__(parameter, seed)
+        self.left = 0  # frames still to hide
+
+    def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        if is_first:
+            self.left = 0
+        if self.left == 0 and self.rng.random() < 1 / (2 * self.parameter + 1):
+            self.left = int(self.parameter)
+        if self.left == 0:
+            return frame
+        self.left -= 1
+        return np.zeros_like(frame)
+
+
+class Delay(Observer):
+    """The screen of n steps ago; black during the first n steps of an episode."""
+
+    default, lowest, highest = 4, 0, 1000
+
+    def __init__(self, parameter: float, seed: int) -> None:
+        super().__init__(parameter, seed)
+        self.frames: deque[np.ndarray] = deque()  # of this episode, oldest first, at most n + 1
+
+    def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        if is_first:
+            self.frames.clear()
+        self.frames.append(frame.copy())  # a view would keep the frames of all the other environments alive
+        return self.frames.popleft() if len(self.frames) > self.parameter else np.zeros_like(frame)
+
+
+class Blinkered(Observer):
+    """Only a band in the middle of the screen, this share of its height at least one row."""
+
+    default, lowest, highest, whole = 0.5, 0.0, 1.0, False
+
+    def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        height = len(frame)
+        rows = max(1, round(height * self.parameter))
+        top = (height - rows) // 2
+        seen = np.zeros_like(frame)
+        seen[top : top + rows] = frame[top : top + rows]
+        return seen
+
+
+class Noise(Observer):
+    """Gaussian noise of this standard deviation, in grey levels, on every pixel, cut off at 0 and 255."""
+
+    default, lowest, highest, whole = 25.0, 0.0, 255.0, False
+
+    def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        noise = self.rng.standard_normal(frame.shape, dtype=np.float32)
+        noise *= self.parameter
+        noise += frame
+        return np.clip(np.rint(noise), 0, 255).astype(np.uint8)
+
+
+KINDS: dict[str, type[Observer]] = {
+    "full": Observer,
+    "flicker": Flicker,
+    "blackout": Blackout,
+    "delay": Delay,
+    "blinkered": Blinkered,
+    "noise": Noise,
+}
+
+
+def observe(kind: str, parameter: float | None = None) -> Observe:
+    """The named kind, with its default parameter where none is given. ValueError as in `check_observe`."""
+    if parameter is None and kind in KINDS:
+        parameter = KINDS[kind].default
+    made = Observe(kind, 0 if parameter is None else parameter)
+    check_observe(made)
+    return made
+
+
+def check_observe(observe: Observe) -> None:
+    """ValueError if the kind is unknown or its parameter is out of range."""
+    if observe.kind not in KINDS:
+        raise ValueError(no_such("kind of observation", observe.kind, KINDS))
+    kind, value = KINDS[observe.kind], observe.parameter
+    if not (math.isfinite(value) and kind.lowest <= value <= kind.highest) or (
+        kind.whole and value != int(value)
+    ):
+        number = "a whole number" if kind.whole else "a number"
+        allowed = (
+            f"{number} from {kind.lowest:g} to {kind.highest:g}" if kind.highest > 0 else "no parameter but 0"
+        )
+        raise ValueError(f"{observe.kind} takes {allowed}, not {value:g} (default {kind.default:g})")
+
+
+def make_observer(observe: Observe, seed: int) -> Observer:
+    """An observer at the start of a tape. ValueError as in `check_observe`."""
+    check_observe(observe)
+    return KINDS[observe.kind](observe.parameter, seed)

@@ -1,0 +1,378 @@
+"""One training run: its folder, its parts, its counters, and when it evaluates, reports and saves."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.learner import NonFiniteError
+from envs.episodes import EpisodeRecord
+from experiment import checkpoint as checkpoints
+from experiment import config as settings
+from experiment import setup
+from experiment.checkpoint import Checkpoint, subtree, tensor_tree
+from experiment.config import Config, UsageError
+from experiment.display import Display, duration
+from experiment.evaluation import Evaluation, evaluate
+from experiment.tracking import MetricsFile, Tracker, start_tracker
+
+FRAME_SKIP = 4
+# Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
+FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads"})
+
+
+def machine() -> dict[str, Any]:
+    """What exactness depends on."""
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "ale_py": version("ale-py"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+class Run:
+    """The parts of a run and its place in time. `advance` is called once for each step of the envs."""
+
+    def __init__(self, config: Config, preset: str, folder: Path) -> None:
+        self.config, self.preset, self.folder = config, preset, folder
+        self.protocol = setup.check_config(config)
+        torch.set_num_threads(setup.threads(config))
+        self.envs = setup.make_envs(config, self.protocol)
+        network = setup.make_network(config, self.envs.num_actions)
+        self.parameters = sum(p.numel() for p in network.parameters())
+        self.replay = setup.make_replay(config, network.state_size)
+        self.learner = setup.make_learner(config, network)
+        self.actor = setup.make_actor(config, network, config.num_envs, setup.rng(config.seed, "exploration"))
+        self.epsilon = setup.make_epsilon(config)
+        self.stop_asked = False
+        self.frames = 0
+        self.credit = 0.0  # samples owed to the learner
+        self.seconds = 0.0  # of training, over all sittings
+        self.episodes = 0
+        self.evaluations: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = {}  # of update metrics since the last row
+        self._updates_in_row = 0
+        self._returns: list[float] = []  # of episodes since the last row
+        self._best_score = -float("inf")
+        self.frame = np.zeros(0)
+        self.is_first = np.ones(config.num_envs, bool)
+        self.prev_reward = np.zeros(config.num_envs, np.float32)
+        self.metrics: MetricsFile
+        self.tracker: Tracker
+        self._say = print
+        self._row_time = self._started = time.monotonic()
+        self._save_failed = False
+
+    # --- the learner's share ---------------------------------------------------------------------------------
+
+    def updates_due(self) -> int:
+        """Updates that keep samples per step at the setting, once the replay has its first rows."""
+        if len(self.replay) < self.config.start_rows or not self.replay.can_sample:
+            return 0
+        self.credit += self.config.num_envs * self.config.samples_per_step
+        due = int(self.credit // (self.config.batch_size * self.config.unroll))
+        self.credit -= due * self.config.batch_size * self.config.unroll
+        return due
+
+    def record_update(self, metrics: dict[str, float]) -> None:
+        for key, value in metrics.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        self._updates_in_row += 1
+
+    # --- time passes -----------------------------------------------------------------------------------------
+
+    def advance(
+        self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: float, display: Display
+    ) -> None:
+        """One step of all envs has passed: count, report, evaluate, save."""
+        before = self.frames
+        self.frame, self.is_first, self.prev_reward = frame, is_first, prev_reward
+        self.frames += FRAME_SKIP * self.config.num_envs
+        for record in self.envs.finished():
+            self.episodes += 1
+            self._returns.append(record.score)
+            self._keep(record)
+
+        def passed(period: int) -> bool:
+            return period > 0 and self.frames // period > before // period
+
+        done = self.frames >= self.config.frames
+        if passed(self.config.log_frames) or done:
+            self._write_row(epsilon, display)
+        if passed(self.config.eval_frames) or (done and self.config.eval_frames):
+            self._evaluate(display)
+        if passed(self.config.checkpoint_frames) and not done:
+            self.save(display)
+
+    def _keep(self, record: EpisodeRecord) -> None:
+        """The best episode of training and the latest ones, as records of a few KB."""
+        record = replace(record, finished_at=self.frames)
+        with contextlib.suppress(OSError):  # a full disk costs the record, not the run
+            if record.score > self._best_score:
+                self._best_score = record.score
+                record.save(self.folder / "episodes" / "best.json")
+            if self.episodes % 20 == 0:
+                record.save(self.folder / "episodes" / "latest.json")
+
+    def _write_row(self, epsilon: float, display: Display) -> None:
+        now = time.monotonic()
+        since, self._row_time = now - self._row_time, now
+        self.seconds += since
+        row: dict[str, Any] = {
+            "frames": self.frames,
+            "steps": self.frames // FRAME_SKIP,
+            "updates": self.learner.updates,
+            "samples": self.learner.updates * self.config.batch_size * self.config.unroll,
+            "episodes": self.episodes,
+            "return_mean": float(np.mean(self._returns)) if self._returns else None,
+            "epsilon": epsilon,
+            "replay_rows": len(self.replay),
+            **{key: total / self._updates_in_row for key, total in self._sums.items()},
+            "seconds": round(self.seconds, 3),
+            "frames_per_second": round(self.config.log_frames / since, 1),
+        }
+        self._sums, self._updates_in_row, self._returns = {}, 0, []
+        self.metrics.write(row)
+        display.show(row)
+
+    def _evaluate(self, display: Display) -> None:
+        result = evaluate(
+            self.learner.online,
+            self.config,
+            self.protocol,
+            self.config.eval_episodes,
+            self.config.eval_epsilon,
+            self.config.seed,
+        )
+        summary = result.summary(self.config.game)
+        write_evaluation(self.folder / "eval" / f"{self.frames:012d}", result, summary, self.describe_evaluation())
+        low, high = summary["interval_95"]
+        self.metrics.write(
+            {"frames": self.frames, "eval_score": summary["mean"], "eval_low": low, "eval_high": high}
+        )
+        display.show({"eval_score": summary["mean"]})
+        display.say(
+            f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
+            f"(95 % interval {low:.1f} to {high:.1f}, {summary['episodes']} episodes)"
+        )
+        self._row_time = time.monotonic()  # evaluation is not training time
+
+    def describe_evaluation(self) -> dict[str, Any]:
+        return {
+            "preset": self.preset,
+            "game": self.config.game,
+            "protocol": self.config.protocol,
+            "frames": self.frames,
+            "epsilon": self.config.eval_epsilon,
+            "train_seed": self.config.seed,
+            "eval_seed": self.config.seed,
+        }
+
+    # --- saving and going on ---------------------------------------------------------------------------------
+
+    def save(self, display: Display) -> None:
+        """Write a checkpoint. A full or forbidden disk pauses saving, says so, and training goes on."""
+        try:
+            checkpoints.save(self.folder / "checkpoint", self.state())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+                raise
+            self._save_failed = True
+            display.say(f"checkpoint at {self.frames:,} frames not saved ({error.strerror}); training goes on")
+        else:
+            if self._save_failed:
+                display.say(f"checkpoints are saved again, at {self.frames:,} frames")
+            self._save_failed = False
+        self._row_time += 0.0
+
+    def state(self) -> Checkpoint:
+        """Everything, for a checkpoint."""
+        learner = self.learner.state()
+        meta = {
+            "frames": self.frames,
+            "preset": self.preset,
+            "config": settings.to_dict(self.config),
+            "num_actions": self.envs.num_actions,
+            "precision": setup.precision(self.config),
+            "threads": setup.threads(self.config),
+            "machine": machine(),
+            "generators": {
+                "exploration": self.actor.rng.bit_generator.state,
+                "replay": self.replay.rng.bit_generator.state,
+            },
+            "metrics_position": self.metrics.position,
+            "credit": self.credit,
+            "seconds": self.seconds,
+            "episodes": self.episodes,
+            "sums": self._sums,
+            "updates_in_row": self._updates_in_row,
+            "returns": self._returns,
+            "best_score": self._best_score if self._best_score > -float("inf") else None,
+        }
+        weights = {k.removeprefix("online."): v for k, v in learner.items() if k.startswith("online.")}
+        training = tensor_tree(
+            learner={k: v for k, v in learner.items() if not k.startswith("online.")},
+            actor=self.actor.state(),
+            replay=self.replay.state(),
+            envs=self.envs.state(),
+            loop={"is_first": self.is_first, "prev_reward": self.prev_reward},
+        )
+        return Checkpoint(meta, weights, training)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint; the envs replay their tapes. UsageError if it does not fit this run."""
+        meta, training = saved.meta, saved.training
+        try:
+            online = {f"online.{k}": v for k, v in saved.weights.items()}
+            self.learner.restore(online | subtree(training, "learner"))
+            self.actor.restore(subtree(training, "actor"))
+            self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
+            loop = subtree(training, "loop")
+            self.is_first, self.prev_reward = loop["is_first"].numpy().copy(), loop["prev_reward"].numpy().copy()
+            self.frame = self.envs.restore({k: v.numpy() for k, v in subtree(training, "envs").items()})
+            self.actor.rng.bit_generator.state = meta["generators"]["exploration"]
+            self.replay.rng.bit_generator.state = meta["generators"]["replay"]
+            self.frames, self.credit = int(meta["frames"]), float(meta["credit"])
+            self.seconds, self.episodes = float(meta["seconds"]), int(meta["episodes"])
+            self._sums, self._updates_in_row = dict(meta["sums"]), int(meta["updates_in_row"])
+            self._returns = [float(x) for x in meta["returns"]]
+            best = meta["best_score"]
+            self._best_score = -float("inf") if best is None else float(best)
+            self.metrics = MetricsFile(self.folder / "metrics.jsonl", int(meta["metrics_position"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{self.folder}: the checkpoint does not fit this run ({error})") from None
+
+    # --- what the user sees ----------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """What will be done, before it starts."""
+        c = self.config
+        seen = setup.observe(c)
+        core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
+        rate = estimated_speed(c)
+        print(f"run         {self.folder}" + (f", resumed at {self.frames:,} frames" if self.frames else ""))
+        print(f"game        {c.game}, protocol {c.protocol}, seed {c.seed}, observe {seen.kind} {seen.parameter:g}")
+        print(
+            f"network     {self.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
+            f"core {core}, {self.parameters:,} parameters, {self.envs.num_actions} actions"
+        )
+        print(f"replay      {c.replay_rows:,} rows, about {setup.replay_gigabytes(c):.2f} GB when full")
+        print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
+        print(f"device      {c.device}, {setup.precision(c)}, {setup.threads(c)} threads")
+        left = (c.frames - self.frames) / rate
+        print(f"length      {c.frames:,} frames, about {duration(left)} at an estimated {rate:,.0f} frames/s", flush=True)
+
+    def display(self) -> Display:
+        return Display(f"{self.preset} on {self.config.game}", self.config.frames)
+
+    def finish(self, display: Display) -> None:
+        """Save, whether the run is over or was asked to stop."""
+        self.save(display)
+        if self._save_failed:
+            raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
+        word = "done" if self.frames >= self.config.frames else "stopped"
+        display.say(f"{word} at {self.frames:,} frames; go on with: python train.py --resume {self.folder}")
+
+
+def estimated_speed(config: Config) -> float:
+    """Frames a second to expect, from a probe of this machine's own speed: a rough guess, for the announcement."""
+    base = 5500.0 / (1 + config.samples_per_step * config.unroll / 60 / max(config.unroll, 1) * 8)
+    return base * (0.2 if config.torso == "impala" else 1.0)
+
+
+def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]) -> None:
+    """`stem`.json with scores and summary, and the episodes' records in the folder `stem`."""
+    stem.mkdir(parents=True, exist_ok=True)
+    for i, record in enumerate(result.records):
+        record.save(stem / f"episode-{i:03d}.json")
+    text = json.dumps({**about, **summary, "scores": result.scores}, indent=1)
+    temporary = stem.with_suffix(".tmp")
+    temporary.write_text(text + "\n")
+    temporary.replace(stem.with_suffix(".json"))
+
+
+@contextlib.contextmanager
+def open_run(config: Config | None, preset: str, resume: Path | None) -> Iterator[Run]:
+    """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
+    assert config is not None
+    setup.check_config(config)
+    folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
+    if resume is None:
+        _make_folder(folder)
+        settings.save(replace(config, name=folder.name), preset, folder / "config.yaml")
+    with checkpoints.lock(folder), contextlib.ExitStack() as stack:
+        if resume is None:
+            run = Run(config, preset, folder)
+            run.frame = run.envs.reset()
+            run.metrics = MetricsFile(folder / "metrics.jsonl")
+        else:
+            saved = checkpoints.load_latest(folder, training=True, report=print)
+            stored, _ = settings.from_dict(saved.meta.get("config", {}), str(folder))
+            _check_same(stored, config)
+            run = Run(config, preset, folder)
+            run.restore(saved)
+        stack.callback(run.envs.close)
+        run.tracker = start_tracker(folder, config.track)
+        stack.callback(run.tracker.finish)
+        stack.enter_context(_signals(run))
+        try:
+            yield run
+        except NonFiniteError as error:
+            raise UsageError(
+                f"{folder}: stopped at {run.frames:,} frames, loss or gradient is not finite ({error}); "
+                "the last checkpoint is from before"
+            ) from None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        (folder / "episodes").mkdir()
+    except FileExistsError:
+        raise UsageError(
+            f"--name {folder.name}: {folder} exists; go on with it (python train.py --resume {folder}) "
+            "or choose another --name"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"--runs-dir {folder.parent}: cannot be written ({error.strerror})") from None
+
+
+def _check_same(stored: Config, wanted: Config) -> None:
+    """UsageError if the run's meaning would change."""
+    old, new = settings.to_dict(stored), settings.to_dict(wanted)
+    changed = [k for k in old if old[k] != new[k] and k not in FREE_ON_RESUME]
+    if changed:
+        lines = ", ".join(f"{settings.flag(k)} {old[k]} -> {new[k]}" for k in changed)
+        raise UsageError(f"--resume: would change what the run means: {lines}; start a new run for that")
+
+
+@contextlib.contextmanager
+def _signals(run: Run) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal end the run at the next step, with a checkpoint."""
+
+    def ask(number: int, _: object) -> None:
+        run.stop_asked = True
+
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, ask) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,158 @@
+"""From settings to the parts of a run, each with its own random stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from agents.actor import Actor
+from agents.exploration import ActorEpsilon, LinearEpsilon
+from agents.learner import Learner, LearnerConfig
+from agents.networks import QNetwork
+from agents.replay import Replay
+from envs.atari import AtariEnvs, check_game
+from envs.observability import Observe, check_observe
+from envs.protocols import Protocol, protocol
+from experiment.config import Config, UsageError, check
+
+# The independent random streams of a run, all from its one seed. AtariEnvs derives its own from (seed, stream).
+STREAMS = {"weights": 10, "replay": 11, "exploration": 12, "evaluation": 13}
+TRAIN_ENVS, EVAL_ENVS = 0, 1
+
+
+def rng(seed: int, stream: str) -> np.random.Generator:
+    """The named stream of a run."""
+    return np.random.default_rng(np.random.SeedSequence([seed, STREAMS[stream]]))
+
+
+def observe(config: Config) -> Observe:
+    """What the agent sees. ValueError on an unknown kind or a parameter out of range."""
+    parameter = config.observe_parameter if config.hide_probability is None else config.hide_probability
+    wanted = Observe(config.observe) if parameter is None else Observe(config.observe, parameter)
+    check_observe(wanted)
+    return wanted
+
+
+def threads(config: Config) -> int:
+    return config.threads or os.cpu_count() or 1
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bf16 matrix products run in hardware."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    capability = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
+
+
+def precision(config: Config) -> str:
+    """bf16 or fp32, auto resolved for this machine."""
+    if config.precision == "auto":
+        return "bf16" if has_bf16(config.device) else "fp32"
+    return config.precision
+
+
+def autocast(config: Config) -> Callable[[], torch.autocast]:
+    kind = config.device.partition(":")[0]
+    return partial(torch.autocast, kind, torch.bfloat16, enabled=precision(config) == "bf16")
+
+
+def check_config(config: Config) -> Protocol:
+    """Every setting, also against games, protocols and this machine. UsageError on the first that is wrong."""
+    check(config)
+    try:
+        chosen = protocol(config.protocol)
+    except ValueError as error:
+        raise UsageError(f"--protocol {error}") from None
+    try:
+        check_game(config.game)
+    except ValueError as error:
+        raise UsageError(f"--game {error}") from None
+    try:
+        observe(config)
+    except ValueError as error:
+        raise UsageError(f"--observe {error}") from None
+    cores = os.cpu_count() or 1
+    if config.threads > cores:
+        raise UsageError(f"--threads {config.threads}: this machine has {cores} cores")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {config.device}: no CUDA device on this machine; use cpu")
+    if config.start_rows > config.replay_rows:
+        raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
+    need, free = replay_gigabytes(config), psutil.virtual_memory().available / 1e9
+    if need > free:
+        raise UsageError(
+            f"--replay-rows {config.replay_rows}: needs about {need:.1f} GB of memory, {free:.1f} GB are free"
+        )
+    return chosen
+
+
+# Compressed bytes of one frame, generous: measured 60 (Pong) to 900 (busy screens) by benchmarks/replay_memory.py.
+FRAME_BYTES = 600
+
+
+def replay_gigabytes(config: Config) -> float:
+    """Estimated memory of a full replay."""
+    state = {"identity": 0, "rnn": 1, "gru": 1}.get(config.core, 2) * config.core_size
+    row = FRAME_BYTES + 40 + 7 + 2 * state / config.sequence_stride
+    return config.replay_rows * row / 1e9 + config.num_envs * 8 * 7056 / 1e9
+
+
+def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> AtariEnvs:
+    wanted = {"num_envs": config.num_envs, "seed": config.seed, "observe": observe(config)} | changes
+    return AtariEnvs(config.game, protocol=chosen, threads=threads(config), stream=stream, **wanted)
+
+
+def make_network(config: Config, num_actions: int) -> QNetwork:
+    """The network with its initial weights, from their own stream."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng(config.seed, "weights").integers(2**63)))
+        return QNetwork(
+            num_actions,
+            frame_stack=config.frame_stack,
+            torso=config.torso,
+            hidden=config.hidden,
+            core=config.core,
+            core_size=config.core_size,
+            dueling=config.dueling,
+            norm=config.norm,
+            last_action_reward=config.last_action_reward,
+        )
+
+
+def make_learner(config: Config, network: QNetwork) -> Learner:
+    fields = {name: getattr(config, name) for name in LearnerConfig.__dataclass_fields__}
+    return Learner(network, LearnerConfig(**fields), autocast(config), config.device)
+
+
+def make_replay(config: Config, state_size: int) -> Replay:
+    try:
+        return Replay(
+            config.replay_rows,
+            config.num_envs,
+            length=config.burn_in + config.unroll + config.n_step,
+            history=config.frame_stack - 1,
+            stride=config.sequence_stride,
+            state_size=state_size,
+            rng=rng(config.seed, "replay"),
+            priority_exponent=config.priority_exponent,
+            importance_exponent=config.importance_exponent,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def make_actor(config: Config, network: QNetwork, num_envs: int, generator: np.random.Generator) -> Actor:
+    return Actor(network, num_envs, generator, autocast(config))
+
+
+def make_epsilon(config: Config) -> LinearEpsilon | ActorEpsilon:
+    if config.exploration == "per-actor":
+        return ActorEpsilon()
+    return LinearEpsilon(config.epsilon_start, config.epsilon_final, config.epsilon_frames)

@@ -1,0 +1,177 @@
+"""What a handful of runs can and cannot say.
+
+The measures and their intervals follow Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
+Statistical Precipice" (arXiv:2108.13264). The tests compare them with that paper's own library, rliable.
+
+`scores` is `[runs, games]`, normalised where games are put together; one game may be given as `[runs]`. The
+measures also take leading axes, `[..., runs, games]`, and return `[...]`: so a bootstrap is one call for many
+resamples. Generators are passed in, never global.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]  # [..., runs, games] -> [...] or [..., K]
+
+CHUNK_ELEMENTS = 2**22  # scores resampled at once: bounds a bootstrap to some 100 MB
+
+
+def _table(scores: ArrayLike) -> Array:
+    """Scores as floats `[..., runs, games]`. No scores, or NaN among them, is an error: it is no result."""
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim == 0 or table.size == 0:
+        raise ValueError(f"scores have shape {table.shape}; expected [runs] or [runs, games], not empty")
+    if not np.isfinite(table).all():
+        raise ValueError("scores hold NaN or infinity")
+    return table[:, None] if table.ndim == 1 else table
+
+
+# --- one list of scores -----------------------------------------------------------------------------------
+
+
+def standard_error(scores: ArrayLike) -> float:
+    """Standard deviation (n - 1) over the root of n. NaN for one score: it says nothing of the spread."""
+    values = _table(scores).ravel()
+    return float(np.std(values, ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
+
+
+def mean_interval(scores: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of `scores` [n]. (NaN, NaN) for one score."""
+    values = _table(scores).ravel()
+    half = stats.t.ppf((1 + level) / 2, max(values.size - 1, 1)) * standard_error(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def bootstrap_interval(
+    scores: ArrayLike, *, rng: np.random.Generator, resamples: int = 50_000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `scores` [n] (Efron 1979)."""
+    low, high = stratified_bootstrap(_table(scores).ravel(), mean, rng=rng, resamples=resamples, level=level)
+    return float(low), float(high)
+
+
+# --- runs x games -----------------------------------------------------------------------------------------
+
+
+def mean(scores: ArrayLike) -> Array:
+    """The mean over runs and games."""
+    return _table(scores).mean(axis=(-2, -1))
+
+
+def median(scores: ArrayLike) -> Array:
+    """The median over games of the mean over runs."""
+    return np.median(_table(scores).mean(axis=-2), axis=-1)
+
+
+def interquartile_mean(scores: ArrayLike) -> Array:
+    """IQM: the mean of the middle half of all runs of all games (Agarwal et al. 2021, section 4.3).
+
+    As robust as the median to a few lucky games, with the smaller interval of a mean.
+    """
+    table = _table(scores)
+    flat = table.reshape(*table.shape[:-2], -1)  # [..., runs * games]
+    return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
+
+
+def optimality_gap(scores: ArrayLike, target: float = 1.0) -> Array:
+    """How far the scores fall short of `target` on average, scores above it counted as `target`."""
+    return target - np.minimum(_table(scores), target).mean(axis=(-2, -1))
+
+
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
+    """The fraction of runs above each threshold [K], all games together (Agarwal et al., section 4.2)."""
+    above = _table(scores)[..., None] > np.asarray(thresholds, dtype=np.float64)  # [..., runs, games, K]
+    return above.mean(axis=(-3, -2))
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
+    """How often a run of X beats a run of Y on the same game, ties half; the mean over games.
+
+    `x` is [..., runs_x, games] and `y` [..., runs_y, games]. The Mann-Whitney U over the number of pairs.
+    """
+    table_x, table_y = _table(x), _table(y)
+    if table_x.shape[-1] != table_y.shape[-1]:
+        raise ValueError(
+            f"X has {table_x.shape[-1]} games, Y {table_y.shape[-1]}: they must be the same games"
+        )
+    pair_x, pair_y = table_x[..., :, None, :], table_y[..., None, :, :]  # [..., runs_x, runs_y, games]
+    wins = (pair_x > pair_y).mean(axis=(-3, -2, -1))
+    ties = (pair_x == pair_y).mean(axis=(-3, -2, -1))
+    return wins + ties / 2
+
+
+# --- their intervals --------------------------------------------------------------------------------------
+
+
+def _resample(table: Array, resamples: int, rng: np.random.Generator) -> Array:
+    """Draw runs with replacement, for each game by itself: [resamples, runs, games]."""
+    runs, games = table.shape
+    drawn = rng.integers(runs, size=(resamples, runs, games))
+    return table[drawn, np.arange(games)]
+
+
+def _percentiles(
+    tables: list[Array],
+    statistic: Callable[..., Array],
+    cost: int,
+    rng: np.random.Generator,
+    resamples: int,
+    level: float,
+) -> tuple[Array, Array]:
+    """The percentile interval of `statistic(*tables)`. `cost`: numbers it holds for one resample."""
+    for table in tables:
+        if table.ndim != 2:
+            raise ValueError(f"scores have shape {table.shape}; a bootstrap takes [runs] or [runs, games]")
+    chunk = max(1, CHUNK_ELEMENTS // cost)
+    values = []
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        values.append(statistic(*(_resample(table, count, rng) for table in tables)))
+    low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def stratified_bootstrap(
+    scores: ArrayLike,
+    statistic: Statistic,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 50_000,
+    level: float = 0.95,
+) -> tuple[Array, Array]:
+    """Percentile interval (low, high) of `statistic`, one of the measures above.
+
+    Runs are drawn anew for each game, the games stay: the interval says what other seeds on the same games
+    might have given (Agarwal et al. 2021, section 4.1). With two or three runs of one game it is too narrow.
+    """
+    table = _table(scores)
+    return _percentiles([table], statistic, table.size, rng, resamples, level)
+
+
+def performance_profile_band(
+    scores: ArrayLike,
+    thresholds: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 2_000,
+    level: float = 0.95,
+) -> tuple[Array, Array]:
+    """The pointwise stratified bootstrap band (low [K], high [K]) of the performance profile."""
+    table, grid = _table(scores), np.asarray(thresholds, dtype=np.float64)
+    return _percentiles(
+        [table], lambda drawn: performance_profile(drawn, grid), table.size * grid.size, rng, resamples, level
+    )
+
+
+def probability_of_improvement_interval(
+    x: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, resamples: int = 2_000, level: float = 0.95
+) -> tuple[float, float]:
+    """The stratified bootstrap interval of the probability of improvement, X and Y drawn independently."""
+    tables = [_table(x), _table(y)]
+    cost = tables[0].size * tables[1].shape[0]
+    low, high = _percentiles(tables, probability_of_improvement, cost, rng, resamples, level)
+    return float(low), float(high)

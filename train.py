@@ -1,0 +1,56 @@
+"""Train one agent on one game: the whole loop, read from top to bottom.
+
+    python train.py [PRESET] [--game G] [--frames N] [--seed S] ...
+    python train.py --resume runs/NAME
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from agents.replay import Rows
+from experiment.cli import exit_on_usage_error, parse_train
+from experiment.display import Display
+from experiment.run import Run, open_run
+
+
+def train(run: Run, display: Display) -> None:
+    """Play and learn until the run's frames are reached or it is asked to stop."""
+    config, envs, replay, actor, learner = run.config, run.envs, run.replay, run.actor, run.learner
+    frame, is_first, prev_reward = run.frame, run.is_first, run.prev_reward  # [N, 84, 84], [N], [N]
+    while run.frames < config.frames and not run.stop_asked:
+        core_state = actor.core_state.cpu().numpy()  # [N, S] before this row
+        epsilon = run.epsilon(run.frames, config.num_envs)  # [N]
+        action = actor.act(frame, is_first, prev_reward, epsilon)  # [N]
+        envs.send(action)  # the emulators run while the learner learns
+
+        for _ in range(run.updates_due()):
+            batch = replay.sample(config.batch_size)
+            update = learner.update(batch)
+            replay.update_priorities(batch.index, update.priority)
+            run.record_update(update.metrics)
+
+        step = envs.recv()
+        terminated = step.terminated | (step.life_lost & run.protocol.life_loss_terminal)
+        replay.append(Rows(frame, is_first, action, step.reward, terminated, step.truncated, core_state))
+        frame, is_first, prev_reward = step.frame, step.is_first, step.reward
+        run.advance(frame, is_first, prev_reward, float(np.mean(epsilon)), display)
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    config, preset, resume = parse_train(argv)
+    with open_run(config, preset, resume) as run:
+        run.announce()
+        with run.display() as display:
+            train(run, display)
+            run.finish(display)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.exit(main(sys.argv[1:]))
