@@ -14,21 +14,19 @@ from agents.cores import CORES, Core
 from agents.types import Inputs
 
 
-def stack_frames(frames: Tensor, is_first: Tensor, depth: int) -> Tensor:
-    """[K-1+L, B, H, W] frames and [K-1+L, B] starts -> stacks [L, B, K, H, W], oldest first.
+def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
+    """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts -> stacks [L, B, H, W, K C], oldest plane first.
 
-    A frame from before the episode's start is black: no stack crosses a reset. The result is laid out
-    channels-last, which the convolutions like best.
+    A plane from before the episode's start is black: no stack crosses a reset.
     """
-    length = frames.shape[0] - depth + 1
-    planes = []
+    length, channels = planes.shape[0] - depth + 1, planes.shape[-1]
+    stacks = torch.cat([planes[start : start + length] for start in range(depth)], dim=-1)
     hidden = torch.zeros_like(is_first[depth - 1 :])  # [L, B] a start lies between the plane and the row
-    for age in range(depth):
-        start = depth - 1 - age
-        plane = frames[start : start + length]
-        planes.append(plane.masked_fill(hidden[..., None, None], 0) if age else plane)
-        hidden = hidden | is_first[start : start + length]
-    return torch.stack(planes[::-1], dim=-1).movedim(-1, 2)
+    for start in reversed(range(depth - 1)):
+        hidden = hidden | is_first[start + 1 : start + 1 + length]
+        row, lane = hidden.nonzero(as_tuple=True)  # few: cheaper than a pass over all pixels
+        stacks[row, lane, :, :, start * channels : (start + 1) * channels] = 0
+    return stacks
 
 
 class ChannelsLastNorm(nn.LayerNorm):
@@ -55,23 +53,41 @@ class PixelConv(nn.Conv2d):
         return self._conv_forward(input, self.weight / 255, self.bias)
 
 
+class TileConv(PixelConv):
+    """The 8x8 convolution of stride 4, computed as a 2x2 convolution of stride 1 over tiles of 4x4 pixels.
+
+    The same sums in another order: one image of 1 channel is a poor fit for matrix hardware, one of 16 is not.
+    """
+
+    def __init__(self, images: int, outputs: int) -> None:
+        super().__init__(images, outputs, 8, 4)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [N, 16 K, 21, 21], tiles of `NatureTorso.planes` -> [N, outputs, 20, 20]"""
+        w = (self.weight / 255).unflatten(2, (2, 4)).unflatten(4, (2, 4))  # [O, K, Y, 4, X, 4]
+        tiles = w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # [O, 16 K, 2, 2]
+        return F.conv2d(input, tiles.contiguous(memory_format=torch.channels_last), self.bias)
+
+
 class NatureTorso(nn.Sequential):
-    """The three convolutions of Mnih et al. 2015: [N, C, 84, 84] -> [N, 3136]."""
+    """The three convolutions of Mnih et al. 2015: stacks of [21, 21, 16 K] tiles -> [N, 3136]."""
 
     output_size = 3136
 
-    def __init__(self, channels: int, norm: bool) -> None:
+    def __init__(self, images: int, norm: bool) -> None:
         layers: list[nn.Module] = []
-        for inputs, outputs, kernel, stride, side in (
-            (channels, 32, 8, 4, 20),
-            (32, 64, 4, 2, 9),
-            (64, 64, 3, 1, 7),
+        for conv, outputs, side in (
+            (TileConv(images, 32), 32, 20),
+            (nn.Conv2d(32, 64, 4, 2), 64, 9),
+            (nn.Conv2d(64, 64, 3, 1), 64, 7),
         ):
-            conv = nn.Conv2d if layers else PixelConv
-            layers.append(conv(inputs, outputs, kernel, stride))
-            layers += [ChannelsLastNorm(outputs, side)] if norm else []
-            layers.append(nn.ReLU())
+            layers += [conv, *([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
         super().__init__(*layers, ChannelsLastFlatten())
+
+    @staticmethod
+    def planes(frames: Tensor) -> Tensor:
+        """[T, B, 84, 84] -> [T, B, 21, 21, 16]: tiles of 4x4 pixels as channels."""
+        return frames.unflatten(3, (21, 4)).unflatten(2, (21, 4)).transpose(3, 4).flatten(4)
 
 
 class Residual(nn.Module):
@@ -91,17 +107,22 @@ class Residual(nn.Module):
 
 class ImpalaTorso(nn.Sequential):
     """The 15 convolutions of the residual network in IMPALA (Espeholt et al. 2018, figure 3):
-    [N, C, 84, 84] -> [N, 3872]."""
+    stacks of [84, 84, K] -> [N, 3872]."""
 
     output_size = 32 * 11 * 11
 
-    def __init__(self, channels: int, norm: bool) -> None:
+    def __init__(self, images: int, norm: bool) -> None:
         layers: list[nn.Module] = []
-        for inputs, outputs, side in ((channels, 16, 42), (16, 32, 21), (32, 32, 11)):
+        for inputs, outputs, side in ((images, 16, 42), (16, 32, 21), (32, 32, 11)):
             conv = nn.Conv2d if layers else PixelConv
             layers += [conv(inputs, outputs, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
             layers += [Residual(outputs, side, norm), Residual(outputs, side, norm)]
         super().__init__(*layers, nn.ReLU(), ChannelsLastFlatten())
+
+    @staticmethod
+    def planes(frames: Tensor) -> Tensor:
+        """[T, B, 84, 84] -> [T, B, 84, 84, 1]"""
+        return frames[..., None]
 
 
 TORSOS: dict[str, type[NatureTorso] | type[ImpalaTorso]] = {"nature": NatureTorso, "impala": ImpalaTorso}
@@ -147,14 +168,15 @@ class QNetwork(nn.Module):
         self.num_actions, self.frame_stack = num_actions, frame_stack
         self.last_action_reward = last_action_reward
         conv = TORSOS[torso](frame_stack, norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        layers: list[nn.Module] = [conv]
+        self.conv = conv
+        layers: list[nn.Module] = []
         size = conv.output_size
         if hidden:
             layers.append(nn.Linear(size, hidden))
             layers += [nn.LayerNorm(hidden)] if norm else []
             layers.append(nn.ReLU())
             size = hidden
-        self.torso = nn.Sequential(*layers)
+        self.fc = nn.Sequential(*layers)
         extra = num_actions + 1 if last_action_reward else 0
         self.core: Core = CORES[core](size + extra, core_size)
         self.head = Head(self.core.output_size, num_actions, dueling)
@@ -168,8 +190,10 @@ class QNetwork(nn.Module):
 
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         is_first = inputs.is_first[self.frame_stack - 1 :]  # [L, B]
-        stacks = stack_frames(inputs.frames, inputs.is_first, self.frame_stack)  # [L, B, K, H, W]
-        x = self.torso(stacks.flatten(0, 1).to(_compute_dtype(stacks))).unflatten(0, is_first.shape)  # [L, B, D]
+        planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H, W, C]
+        stacks = stack_frames(planes, inputs.is_first, self.frame_stack).flatten(0, 1)  # [L B, H, W, K C]
+        images = stacks.to(_compute_dtype(stacks)).permute(0, 3, 1, 2)  # channels last
+        x = self.fc(self.conv(images)).unflatten(0, is_first.shape)  # [L, B, D]
         if self.last_action_reward:
             action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(is_first[..., None], 0)
             reward = inputs.prev_reward.clamp(-1, 1).masked_fill(is_first, 0)[..., None]

@@ -97,7 +97,7 @@ class AtariEnvs:
         self._emulators = emulators(game, num_envs, protocol, threads=threads)
         self._tapes: list[_Tape] = []
         self._lives = np.zeros(num_envs, np.int32)
-        self._frames = np.zeros((num_envs, SIZE, SIZE), np.uint8)  # as the agent sees them now
+        self._screens = np.zeros((num_envs, SIZE, SIZE), np.uint8)  # as they are now, nothing hidden
         self._finished: list[EpisodeRecord] = []
         self._sent = False
 
@@ -109,9 +109,9 @@ class AtariEnvs:
             self._tape(i, self._tapes[i].number + 1 if self._tapes else 0) for i in range(self.num_envs)
         ]
         every = np.ones(self.num_envs, np.bool_)
-        self._frames = self._see(self._begin(every, every), every)
+        self._begin(every, every)
         self._finished = []
-        return self._frames.copy()
+        return self._see(every)
 
     def send(self, actions: np.ndarray) -> None:
         """Set the emulators going. actions: integers [N], each from 0 to num_actions - 1, else ValueError."""
@@ -135,7 +135,7 @@ class AtariEnvs:
             raise RuntimeError("recv() without send()")
         self._sent = False
         screens, reward, terminated, truncated, info = self._emulators.recv()
-        screens = screens[:, 0]  # [N, 84, 84]
+        self._screens = screens[:, 0]  # [N, 84, 84]
         over = terminated | truncated
         life_lost = (info["lives"] < self._lives) & ~over
         self._lives = info["lives"]
@@ -146,11 +146,9 @@ class AtariEnvs:
             fresh = over & np.array([len(tape.actions) >= self._tape_steps for tape in self._tapes])
             for i in np.flatnonzero(over).tolist():
                 self._next_episode(i, fresh[i])
-            screens = self._begin(over, fresh)
-        self._frames = self._see(screens, over)
-        return Transition(
-            reward.astype(np.float32), terminated, truncated, life_lost, self._frames.copy(), over
-        )
+            self._begin(over, fresh)
+        frame = self._see(over)
+        return Transition(reward.astype(np.float32), terminated, truncated, life_lost, frame, over)
 
     def finished(self) -> list[EpisodeRecord]:
         """The episodes that ended in the last `recv`, in the order of the environments."""
@@ -167,7 +165,9 @@ class AtariEnvs:
             "actions": np.frombuffer(b"".join(t.actions for t in self._tapes), np.uint8),  # [sum of lengths]
             "episode_start": np.array([tape.start for tape in self._tapes], np.int64),  # [N]
             "episode_score": np.array([tape.score for tape in self._tapes], np.float64),  # [N]
-            "frame_crc": np.array([zlib.crc32(frame.tobytes()) for frame in self._frames], np.int64),  # [N]
+            "screen_crc": np.array(
+                [zlib.crc32(screen.tobytes()) for screen in self._screens], np.int64
+            ),  # [N]
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> np.ndarray:
@@ -189,10 +189,11 @@ class AtariEnvs:
             script[begins[i] :, i] = tape
         playing = begins == 0  # [N]
         every = np.ones(self.num_envs, np.bool_)
-        self._frames = self._see(self._begin(every, playing), playing, playing)
+        self._begin(every, playing)
+        frames = self._see(playing, playing)
         for t, actions_t in enumerate(script):
             screens, reward, terminated, truncated, info = self._emulators.step(actions_t)
-            screens = screens[:, 0]
+            self._screens = screens[:, 0]
             self._lives = info["lives"]
             for i in np.flatnonzero(playing).tolist():
                 self._tapes[i].actions.append(int(actions_t[i]))
@@ -201,25 +202,25 @@ class AtariEnvs:
             for i in np.flatnonzero(over).tolist():
                 self._next_episode(i, fresh=False)
             if (over | fresh).any():
-                screens = self._begin(over | fresh, fresh)
+                self._begin(over | fresh, fresh)
             playing |= fresh
-            self._frames = self._see(screens, over | fresh, playing)
+            frames = self._see(over | fresh, playing)
         self._finished = []
         reached = self.state()
-        for name in ("episode_start", "episode_score", "frame_crc"):
+        for name in ("episode_start", "episode_score", "screen_crc"):
             if not np.array_equal(reached[name], state[name]):
                 self._tapes = []
                 raise ValueError(
                     f"the saved games lead to another {name}: another game, protocol or emulator?"
                 )
-        return self._frames.copy()
+        return frames
 
     def close(self) -> None:
-        """Stop the emulators' threads. Nothing may be called afterwards."""
+        """Stop the emulators' threads. Nothing but `close` may be called afterwards."""
         if self._sent:
             self.recv()
         self._tapes = []
-        del self._emulators
+        vars(self).pop("_emulators", None)  # its threads end with it
 
     def _tape(self, env: int, number: int) -> _Tape:
         """A tape's seeds come from the run's seed and stream, the environment and the tape's number."""
@@ -229,25 +230,18 @@ class AtariEnvs:
             number, 1 + int(words[0]) % MAX_SEED, observe_seed, make_observer(self._observe, observe_seed)
         )
 
-    def _begin(self, mask: np.ndarray, seeded: np.ndarray) -> np.ndarray:
-        """Reset the environments in `mask`; load those in `seeded` anew, from their tape's seed. All bool
-        [N].
-
-        Returns all screens, uint8 [N, 84, 84].
-        """
+    def _begin(self, mask: np.ndarray, seeded: np.ndarray) -> None:
+        """Reset the environments in `mask`; those in `seeded` from their tape's seed. Both bool [N]."""
         seeds = np.where(seeded, [tape.seed for tape in self._tapes], -1)
         screens, info = self._emulators.reset(seed=seeds[mask], options={"reset_mask": mask})
-        self._lives = info["lives"]
-        return screens[:, 0]
+        self._screens, self._lives = screens[:, 0], info["lives"]
 
-    def _see(
-        self, screens: np.ndarray, is_first: np.ndarray, playing: np.ndarray | None = None
-    ) -> np.ndarray:
-        """What the agent sees of the screens [N, 84, 84]. Only the observers of tapes that play are asked."""
-        seen = screens.copy()
+    def _see(self, is_first: np.ndarray, playing: np.ndarray | None = None) -> np.ndarray:
+        """What the agent sees, uint8 [N, 84, 84]. Only the observers of tapes that play (all) are asked."""
+        seen = self._screens.copy()
         for i, tape in enumerate(self._tapes):
             if playing is None or playing[i]:
-                seen[i] = tape.observer(screens[i], bool(is_first[i]))
+                seen[i] = tape.observer(self._screens[i], bool(is_first[i]))
         return seen
 
     def _next_episode(self, env: int, fresh: bool) -> None:
@@ -283,7 +277,7 @@ class AtariEnvs:
             "tape_length",
             "episode_start",
             "episode_score",
-            "frame_crc",
+            "screen_crc",
         ):
             value = state.get(name)
             kinds = "f" if name == "episode_score" else "iu"

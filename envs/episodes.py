@@ -46,7 +46,7 @@ class EpisodeRecord:
 
     def save(self, path: Path) -> None:
         """Write a JSON file of a few KB: never seen half written."""
-        fields: dict[str, Any] = asdict(self) | {"format": FORMAT}
+        fields: dict[str, Any] = {"format": FORMAT} | asdict(self)
         fields["actions"] = base64.b64encode(zlib.compress(self.actions.tobytes(), 9)).decode()
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(fields | {"check": _check(fields)}, indent=1) + "\n")

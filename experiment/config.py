@@ -56,7 +56,7 @@ class Config:
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: CoreName = "lstm"
     """identity (feed-forward), rnn (Elman), lstm1997 (no forget gate), lstm or gru."""
-    core_size: int = 512
+    core_size: int = 256
     """Units of the recurrent core."""
     dueling: bool = False
     """Separate value and advantage streams."""

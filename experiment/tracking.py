@@ -75,7 +75,7 @@ class MetricsFile:
         return len(self._pending)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers (numpy's too), strings and nulls. A full disk is no error: see `pending`."""
+        """Append one row of numbers (numpy's too), strings and nulls. A full disk is no error."""
         line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
         self._pending.append(line.encode() + b"\n")
         with suppress(OSError):

@@ -15,8 +15,9 @@ Frame = NDArray[np.uint8]  # [H, W, 3]
 
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
-# One thread: the same file on every machine, and the other cores stay with training.
-ENCODER = {"crf": "23", "preset": "medium", "threads": "1"}
+# One thread: the other cores stay with training. `cpu-independent`: without it x264's AVX-512 code gives
+# other bytes for the same frames from one run to the next (its macroblock tree does; measured with av 18.1).
+ENCODER = {"crf": "23", "preset": "medium", "threads": "1", "x264-params": "cpu-independent=1"}
 
 
 def write_video(

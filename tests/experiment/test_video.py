@@ -21,7 +21,8 @@ def moving_square(count: int, height: int = 210, width: int = 160) -> Frames:
 
 def decode(path: Path) -> Frames:
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(frames).astype(np.uint8)
 
 
 def test_every_frame_comes_back_enlarged(tmp_path: Path) -> None:
@@ -56,9 +57,9 @@ def test_the_file_is_small(tmp_path: Path) -> None:
 
 
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.mp4", "b.mp4"):
-        write_video(moving_square(10), tmp_path / name, caption="drqn, pong")
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    for name in range(8):
+        write_video(moving_square(10), tmp_path / f"{name}.mp4", caption="drqn, pong")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_caption_is_below_the_picture_and_may_change(tmp_path: Path) -> None:

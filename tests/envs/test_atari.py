@@ -1,0 +1,218 @@
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from envs import emulator
+from envs.atari import AtariEnvs, Transition
+from envs.episodes import replay_grey
+from envs.observability import Observe
+from envs.protocols import protocol
+
+V5 = protocol("v5")
+
+
+def play(made: AtariEnvs, steps: int, seed: int = 0) -> list[Transition]:
+    """Random actions that depend on the environment's index and the seed only."""
+    actions = np.stack(
+        [
+            np.random.default_rng([seed, i]).integers(made.num_actions, size=steps)
+            for i in range(made.num_envs)
+        ],
+        1,
+    )  # [steps, N]
+    out = []
+    for actions_t in actions:
+        made.send(actions_t)
+        out.append(made.recv())
+    return out
+
+
+def test_an_environment_plays_the_same_alone_and_among_others_with_any_number_of_threads():
+    made = [AtariEnvs("breakout", n, V5, seed=4, threads=threads) for n, threads in ((1, 1), (3, 1), (3, 2))]
+    firsts = [m.reset() for m in made]
+    assert (firsts[0][0] == firsts[1][0]).all()
+    alone, one_thread, two_threads = [play(m, 300) for m in made]
+    for a, b, c in zip(alone, one_thread, two_threads, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(b, c, strict=True))
+        assert all(np.array_equal(x, y[:1]) for x, y in zip(a, b, strict=True))
+    assert sum(t.is_first[0] for t in alone) >= 1
+
+
+def test_seed_stream_environment_and_tape_each_change_the_game():
+    def rewards(seed: int, stream: int) -> np.ndarray:
+        made = AtariEnvs("breakout", 2, V5, seed, stream=stream, threads=1)
+        made.reset()
+        seeds.extend(made.state()["tape_seed"].tolist())
+        made.reset()
+        seeds.extend(made.state()["tape_seed"].tolist())
+        frames = []
+        for t in range(120):
+            made.send(np.full(2, 1 + t // 30 % 3))
+            frames.append(made.recv().frame)
+        return np.stack(frames)  # [120, 2, 84, 84]
+
+    seeds: list[int] = []
+    a, b, c = rewards(0, 0), rewards(1, 0), rewards(0, 1)
+    assert (a[:, 0] != a[:, 1]).any()
+    assert (a != b).any()
+    assert (a != c).any()
+    assert len(set(seeds)) == len(seeds) == 12
+    assert min(seeds) >= 1
+
+
+@pytest.mark.parametrize("name", ["v5", "dqn-2015"])
+def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(name: str):
+    made = AtariEnvs("breakout", 3, protocol(name), seed=1, tape_steps=250)
+    made.reset()
+    steps, points, tapes = np.zeros(3, int), np.zeros(3), [[] for _ in range(3)]
+    for _ in range(800):
+        made.send(np.random.default_rng(int(steps.sum())).integers(made.num_actions, size=3))
+        step = made.recv()
+        steps += 1
+        points += step.reward
+        ended = made.finished()
+        assert [r.env for r in ended] == np.flatnonzero(step.is_first).tolist()
+        assert (step.is_first == (step.terminated | step.truncated)).all()
+        for record in ended:
+            i = record.env
+            assert (record.steps, record.score) == (steps[i], points[i])
+            assert record.start + record.steps == len(record.actions)
+            tapes[i].append(record)
+            steps[i], points[i] = 0, 0
+    for records in tapes:
+        assert len(records) > 2
+        for before, after in pairwise(records):
+            if len(before.actions) >= 250:  # then, and only then, a new tape begins
+                assert (after.tape, after.start) == (before.tape + 1, 0)
+                assert after.seed != before.seed
+            else:
+                assert (after.tape, after.start) == (before.tape, len(before.actions))
+                assert after.seed == before.seed
+        assert records[-1].tape > 0
+
+
+def test_rewards_are_the_games_own_points():
+    made = AtariEnvs("space_invaders", 2, V5, seed=0)
+    made.reset()
+    rewards = np.stack([t.reward for t in play(made, 200)])
+    assert rewards.dtype == np.float32
+    assert rewards.max() >= 5
+    assert set(rewards.ravel().tolist()) <= {0, 5, 10, 15, 20, 25, 30, 200}
+
+
+def test_a_lost_life_does_not_reset_the_game():
+    made = AtariEnvs("breakout", 2, protocol("dqn-2015"), seed=0)  # five lives
+    made.reset()
+    lost, ended = np.zeros(2, int), 0
+    for step in play(made, 900):
+        assert not (step.life_lost & step.is_first).any()
+        lost += step.life_lost
+        for i in np.flatnonzero(step.is_first):
+            assert lost[i] == 4  # the fifth ends the game
+            lost[i] = 0
+            ended += 1
+    assert ended >= 4
+
+
+def test_an_action_out_of_range_is_refused_and_the_game_goes_on():
+    made = AtariEnvs("breakout", 2, V5, seed=0)
+    with pytest.raises(RuntimeError, match="after reset"):
+        made.send(np.zeros(2, int))
+    made.reset()
+    with pytest.raises(RuntimeError, match="without send"):
+        made.recv()
+    for wrong in ([0, 4], [-1, 0], [0], [[0, 0]], [0.0, 1.0], [True, False], [2**40, 0]):
+        with pytest.raises(ValueError, match="actions must be"):
+            made.send(np.array(wrong))
+    made.send(np.array([0, 3], np.uint8))
+    with pytest.raises(RuntimeError, match="once"):
+        made.send(np.zeros(2, int))
+    with pytest.raises(RuntimeError, match="state"):
+        made.state()
+    assert made.recv().frame.shape == (2, 84, 84)
+    assert made.state()["tape_length"].tolist() == [1, 1]
+
+
+def test_the_full_action_set_can_be_played():
+    made = AtariEnvs("breakout", 1, protocol("machado18"), seed=0)
+    made.reset()
+    assert made.num_actions == len(made.action_meanings) == 18
+    for action in range(18):
+        made.send(np.array([action]))
+        made.recv()
+
+
+def test_what_was_handed_out_is_never_changed_afterwards():
+    made = AtariEnvs("breakout", 2, V5, seed=0, observe=Observe("delay", 1))
+    frames = made.reset()
+    kept = [(frames, frames.copy())]
+    actions = np.array([1, 1])
+    for _ in range(5):
+        made.send(actions)
+        actions[:] = 2  # the caller uses its array again
+        kept += [(array, array.copy()) for array in made.recv()]
+    assert made.state()["actions"].tolist() == [1, 2, 2, 2, 2] * 2
+    play(made, 200)
+    assert all((array == copy).all() for array, copy in kept)
+    kept[0][0][:] = 99  # nor does the caller's writing reach back
+    assert made.state()["screen_crc"].shape == (2,)
+
+
+def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(emulator, "MAX_FRAMES", 400)  # 100 steps
+    made = AtariEnvs("breakout", 1, V5, seed=0)
+    made.reset()
+    for t in range(1, 301):
+        made.send(np.zeros(1, int))  # the ball is never served
+        step = made.recv()
+        assert not step.terminated[0]
+        assert step.truncated[0] == step.is_first[0] == (t % 100 == 0)
+    (record,) = made.finished()
+    assert (record.terminated, record.start, record.steps) == (False, 200, 100)
+    assert len(replay_grey(record)[0]) == 101
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"game": "Breakout"}, "did you mean 'breakout'"),
+        ({"num_envs": 0}, "num_envs must be from 1"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"threads": 0}, "threads"),
+        ({"tape_steps": 0}, "tape_steps"),
+        ({"tape_steps": 10**6}, "tape_steps"),
+        ({"stream": -1}, "stream"),
+        ({"observe": Observe("flicker", 2)}, "flicker takes"),
+    ],
+)
+def test_wrong_settings_are_refused_before_an_emulator_starts(change: dict, says: str):
+    settings = {"game": "breakout", "num_envs": 1, "protocol": V5, "seed": 0} | change
+    with pytest.raises(ValueError, match=says):
+        AtariEnvs(**settings)
+
+
+def test_closing_in_the_middle_of_a_step_does_not_hang_the_program():
+    script = """
+        import numpy as np
+        from envs.atari import AtariEnvs
+        from envs.protocols import protocol
+        made = AtariEnvs("pong", 2, protocol("v5"), seed=0)
+        made.reset()
+        made.send(np.zeros(2, int))
+        made.close()
+        made.close()
+        print("closed")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "closed\n"
+    assert done.stderr == ""

@@ -1,0 +1,213 @@
+import base64
+import json
+import zlib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.atari import AtariEnvs
+from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
+from envs.observability import Observe, observe
+from envs.protocols import protocol
+
+
+def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
+    """The first two episodes of one tape: record, frames [steps, 84, 84] and rewards [steps] as met."""
+    made = AtariEnvs(game, 2, protocol(rules), seed=2, observe=how)
+    rng = np.random.default_rng(0)
+    frame = made.reset()[1]
+    frames, rewards, out = [], [], []
+    while len(out) < 2:
+        frames.append(frame)
+        made.send(rng.integers(made.num_actions, size=2))
+        step = made.recv()
+        rewards.append(step.reward[1])
+        frame = step.frame[1]
+        if step.is_first[1]:
+            out.append((made.finished()[-1], np.stack(frames), np.array(rewards)))
+            frames, rewards = [], []
+    return out
+
+
+def equal(a: EpisodeRecord, b: EpisodeRecord) -> bool:
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(EpisodeRecord))
+
+
+@pytest.mark.parametrize(
+    ("game", "rules", "how"),
+    [
+        ("breakout", "v5", observe("flicker")),
+        ("space_invaders", "dqn-2015", observe("blackout")),
+        ("qbert", "machado18", observe("noise")),
+        ("seaquest", "dqn-2015", observe("delay")),
+    ],
+)
+def test_an_episode_is_replayed_bit_for_bit(game: str, rules: str, how: Observe, tmp_path: Path):
+    for record, frames, rewards in played(game, rules, how):
+        record.save(tmp_path / "episode.json")
+        record = EpisodeRecord.load(tmp_path / "episode.json")
+        again, points = replay_grey(record)
+        assert again.shape == (record.steps + 1, 84, 84)
+        assert (again[:-1] == frames).all()
+        assert points.dtype == np.float32
+        assert (points == rewards).all()
+        assert points.sum() == record.score
+    assert record.start > 0  # the second episode of its tape
+    # Both ways in colour: each checks score, start and end itself.
+    steps = list(replay_colour(record))
+    every = list(replay_colour(record, every_frame=True))
+    assert len(steps) == record.steps + 1
+    assert 4 * record.steps - 3 <= len(every) - 1 <= 4 * record.steps  # it stops when the game is over
+    assert steps[0].dtype == np.uint8
+    assert steps[0].shape == (210, 160, 3)
+    for t in range(record.steps):  # the last step may be cut short
+        assert (steps[t] == every[4 * t]).all()
+
+
+@pytest.fixture(scope="module")
+def record() -> EpisodeRecord:
+    return replace(played("breakout", "v5", observe("flicker"))[1][0], finished_at=123_456)
+
+
+@pytest.fixture
+def path(record: EpisodeRecord, tmp_path: Path) -> Path:
+    record.save(tmp_path / "episode.json")
+    return tmp_path / "episode.json"
+
+
+def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record: EpisodeRecord, path: Path):
+    assert path.stat().st_size < 2000
+    header = json.loads(path.read_text())
+    assert (header["game"], header["score"], header["steps"]) == ("breakout", record.score, record.steps)
+    assert header["finished_at"] == 123_456
+    assert [p.name for p in path.parent.iterdir()] == ["episode.json"]  # nothing temporary is left
+    loaded = EpisodeRecord.load(path)
+    assert equal(loaded, record)
+    assert loaded.actions.dtype == np.uint8
+    loaded.save(path)  # over the old one
+    assert equal(EpisodeRecord.load(path), record)
+
+
+def test_an_episode_that_comes_out_otherwise_is_reported(record: EpisodeRecord):
+    for lie in (
+        replace(record, score=record.score + 1),
+        replace(record, terminated=False),
+        replace(record, start=record.start + 1, steps=record.steps - 1),
+        replace(record, actions=record.actions[:-1], steps=record.steps - 1),
+    ):
+        with pytest.raises(RuntimeError, match="breakout episode of score"):
+            replay_grey(lie)
+    with pytest.raises(RuntimeError, match="came out with"):
+        list(replay_colour(replace(record, score=99.0)))
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ValueError, match="not a whole episode record") as error:
+        EpisodeRecord.load(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 300
+    return str(error.value)
+
+
+def test_a_cut_record_is_refused(path: Path):
+    whole = path.read_bytes()
+    for size in range(0, len(whole) - 2, 5):  # the last two bytes are "}" and a new line
+        path.write_bytes(whole[:size])
+        refused(path)
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(record: EpisodeRecord, path: Path):
+    whole = path.read_bytes()
+    unharmed = 0
+    for place in range(0, len(whole), 3):
+        for flip in (0x01, 0x20, 0x80):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            try:
+                assert equal(EpisodeRecord.load(path), record)
+                unharmed += 1
+            except ValueError:
+                pass
+    assert unharmed < len(whole) / 10
+
+
+def test_foreign_files_are_refused(tmp_path: Path):
+    path = tmp_path / "x.json"
+    refused(path)  # not there
+    refused(tmp_path)  # a folder
+    for content in (
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\x89PNG\r\n\xff",
+        b"[" * 100_000,
+        b'{"format": 2}',
+        b"1" * 5000,
+    ):
+        path.write_bytes(content)
+        refused(path)
+    path.write_bytes(b" " * (2 << 20))
+    assert "larger than" in refused(path)
+
+
+def packed(actions: bytes) -> str:
+    return base64.b64encode(zlib.compress(actions, 9)).decode()
+
+
+LIES = {
+    "unknown game": {"game": "brekout"},
+    "game of another type": {"game": 3},
+    "unknown protocol": {"protocol": "v6"},
+    "seed below 1": {"seed": 0},
+    "seed above 31 bits": {"seed": 2**31},
+    "a boolean seed": {"seed": True},
+    "a fractional seed": {"seed": 1.5},
+    "negative start": {"start": -1},
+    "start beyond the tape": {"start": 10**6},
+    "huge steps": {"steps": 10**18},
+    "no steps": {"steps": 0},
+    "endless score": {"score": 1e300},
+    "a score in words": {"score": "many"},
+    "a number for terminated": {"terminated": 1},
+    "no observe": {"observe": None},
+    "unknown observe": {"observe": {"kind": "flickr", "parameter": 0}},
+    "more observe": {"observe": {"kind": "full", "parameter": 0, "more": 1}},
+    "observe in words": {"observe": {"kind": "full", "parameter": "0"}},
+    "observe out of range": {"observe": {"kind": "flicker", "parameter": 2}},
+    "a list for a kind": {"observe": {"kind": ["full"], "parameter": 0}},
+    "negative observe_seed": {"observe_seed": -1},
+    "negative env": {"env": -1},
+    "negative tape": {"tape": -1},
+    "negative finished_at": {"finished_at": -1},
+    "actions not in base64": {"actions": "äöü"},
+    "actions not compressed": {"actions": "AAAA"},
+    "no actions": {"actions": packed(b"")},
+    "one action less": {"actions": packed(b"\1"), "start": 0, "steps": 2},
+    "an action out of range": {"actions": packed(b"\4"), "start": 0, "steps": 1},
+    "cut actions": {"actions": base64.b64encode(zlib.compress(bytes(999))[:-1]).decode()},
+    "more after the actions": {"actions": base64.b64encode(zlib.compress(b"\1") + b"x").decode()},
+    "far too many actions": {"actions": packed(bytes(100 * MAX_ACTIONS))},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_with_a_right_checksum_is_refused(lie: str, path: Path):
+    header = json.loads(path.read_text())
+    del header["check"]
+    header |= LIES[lie]
+    path.write_text(json.dumps(header | {"check": _check(header)}))
+    assert "checksum" not in refused(path)
+    for name in LIES[lie]:
+        header.pop(name)
+    path.write_text(json.dumps(header | {"check": _check(header)}))
+    refused(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_scores_that_are_no_numbers_are_refused(number: str, path: Path):
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps(header | {"score": "@"}).replace('"@"', number))
+    refused(path)

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from envs.atari import AtariEnvs
+from envs.observability import Observe, observe
+from envs.protocols import protocol
+
+CASES = [
+    ("breakout", "v5", observe("flicker")),
+    ("space_invaders", "dqn-2015", observe("delay")),
+    ("qbert", "machado18", observe("blackout", 5)),
+    ("seaquest", "dqn-2015", observe("noise")),
+]
+
+
+def make(game: str, rules: str, how: Observe, **more: int) -> AtariEnvs:
+    settings = {"seed": 9, "tape_steps": 300, "threads": 2} | more
+    return AtariEnvs(game, 3, protocol(rules), observe=how, **settings)
+
+
+def play(made: AtariEnvs, steps: int, seed: int) -> list:
+    """All that can be known from outside: arrays and records, flat."""
+    out = []
+    for actions in np.random.default_rng(seed).integers(made.num_actions, size=(steps, made.num_envs)):
+        made.send(actions)
+        out += made.recv()
+        for record in made.finished():
+            out += [np.array(value) for name, value in vars(record).items() if name != "observe"]
+    return out
+
+
+def same(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(("game", "rules", "how"), CASES)
+def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: Observe):
+    made = make(game, rules, how)
+    made.reset()
+    play(made, 649, seed=1)
+    frames = play(made, 1, seed=5)[4]  # the field `frame` of the last step
+    state = made.state()
+    assert (state["tape_number"] > 0).any()
+    assert len(set(state["tape_length"].tolist())) > 1  # tapes of different lengths
+    assert (state["episode_start"] != state["tape_length"]).any()  # in the middle of episodes
+    expected = play(made, 350, seed=2)
+
+    other = make(game, rules, how, threads=1)
+    other.reset()
+    play(other, 40, seed=3)  # what it played before does not matter
+    assert (other.restore(state) == frames).all()
+    assert other.finished() == []
+    assert same(list(other.state().values()), list(state.values()))
+    assert same(play(other, 350, seed=2), expected)
+    assert same(list(other.state().values()), list(made.state().values()))
+
+
+def test_tapes_without_a_step_can_be_restored():
+    made, other = make(*CASES[0]), make(*CASES[0])
+    frames = made.reset()
+    state = made.state()
+    assert state["actions"].size == 0
+    assert (other.restore(state) == frames).all()
+    assert same(play(made, 60, seed=4), play(other, 60, seed=4))
+
+
+def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones():
+    made, other = make(*CASES[0], tape_steps=50), make(*CASES[0], tape_steps=50)
+    made.reset()
+    for seed in range(1000):
+        play(made, 1, seed)
+        if (made.state()["tape_length"] == 0).any():
+            break
+    state = made.state()
+    assert state["tape_length"].min() == 0
+    assert state["tape_length"].max() > 50
+    other.restore(state)
+    assert same(play(made, 100, seed=4), play(other, 100, seed=4))
+
+
+def test_the_state_is_a_byte_for_each_action():
+    made = make(*CASES[0])
+    made.reset()
+    play(made, 100, seed=0)
+    state = made.state()
+    assert state["actions"].nbytes == 300
+    assert sum(array.nbytes for array in state.values()) < 300 + 3 * 64
+
+
+@pytest.fixture(scope="module")
+def saved() -> dict[str, np.ndarray]:
+    made = make(*CASES[0])
+    made.reset()
+    play(made, 20, seed=0)
+    return made.state()
+
+
+@pytest.fixture(scope="module")
+def target() -> AtariEnvs:
+    return make(*CASES[0])
+
+
+WRONG = {
+    "no_actions": ("actions", None),
+    "cut_actions": ("actions", np.zeros(59, np.uint8)),
+    "too_large_action": ("actions", np.full(60, 4, np.uint8)),
+    "wide_actions": ("actions", np.zeros(60, np.int64)),
+    "flat_actions": ("actions", np.zeros((60, 1), np.uint8)),
+    "other_actions": ("actions", np.full(60, 1, np.uint8)),
+    "negative_length": ("tape_length", np.array([80, -20, 0])),
+    "huge_length": ("tape_length", np.array([2**62, 2**62, 60])),
+    "fractional_length": ("tape_length", np.array([20.0, 20.0, 20.0])),
+    "too_few": ("tape_number", np.zeros(2, np.int64)),
+    "negative_number": ("tape_number", np.array([0, 0, -1])),
+    "huge_number": ("tape_number", np.array([0, 0, 2**64 - 1], np.uint64)),
+    "other_tape": ("tape_number", np.array([0, 0, 1])),
+    "other_seed": ("tape_seed", np.array([1, 2, 3])),
+    "other_score": ("episode_score", np.array([99.0, 0, 0])),
+    "nan_score": ("episode_score", np.full(3, np.nan)),
+    "other_start": ("episode_start", np.array([7, 0, 0])),
+    "other_frame": ("screen_crc", np.array([1, 2, 3])),
+    "a_list": ("screen_crc", [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_state_that_makes_no_sense_is_refused(case: str, saved: dict, target: AtariEnvs):
+    name, value = WRONG[case]
+    with pytest.raises(ValueError, match="saved") as error:
+        target.restore(saved | {name: value})
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="missing"):
+        target.restore({key: array for key, array in saved.items() if key != name})
+    target.restore(saved)  # and the right one still works
