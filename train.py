@@ -1,13 +1,12 @@
 """Train one agent on one game: the whole loop, read from top to bottom.
 
-    python train.py [PRESET] [--game G] [--frames N] [--seed S] ...
-    python train.py --resume runs/NAME
+python train.py [PRESET] [--game G] [--frames N] [--seed S] ...
+python train.py --resume runs/NAME
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +29,7 @@ def train(run: Run, display: Display) -> None:
         for _ in range(run.updates_due()):
             batch = replay.sample(config.batch_size)
             update = learner.update(batch)
-            replay.update_priorities(batch.index, update.priority)
+            replay.update_priorities(batch.origin, update.priority)
             run.record_update(update.metrics)
 
         step = envs.recv()
@@ -52,5 +51,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main(sys.argv[1:]))

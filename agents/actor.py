@@ -1,4 +1,4 @@
-"""Acting: one row of every env in, one action of every env out. The core state goes along through every step."""
+"""Acting: one row of every env in, one action of every env out. The core state goes along all the way."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ class Actor:
         self._action = np.zeros(num_envs, np.int64)
 
     @torch.no_grad()
-    def act(
-        self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: np.ndarray
-    ) -> np.ndarray:
+    def act(self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
         """frame [N, H, W] uint8, is_first [N], prev_reward [N], epsilon [N] -> actions [N] int64."""
         self._frames = np.concatenate([self._frames[1:], frame[None]])
         self._is_first = np.concatenate([self._is_first[1:], is_first[None]])

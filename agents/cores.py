@@ -1,11 +1,15 @@
 """Cores: the one thing that tells a recurrent policy from a feed-forward one.
 
-A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one tensor, so that
-replay, actor and checkpoint handle every core alike; a core without memory has S = 0. A row marked
+A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one tensor, so
+that replay, actor and checkpoint handle every core alike; a core without memory has S = 0. A row marked
 `is_first` starts from a state of zeros, whatever came before.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +36,7 @@ class Core(nn.Module):
         starts = is_first.any(dim=1).nonzero().flatten().tolist()
         bounds = sorted({0, *starts, x.shape[0]})
         outputs = []
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             state = state.masked_fill(is_first[start][:, None], 0.0)  # [B, S]
             y, state = self.unroll(x[start:stop], state)
             outputs.append(y)
@@ -59,7 +63,7 @@ class Rnn(Core):
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=size)
         self.cell = nn.RNN(input_size, size)
-        nn.init.orthogonal_(self.cell.weight_hh_l0)
+        nn.init.orthogonal_(cast(Tensor, self.cell.weight_hh_l0))
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         y, h = self.cell(x, state[None].to(x.dtype))
@@ -88,8 +92,8 @@ class Lstm(Core):
         super().__init__(input_size, output_size=size, state_size=2 * size)
         self.cell = nn.LSTM(input_size, size)
         with torch.no_grad():  # torch adds two biases, gates in the order i, f, g, o
-            self.cell.bias_ih_l0[size : 2 * size] = 1.0
-            self.cell.bias_hh_l0[size : 2 * size] = 0.0
+            cast(Tensor, self.cell.bias_ih_l0)[size : 2 * size] = 1.0
+            cast(Tensor, self.cell.bias_hh_l0)[size : 2 * size] = 0.0
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         h, c = state[None].to(x.dtype).chunk(2, dim=-1)
@@ -135,7 +139,7 @@ class Lstm1997(Core):
         return out, torch.cat([y[0], 2 * s[0]], dim=-1).float()
 
 
-CORES: dict[str, type[Core]] = {
+CORES: dict[str, Callable[[int, int], Core]] = {
     "identity": Identity,
     "rnn": Rnn,
     "lstm1997": Lstm1997,

@@ -33,7 +33,7 @@ class ChannelsLastNorm(nn.LayerNorm):
     """LayerNorm over (C, H, W) of each image, computed on the channels-last layout without a copy."""
 
     def __init__(self, channels: int, side: int) -> None:
-        super().__init__((side, side, channels))
+        super().__init__([side, side, channels])
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -41,7 +41,7 @@ class Sequence(NamedTuple):
     truncated: Tensor  # [L, B] bool, a time limit cut the episode at t+1
     core_state: Tensor  # [B, S] float32, the actor's state before the first row
     weight: Tensor  # [B] float32, importance weights (ones for uniform draws)
-    index: np.ndarray  # [B] int64, where the priorities go back to
+    origin: np.ndarray  # [B] int64, where the priorities go back to
 
 
 def to_device(batch: Sequence, device: torch.device) -> Sequence:
@@ -52,4 +52,4 @@ def to_device(batch: Sequence, device: torch.device) -> Sequence:
     def move(x: Tensor) -> Tensor:
         return x.pin_memory().to(device, non_blocking=True)
 
-    return Sequence(Inputs(*map(move, batch.inputs)), *map(move, batch[1:-1]), batch.index)  # type: ignore[arg-type]
+    return Sequence(Inputs(*map(move, batch.inputs)), *map(move, batch[1:-1]), batch.origin)  # type: ignore[arg-type]

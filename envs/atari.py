@@ -105,9 +105,7 @@ class AtariEnvs:
         """Start a tape in every environment, its first or the next one. Returns frames, uint8 [N, 84, 84]."""
         if self._sent:
             raise RuntimeError("reset() between send() and recv()")
-        self._tapes = [
-            self._tape(i, self._tapes[i].number + 1 if self._tapes else 0) for i in range(self.num_envs)
-        ]
+        self._tapes = [self._tape(i, self._tapes[i].number + 1 if self._tapes else 0) for i in range(self.num_envs)]
         every = np.ones(self.num_envs, np.bool_)
         self._begin(every, every)
         self._finished = []
@@ -119,9 +117,7 @@ class AtariEnvs:
         if not self._tapes or self._sent:
             raise RuntimeError("send() comes after reset(), restore() or recv(), once")
         if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
-            raise ValueError(
-                f"actions must be {self.num_envs} integers, not {actions.dtype} {list(actions.shape)}"
-            )
+            raise ValueError(f"actions must be {self.num_envs} integers, not {actions.dtype} {list(actions.shape)}")
         if actions.min() < 0 or actions.max() >= self.num_actions:  # the emulator would hang
             raise ValueError(f"actions must be from 0 to {self.num_actions - 1}, not {actions.tolist()}")
         self._emulators.send(actions.astype(np.int64))
@@ -165,9 +161,7 @@ class AtariEnvs:
             "actions": np.frombuffer(b"".join(t.actions for t in self._tapes), np.uint8),  # [sum of lengths]
             "episode_start": np.array([tape.start for tape in self._tapes], np.int64),  # [N]
             "episode_score": np.array([tape.score for tape in self._tapes], np.float64),  # [N]
-            "screen_crc": np.array(
-                [zlib.crc32(screen.tobytes()) for screen in self._screens], np.int64
-            ),  # [N]
+            "screen_crc": np.array([zlib.crc32(s.tobytes()) for s in self._screens], np.int64),  # [N]
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> np.ndarray:
@@ -210,9 +204,7 @@ class AtariEnvs:
         for name in ("episode_start", "episode_score", "screen_crc"):
             if not np.array_equal(reached[name], state[name]):
                 self._tapes = []
-                raise ValueError(
-                    f"the saved games lead to another {name}: another game, protocol or emulator?"
-                )
+                raise ValueError(f"the saved games lead to another {name}: another game, protocol or emulator?")
         return frames
 
     def close(self) -> None:
@@ -226,9 +218,7 @@ class AtariEnvs:
         """A tape's seeds come from the run's seed and stream, the environment and the tape's number."""
         words = np.random.SeedSequence([self._seed, self._stream, env, number]).generate_state(2)
         observe_seed = int(words[1])
-        return _Tape(
-            number, 1 + int(words[0]) % MAX_SEED, observe_seed, make_observer(self._observe, observe_seed)
-        )
+        return _Tape(number, 1 + int(words[0]) % MAX_SEED, observe_seed, make_observer(self._observe, observe_seed))
 
     def _begin(self, mask: np.ndarray, seeded: np.ndarray) -> None:
         """Reset the environments in `mask`; those in `seeded` from their tape's seed. Both bool [N]."""
@@ -271,14 +261,8 @@ class AtariEnvs:
     def _checked(self, state: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The lengths [N] and actions [sum of lengths] of a state. ValueError if it is none of ours."""
         n = self.num_envs
-        for name in (
-            "tape_number",
-            "tape_seed",
-            "tape_length",
-            "episode_start",
-            "episode_score",
-            "screen_crc",
-        ):
+        tapes = ("tape_number", "tape_seed", "tape_length")
+        for name in (*tapes, "episode_start", "episode_score", "screen_crc"):
             value = state.get(name)
             kinds = "f" if name == "episode_score" else "iu"
             if not isinstance(value, np.ndarray) or value.shape != (n,) or value.dtype.kind not in kinds:
@@ -289,19 +273,11 @@ class AtariEnvs:
         # The longest: a whole episode that began one step before the tape was due to change.
         longest = self._tape_steps + MAX_FRAMES // FRAME_SKIP
         if lengths.min() < 0 or lengths.max() > longest or lengths.sum() != len(actions):
-            raise ValueError(
-                f"saved environments: tape lengths {lengths.tolist()} with {len(actions)} actions"
-            )
+            raise ValueError(f"saved environments: tape lengths {lengths.tolist()} with {len(actions)} actions")
         if len(actions) and actions.max() >= self.num_actions:
-            raise ValueError(
-                f"saved environments: action {actions.max()} where {self.game} has {self.num_actions}"
-            )
+            raise ValueError(f"saved environments: action {actions.max()} where {self.game} has {self.num_actions}")
         if numbers.min() < 0 or numbers.max() > 2**62:
             raise ValueError(f"saved environments: tape numbers {numbers.tolist()}")
-        if [self._tape(i, int(number)).seed for i, number in enumerate(numbers)] != state[
-            "tape_seed"
-        ].tolist():
-            raise ValueError(
-                "saved environments: the tapes belong to another seed, stream or program version"
-            )
+        if [self._tape(i, int(number)).seed for i, number in enumerate(numbers)] != state["tape_seed"].tolist():
+            raise ValueError("saved environments: the tapes belong to another seed, stream or program version")
         return lengths.astype(np.int64), actions

@@ -144,9 +144,7 @@ class _Moment(NamedTuple):
 
 def _play(record: EpisodeRecord, *, frame_skip: int = FRAME_SKIP, colour: bool = False) -> Iterator[_Moment]:
     """The whole tape again. RuntimeError if the record's episode does not come out as it says."""
-    env = emulators(
-        record.game, 1, protocol(record.protocol), threads=1, frame_skip=frame_skip, colour=colour
-    )
+    env = emulators(record.game, 1, protocol(record.protocol), threads=1, frame_skip=frame_skip, colour=colour)
     frames, _ = env.reset(seed=np.array([record.seed]))
     first, score, terminated, over = 0, 0.0, False, False
     yield _Moment(frames[0, 0], 0.0, 0, is_first=True, over=False)

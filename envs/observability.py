@@ -142,13 +142,9 @@ def check_observe(observe: Observe) -> None:
     if observe.kind not in KINDS:
         raise ValueError(no_such("kind of observation", observe.kind, KINDS))
     kind, value = KINDS[observe.kind], observe.parameter
-    if not (math.isfinite(value) and kind.lowest <= value <= kind.highest) or (
-        kind.whole and value != int(value)
-    ):
+    if not (math.isfinite(value) and kind.lowest <= value <= kind.highest) or (kind.whole and value != int(value)):
         number = "a whole number" if kind.whole else "a number"
-        allowed = (
-            f"{number} from {kind.lowest:g} to {kind.highest:g}" if kind.highest > 0 else "no parameter but 0"
-        )
+        allowed = f"{number} from {kind.lowest:g} to {kind.highest:g}" if kind.highest > 0 else "no parameter but 0"
         raise ValueError(f"{observe.kind} takes {allowed}, not {value:g} (default {kind.default:g})")
 
 

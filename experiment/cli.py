@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn, TypeVar
 
 import tyro
 
@@ -14,6 +14,9 @@ from experiment import config as settings
 from experiment.config import PRESETS, Config, UsageError, near
 
 FLAG_STYLE = (tyro.conf.FlagConversionOff,)
+
+
+T = TypeVar("T")
 
 
 def exit_on_usage_error(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
@@ -54,7 +57,13 @@ def parse_fields(prog: str, kind: type, argv: list[str], default: object, descri
     check_flags(argv, known)
     try:
         return tyro.cli(
-            kind, prog=prog, args=argv, default=default, description=description, config=FLAG_STYLE, console_outputs=False
+            kind,
+            prog=prog,
+            args=argv,
+            default=default,
+            description=description,
+            config=FLAG_STYLE,
+            console_outputs=False,
         )
     except SystemExit as error:
         if error.code == 0:  # --help
@@ -80,7 +89,12 @@ def _complaint(kind: type, argv: list[str]) -> str:
 
 
 def _readable(annotation: str) -> str:
-    names = {"int": "a whole number", "float": "a number", "bool": "True or False", "CoreName": "identity, rnn, lstm1997, lstm or gru"}
+    names = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "True or False",
+        "CoreName": "identity, rnn, lstm1997, lstm or gru",
+    }
     base = annotation.removesuffix(" | None")
     if base.startswith("Literal["):
         return "one of " + base.removeprefix("Literal[").rstrip("]").replace('"', "").replace("'", "")
@@ -111,7 +125,11 @@ def parse_train(argv: list[str]) -> tuple[Config | None, str, Path | None]:
     if resume is not None:
         if given:
             _fail(f"--resume {resume}: the run has its preset already; leave {name!r} out")
-        stored, name = settings.load(resume / "config.yaml") if resume.is_dir() else _fail(f"--resume {resume}: no such run folder")
+        stored, name = (
+            settings.load(resume / "config.yaml")
+            if resume.is_dir()
+            else _fail(f"--resume {resume}: no such run folder")
+        )
         changed = parse_fields("train.py --resume", Config, argv, stored, description) if argv else stored
         assert isinstance(changed, Config)
         return changed, name, resume
@@ -120,4 +138,13 @@ def parse_train(argv: list[str]) -> tuple[Config | None, str, Path | None]:
     return parsed, name, None
 
 
-Flag = Annotated
+def parse_evaluate(argv: list[str], kind: type[T]) -> tuple[Path, T]:
+    """FOLDER and flags -> (folder of the run, settings)."""
+    argv = list(argv)
+    description = "Score a trained agent. The folder of its run comes first: python evaluate.py runs/NAME"
+    folder = Path(argv.pop(0)) if argv and not argv[0].startswith("-") else None
+    wanted = parse_fields("evaluate.py RUN", kind, argv, kind(), description)
+    if folder is None:
+        _fail("evaluate.py needs the folder of a run, such as runs/NAME")
+    assert isinstance(wanted, kind)
+    return folder, wanted

@@ -217,7 +217,10 @@ def check(config: Config) -> None:
         if get_origin(hint) is Literal:
             value, allowed = getattr(config, field.name), list(map(str, get_args(hint)))
             _require(
-                field.name, value, value in allowed, f"must be one of {', '.join(allowed)}.{near(str(value), allowed)}"
+                field.name,
+                value,
+                value in allowed,
+                f"must be one of {', '.join(allowed)}.{near(str(value), allowed)}",
             )
     _require("seed", config.seed, config.seed < 2**31, "must be below 2147483648")
     _require("num_envs", config.num_envs, config.num_envs <= 1024, "must be at most 1024")
@@ -229,11 +232,21 @@ def check(config: Config) -> None:
         "must be a plain folder name",
     )
     if config.hide_probability is not None:
-        _require("hide_probability", config.hide_probability, config.observe == "flicker", "needs --observe flicker")
+        _require(
+            "hide_probability",
+            config.hide_probability,
+            config.observe == "flicker",
+            "needs --observe flicker",
+        )
         _require("hide_probability", config.hide_probability, config.observe_parameter is None,
                  "and --observe-parameter are the same setting: give one")  # fmt: skip
     length = config.burn_in + config.unroll + config.n_step
-    _require("unroll", config.unroll, length <= 2000, "burn-in, unroll and n-step together must be at most 2000 rows")
+    _require(
+        "unroll",
+        config.unroll,
+        length <= 2000,
+        "burn-in, unroll and n-step together must be at most 2000 rows",
+    )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.networks import QNetwork
-from envs.episodes import EpisodeRecord
+from envs.episodes import EpisodeRecord, replay_colour
 from envs.games import human_normalised, human_score, random_score
 from envs.protocols import Protocol
 from experiment import setup
-from experiment.config import Config
+from experiment.checkpoint import Checkpoint
+from experiment.config import Config, UsageError
 from experiment.statistics import mean_interval, standard_error
+from experiment.video import write_video
 
 MAX_ENVS = 32
 
@@ -47,7 +53,13 @@ class Evaluation:
 
 
 def evaluate(
-    network: QNetwork, config: Config, protocol: Protocol, episodes: int, epsilon: float, seed: int, **envs: Any
+    network: QNetwork,
+    config: Config,
+    protocol: Protocol,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    **envs: Any,
 ) -> Evaluation:
     """Play `episodes` whole episodes, the same number in every env: no bias towards short ones.
 
@@ -73,3 +85,49 @@ def evaluate(
         games.close()
     records = [record for env in found for record in env]
     return Evaluation([r.score for r in records], records)
+
+
+def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
+    """The trained network, on the CPU. UsageError if the weights or the action set do not fit."""
+    games = setup.make_envs(config, protocol, setup.EVAL_ENVS, num_envs=1)
+    num_actions = games.num_actions
+    games.close()
+    trained = saved.meta.get("num_actions")
+    if trained != num_actions:
+        raise UsageError(
+            f"--protocol {protocol.name}: {num_actions} actions in {config.game}, but {folder} was trained with {trained}"
+        )
+    network = setup.make_network(config, num_actions)
+    try:
+        network.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        raise UsageError(f"{folder}: weights do not fit the network: {str(error).splitlines()[0]}") from None
+    return network
+
+
+def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]) -> Path:
+    """`stem`.json with scores and summary, and the episodes' records in the folder `stem`. OSError if it cannot."""
+    stem.mkdir(parents=True, exist_ok=True)
+    for i, record in enumerate(result.records):
+        record.save(stem / f"episode-{i:03d}.json")
+    path = stem.with_name(stem.name + ".json")
+    temporary = stem.with_name(f".{stem.name}.tmp")
+    temporary.write_text(json.dumps({**about, **summary, "scores": result.scores}, indent=1) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def write_videos(result: Evaluation, which: str, folder: Path, title: str) -> Iterator[Path]:
+    """Films of the best, the median or all episodes, from their records."""
+    ranked = result.ranked()
+    chosen = {"best": ranked[:1], "median": [ranked[len(ranked) // 2]], "all": ranked, "none": []}[which]
+    for i in chosen:
+        score = result.scores[i]
+        path = folder / f"{title.replace(' ', '-')}-{which}-{i:03d}-score-{score:g}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(
+            replay_colour(result.records[i], every_frame=True),
+            path,
+            caption=f"{title.rsplit(' ', 1)[0]}  {score:g}",
+        )
+        yield path

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import os
 import platform
 import signal
 import time
@@ -26,7 +24,7 @@ from experiment import setup
 from experiment.checkpoint import Checkpoint, subtree, tensor_tree
 from experiment.config import Config, UsageError
 from experiment.display import Display, duration
-from experiment.evaluation import Evaluation, evaluate
+from experiment.evaluation import evaluate, write_evaluation
 from experiment.tracking import MetricsFile, Tracker, start_tracker
 
 FRAME_SKIP = 4
@@ -75,7 +73,7 @@ class Run:
         self.metrics: MetricsFile
         self.tracker: Tracker
         self._say = print
-        self._row_time = self._started = time.monotonic()
+        self._row_time, self._row_frames = time.monotonic(), 0
         self._save_failed = False
 
     # --- the learner's share ---------------------------------------------------------------------------------
@@ -97,7 +95,12 @@ class Run:
     # --- time passes -----------------------------------------------------------------------------------------
 
     def advance(
-        self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: float, display: Display
+        self,
+        frame: np.ndarray,
+        is_first: np.ndarray,
+        prev_reward: np.ndarray,
+        epsilon: float,
+        display: Display,
     ) -> None:
         """One step of all envs has passed: count, report, evaluate, save."""
         before = self.frames
@@ -144,9 +147,9 @@ class Run:
             "replay_rows": len(self.replay),
             **{key: total / self._updates_in_row for key, total in self._sums.items()},
             "seconds": round(self.seconds, 3),
-            "frames_per_second": round(self.config.log_frames / since, 1),
+            "frames_per_second": round((self.frames - self._row_frames) / since, 1),
         }
-        self._sums, self._updates_in_row, self._returns = {}, 0, []
+        self._sums, self._updates_in_row, self._returns, self._row_frames = {}, 0, [], self.frames
         self.metrics.write(row)
         display.show(row)
 
@@ -162,9 +165,7 @@ class Run:
         summary = result.summary(self.config.game)
         write_evaluation(self.folder / "eval" / f"{self.frames:012d}", result, summary, self.describe_evaluation())
         low, high = summary["interval_95"]
-        self.metrics.write(
-            {"frames": self.frames, "eval_score": summary["mean"], "eval_low": low, "eval_high": high}
-        )
+        self.metrics.write({"frames": self.frames, "eval_score": summary["mean"], "eval_low": low, "eval_high": high})
         display.show({"eval_score": summary["mean"]})
         display.say(
             f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
@@ -190,7 +191,14 @@ class Run:
         try:
             checkpoints.save(self.folder / "checkpoint", self.state())
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+            if error.errno not in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EACCES,
+                errno.EPERM,
+                errno.EROFS,
+                errno.EIO,
+            ):
                 raise
             self._save_failed = True
             display.say(f"checkpoint at {self.frames:,} frames not saved ({error.strerror}); training goes on")
@@ -198,10 +206,10 @@ class Run:
             if self._save_failed:
                 display.say(f"checkpoints are saved again, at {self.frames:,} frames")
             self._save_failed = False
-        self._row_time += 0.0
 
     def state(self) -> Checkpoint:
         """Everything, for a checkpoint."""
+        self.metrics.sync()
         learner = self.learner.state()
         meta = {
             "frames": self.frames,
@@ -243,11 +251,15 @@ class Run:
             self.actor.restore(subtree(training, "actor"))
             self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
             loop = subtree(training, "loop")
-            self.is_first, self.prev_reward = loop["is_first"].numpy().copy(), loop["prev_reward"].numpy().copy()
+            self.is_first, self.prev_reward = (
+                loop["is_first"].numpy().copy(),
+                loop["prev_reward"].numpy().copy(),
+            )
             self.frame = self.envs.restore({k: v.numpy() for k, v in subtree(training, "envs").items()})
             self.actor.rng.bit_generator.state = meta["generators"]["exploration"]
             self.replay.rng.bit_generator.state = meta["generators"]["replay"]
-            self.frames, self.credit = int(meta["frames"]), float(meta["credit"])
+            self._row_frames = self.frames = int(meta["frames"])
+            self.credit = float(meta["credit"])
             self.seconds, self.episodes = float(meta["seconds"]), int(meta["episodes"])
             self._sums, self._updates_in_row = dict(meta["sums"]), int(meta["updates_in_row"])
             self._returns = [float(x) for x in meta["returns"]]
@@ -275,7 +287,10 @@ class Run:
         print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
         print(f"device      {c.device}, {setup.precision(c)}, {setup.threads(c)} threads")
         left = (c.frames - self.frames) / rate
-        print(f"length      {c.frames:,} frames, about {duration(left)} at an estimated {rate:,.0f} frames/s", flush=True)
+        print(
+            f"length      {c.frames:,} frames, about {duration(left)} at an estimated {rate:,.0f} frames/s",
+            flush=True,
+        )
 
     def display(self) -> Display:
         return Display(f"{self.preset} on {self.config.game}", self.config.frames)
@@ -293,17 +308,6 @@ def estimated_speed(config: Config) -> float:
     """Frames a second to expect, from a probe of this machine's own speed: a rough guess, for the announcement."""
     base = 5500.0 / (1 + config.samples_per_step * config.unroll / 60 / max(config.unroll, 1) * 8)
     return base * (0.2 if config.torso == "impala" else 1.0)
-
-
-def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]) -> None:
-    """`stem`.json with scores and summary, and the episodes' records in the folder `stem`."""
-    stem.mkdir(parents=True, exist_ok=True)
-    for i, record in enumerate(result.records):
-        record.save(stem / f"episode-{i:03d}.json")
-    text = json.dumps({**about, **summary, "scores": result.scores}, indent=1)
-    temporary = stem.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(stem.with_suffix(".json"))
 
 
 @contextlib.contextmanager

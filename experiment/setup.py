@@ -16,8 +16,9 @@ from agents.exploration import ActorEpsilon, LinearEpsilon
 from agents.learner import Learner, LearnerConfig
 from agents.networks import QNetwork
 from agents.replay import Replay
+from envs import observability
 from envs.atari import AtariEnvs, check_game
-from envs.observability import Observe, check_observe
+from envs.observability import Observe
 from envs.protocols import Protocol, protocol
 from experiment.config import Config, UsageError, check
 
@@ -34,9 +35,7 @@ def rng(seed: int, stream: str) -> np.random.Generator:
 def observe(config: Config) -> Observe:
     """What the agent sees. ValueError on an unknown kind or a parameter out of range."""
     parameter = config.observe_parameter if config.hide_probability is None else config.hide_probability
-    wanted = Observe(config.observe) if parameter is None else Observe(config.observe, parameter)
-    check_observe(wanted)
-    return wanted
+    return observability.observe(config.observe, parameter)
 
 
 def threads(config: Config) -> int:
@@ -63,9 +62,8 @@ def autocast(config: Config) -> Callable[[], torch.autocast]:
     return partial(torch.autocast, kind, torch.bfloat16, enabled=precision(config) == "bf16")
 
 
-def check_config(config: Config) -> Protocol:
-    """Every setting, also against games, protocols and this machine. UsageError on the first that is wrong."""
-    check(config)
+def check_names(config: Config) -> Protocol:
+    """Game, protocol, observation, threads, device against what is there. UsageError on the first that is wrong."""
     try:
         chosen = protocol(config.protocol)
     except ValueError as error:
@@ -83,6 +81,13 @@ def check_config(config: Config) -> Protocol:
         raise UsageError(f"--threads {config.threads}: this machine has {cores} cores")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {config.device}: no CUDA device on this machine; use cpu")
+    return chosen
+
+
+def check_config(config: Config) -> Protocol:
+    """Every setting, by itself and against this machine. UsageError on the first that is wrong."""
+    check(config)
+    chosen = check_names(config)
     if config.start_rows > config.replay_rows:
         raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
     need, free = replay_gigabytes(config), psutil.virtual_memory().available / 1e9

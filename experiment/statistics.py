@@ -95,9 +95,7 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
     """
     table_x, table_y = _table(x), _table(y)
     if table_x.shape[-1] != table_y.shape[-1]:
-        raise ValueError(
-            f"X has {table_x.shape[-1]} games, Y {table_y.shape[-1]}: they must be the same games"
-        )
+        raise ValueError(f"X has {table_x.shape[-1]} games, Y {table_y.shape[-1]}: they must be the same games")
     pair_x, pair_y = table_x[..., :, None, :], table_y[..., None, :, :]  # [..., runs_x, runs_y, games]
     wins = (pair_x > pair_y).mean(axis=(-3, -2, -1))
     ties = (pair_x == pair_y).mean(axis=(-3, -2, -1))

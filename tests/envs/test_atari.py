@@ -18,10 +18,7 @@ V5 = protocol("v5")
 def play(made: AtariEnvs, steps: int, seed: int = 0) -> list[Transition]:
     """Random actions that depend on the environment's index and the seed only."""
     actions = np.stack(
-        [
-            np.random.default_rng([seed, i]).integers(made.num_actions, size=steps)
-            for i in range(made.num_envs)
-        ],
+        [np.random.default_rng([seed, i]).integers(made.num_actions, size=steps) for i in range(made.num_envs)],
         1,
     )  # [steps, N]
     out = []

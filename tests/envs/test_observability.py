@@ -49,7 +49,7 @@ def test_flicker_0_hides_nothing_and_1_everything():
 def stretches(dark: np.ndarray, value: bool) -> list[int]:
     """Lengths of the runs of this value, without the first and the last run, which may be cut."""
     edges = np.flatnonzero(np.diff(dark.astype(int))) + 1
-    return [b - a for a, b in pairwise(edges) if dark[a] == value]
+    return [int(b - a) for a, b in pairwise(edges) if dark[a] == value]
 
 
 @pytest.mark.parametrize("n", [1, 6])

@@ -11,9 +11,7 @@ def test_the_protocols_are_those_of_the_papers():
     assert all(name == rules.name for name, rules in PROTOCOLS.items())
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"), [("dqn2015", "dqn-2015"), ("machado", "machado18"), ("v4", "v5")]
-)
+@pytest.mark.parametrize(("given", "meant"), [("dqn2015", "dqn-2015"), ("machado", "machado18"), ("v4", "v5")])
 def test_a_near_miss_says_which_protocol_was_meant(given: str, meant: str):
     if meant == "v5":
         with pytest.raises(ValueError, match=r"no protocol named 'v4'.*v5"):

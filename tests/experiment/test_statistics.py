@@ -51,9 +51,7 @@ def test_probability_of_improvement_agrees_with_rliable() -> None:
 
 def test_performance_profile_agrees_with_rliable() -> None:
     thresholds = FIXTURES["thresholds"]
-    assert ours.performance_profile(X, thresholds) == pytest.approx(
-        FIXTURES["points"]["performance_profile"], abs=1e-9
-    )
+    assert ours.performance_profile(X, thresholds) == pytest.approx(FIXTURES["points"]["performance_profile"], abs=1e-9)
     low, high = ours.performance_profile_band(X, thresholds, rng=np.random.default_rng(1), resamples=5_000)
     expected = np.array(FIXTURES["intervals"]["performance_profile"])  # [2, K]
     step = 1 / X.size  # a fraction of 30 scores: the ends move in steps
@@ -110,9 +108,7 @@ def test_the_bootstrap_interval_nears_the_normal_one_for_many_scores() -> None:
     scores = np.random.default_rng(3).normal(10, 2, size=400)
     error = ours.standard_error(scores)
     interval = ours.bootstrap_interval(scores, rng=np.random.default_rng(4), resamples=5_000)
-    assert interval == pytest.approx(
-        (scores.mean() - 1.96 * error, scores.mean() + 1.96 * error), abs=0.2 * error
-    )
+    assert interval == pytest.approx((scores.mean() - 1.96 * error, scores.mean() + 1.96 * error), abs=0.2 * error)
 
 
 @pytest.mark.parametrize("scores", [[], [[]], 3.0, [1.0, float("nan")], [[float("inf")]]])
@@ -151,9 +147,7 @@ def test_the_same_generator_gives_the_same_interval_and_chunks_do_not_matter(
 
 
 tables = st.integers(1, 5).flatmap(
-    lambda games: st.tuples(
-        *(arrays(float, (runs, games), elements=st.floats(-100, 100, width=32)) for runs in (3, 4))
-    )
+    lambda games: st.tuples(*(arrays(float, (runs, games), elements=st.floats(-100, 100, width=32)) for runs in (3, 4)))
 )
 
 

@@ -271,9 +271,7 @@ def test_a_new_folder_with_an_old_name_is_a_new_run(run_folder: Path) -> None:
 def test_damaged_lines_and_settings_do_not_stop_it(run_folder: Path) -> None:
     (run_folder / "config.yaml").write_text("name: [")
     (run_folder / "tracking.json").write_text("{")
-    (run_folder / "metrics.jsonl").write_text(
-        '{"frames": 1}\n{"loss": 1}\nnot json\n[]\n{"frames": 2}\n{"fra'
-    )
+    (run_folder / "metrics.jsonl").write_text('{"frames": 1}\n{"loss": 1}\nnot json\n[]\n{"frames": 2}\n{"fra')
     track(run_folder, "local")
     assert [step for _, step, _ in stored_rows(run_folder)] == [1, 2]
 
@@ -337,9 +335,7 @@ def test_an_old_run_is_sent_by_hand_without_torch_and_without_the_key(
     assert [step for _, step, _ in stored_rows(run_folder)] == [40, 41, 42]
     data = offline_data(run_folder)
     assert b"drqn pong" in data
-    assert all(
-        b"\x05_step\x82\x01\x02%d" % frames in data for frames in (40, 41, 42)
-    )  # key, tag, length 2, JSON
+    assert all(b"\x05_step\x82\x01\x02%d" % frames in data for frames in (40, 41, 42))  # key, tag, length 2, JSON
     assert files_with(FAKE_KEY, run_folder.parent) == []
 
     write_rows(run_folder, range(40, 45))  # resumed: the same rows and two more

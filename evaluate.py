@@ -1,0 +1,102 @@
+"""Score a trained agent under a protocol, and make videos of its episodes.
+
+python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker --hide-probability 0.5]
+                             [--epsilon 0.001] [--seed S] [--video best|median|all|none]
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from experiment import setup
+from experiment.checkpoint import load_latest
+from experiment.cli import exit_on_usage_error, parse_evaluate
+from experiment.config import UsageError, check, from_dict
+from experiment.evaluation import evaluate, load_network, write_evaluation, write_videos
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a trained agent: true game scores of whole episodes, the same number in every env."""
+
+    episodes: int = 30
+    """Whole episodes to play."""
+    protocol: str = ""
+    """v5, machado18 or dqn-2015. Default: the run's own."""
+    game: str = ""
+    """Refuse the checkpoint unless it was trained on this game."""
+    observe: str = ""
+    """full, flicker, blackout, delay, blinkered or noise. Default: what the agent was trained on."""
+    hide_probability: float | None = None
+    """With --observe flicker: probability that a frame is hidden."""
+    observe_parameter: float | None = None
+    """The parameter of --observe, in its own unit."""
+    epsilon: float = 0.001
+    """Share of random actions."""
+    seed: int = 1
+    """Of the games and the random actions; the same seed gives the same episodes."""
+    video: Literal["best", "median", "all", "none"] = "best"
+    """Episodes to film, in colour, 60 pictures a second."""
+    threads: int = 0
+    """CPU threads. 0: all cores."""
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    folder, wanted = parse_evaluate(argv, EvaluateConfig)
+    saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
+    trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
+    if wanted.game and wanted.game != trained.game:
+        raise UsageError(f"--game {wanted.game}: {folder} was trained on {trained.game}")
+    changes = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
+    changes |= {"protocol": wanted.protocol or trained.protocol, "threads": wanted.threads, "start_rows": 0}
+    if wanted.observe:
+        changes |= {"observe": wanted.observe, "observe_parameter": None, "hide_probability": None}
+    if wanted.hide_probability is not None or wanted.observe_parameter is not None:
+        changes |= {
+            "hide_probability": wanted.hide_probability,
+            "observe_parameter": wanted.observe_parameter,
+        }
+    config = replace(trained, **changes)  # type: ignore[arg-type]
+    check(config)
+    protocol = setup.check_names(config)
+    torch.set_num_threads(setup.threads(config))
+    network = load_network(saved, config, protocol, folder)
+    result = evaluate(network, config, protocol, config.eval_episodes, config.eval_epsilon, config.seed)
+    summary = result.summary(config.game)
+
+    seen = setup.observe(config)
+    frames = int(saved.meta["frames"])
+    label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}-e{wanted.epsilon:g}-s{wanted.seed}"
+    about = {
+        "preset": preset,
+        "game": config.game,
+        "protocol": config.protocol,
+        "observe": [seen.kind, seen.parameter],
+        "frames": frames,
+        "epsilon": wanted.epsilon,
+        "train_seed": trained.seed,
+        "eval_seed": wanted.seed,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+    path = write_evaluation(folder / "eval" / label, result, summary, about)
+    low, high = summary["interval_95"]
+    print(f"{preset} on {config.game}, protocol {config.protocol}, observe {seen.kind} {seen.parameter:g},")
+    print(f"trained for {frames:,} frames, {summary['episodes']} episodes, epsilon {wanted.epsilon:g}")
+    print(f"mean    {summary['mean']:.1f}   95 % interval {low:.1f} to {high:.1f}, median {summary['median']:.1f}, "
+          f"standard error {summary['standard_error']:.2f}")  # fmt: skip
+    if summary["human_normalised"] is not None:
+        print(f"random  {summary['random_score']}   human {summary['human_score']}   "
+              f"human-normalised {summary['human_normalised']:.3f}")  # fmt: skip
+    print(f"scores  {path}")
+    for video in write_videos(result, wanted.video, folder / "videos", f"{preset} {config.game} {label}"):
+        print(f"video   {video}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
