@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -51,58 +53,52 @@ def check_flags(argv: list[str], known: list[str]) -> None:
             _fail(f"{name}: needs a value")
 
 
-def parse_fields(prog: str, kind: type, argv: list[str], default: object, description: str) -> object:
-    """tyro's parse of a flat dataclass; its complaints become one line."""
-    known = [settings.flag(name) for name in kind.__dataclass_fields__]
-    check_flags(argv, known)
+def _parse(prog: str, kind: type[T], argv: list[str], default: T, description: str) -> T:
+    return tyro.cli(kind, prog=prog, args=argv, default=default, description=description, config=FLAG_STYLE)
+
+
+def parse_fields(prog: str, kind: type[T], argv: list[str], default: T, description: str) -> T:
+    """tyro's parse of a flat dataclass; its complaints become one line. --help prints and leaves with status 0."""
+    if "--help" in argv or "-h" in argv:
+        _parse(prog, kind, ["--help"], default, description)
+    check_flags(argv, [settings.flag(name) for name in get_type_hints(kind)])
+    silence = io.StringIO()
     try:
-        return tyro.cli(
-            kind,
-            prog=prog,
-            args=argv,
-            default=default,
-            description=description,
-            config=FLAG_STYLE,
-            console_outputs=False,
-        )
-    except SystemExit as error:
-        if error.code == 0:  # --help
-            tyro.cli(kind, prog=prog, args=argv, default=default, description=description, config=FLAG_STYLE)
-        _fail(_complaint(kind, argv))
+        with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
+            return _parse(prog, kind, argv, default, description)
+    except SystemExit:
+        pass
+    _fail(_complaint(kind, argv, default))
 
 
-def _complaint(kind: type, argv: list[str]) -> str:
-    """The first flag whose value tyro refuses, in one line."""
+def _complaint(kind: type, argv: list[str], default: object) -> str:
+    """The first flag whose value is refused, in one line."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for i, word in enumerate(words):
         if word.startswith("--"):
-            field = word[2:].replace("-", "_")
-            value = words[i + 1] if i + 1 < len(words) else ""
+            field, value = word[2:].replace("-", "_"), words[i + 1]
+            silence = io.StringIO()
             try:
-                tyro.cli(kind, args=[word, value], default=kind(), config=FLAG_STYLE, console_outputs=False)
+                with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
+                    _parse("", kind, [word, value], default, "")
             except SystemExit:
-                expected = kind.__annotations__[field]
-                choices = [c.strip("'\" ") for c in str(expected).removeprefix("Literal[").rstrip("]").split(",")]
-                hint = near(value, choices) if "Literal" in str(expected) else ""
-                return f"{settings.flag(field)} {value}: expected {_readable(str(expected))}.{hint}"
-    return f"cannot understand: {' '.join(argv)}. See --help."
+                hint = get_type_hints(kind)[field]
+                choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
+                return f"{settings.flag(field)} {value}: expected {_readable(hint)}.{near(value, choices)}"
+    stray = [word for i, word in enumerate(argv) if not word.startswith("--") and not argv[i - 1].startswith("--")]
+    return f"cannot understand {' '.join(stray or argv)!r}. See --help."
 
 
-def _readable(annotation: str) -> str:
-    names = {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "True or False",
-        "CoreName": "identity, rnn, lstm1997, lstm or gru",
-    }
-    base = annotation.removesuffix(" | None")
-    if base.startswith("Literal["):
-        return "one of " + base.removeprefix("Literal[").rstrip("]").replace('"', "").replace("'", "")
-    return names.get(base, base) + (" or None" if base != annotation else "")
+def _readable(hint: Any) -> str:
+    """A type as a user would say it."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    names = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
+    return " or ".join(names.get(kind, "text") for kind in (get_args(hint) or (hint,)))
 
 
-def parse_train(argv: list[str]) -> tuple[Config | None, str, Path | None]:
-    """[PRESET] flags, or --resume FOLDER -> (settings or None, preset name, folder to resume or None)."""
+def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
+    """[PRESET] flags, or --resume FOLDER -> (settings, preset name, folder to resume or None)."""
     argv = list(argv)
     resume: Path | None = None
     for i, word in enumerate(argv):
@@ -125,17 +121,11 @@ def parse_train(argv: list[str]) -> tuple[Config | None, str, Path | None]:
     if resume is not None:
         if given:
             _fail(f"--resume {resume}: the run has its preset already; leave {name!r} out")
-        stored, name = (
-            settings.load(resume / "config.yaml")
-            if resume.is_dir()
-            else _fail(f"--resume {resume}: no such run folder")
-        )
-        changed = parse_fields("train.py --resume", Config, argv, stored, description) if argv else stored
-        assert isinstance(changed, Config)
-        return changed, name, resume
-    parsed = parse_fields(f"train.py {name}", Config, argv, default, description)
-    assert isinstance(parsed, Config)
-    return parsed, name, None
+        if not resume.is_dir():
+            _fail(f"--resume {resume}: no such run folder")
+        stored, name = settings.load(resume / "config.yaml")
+        return parse_fields("train.py --resume", Config, argv, stored, description), name, resume
+    return parse_fields(f"train.py {name}", Config, argv, default, description), name, None
 
 
 def parse_evaluate(argv: list[str], kind: type[T]) -> tuple[Path, T]:
@@ -146,5 +136,4 @@ def parse_evaluate(argv: list[str], kind: type[T]) -> tuple[Path, T]:
     wanted = parse_fields("evaluate.py RUN", kind, argv, kind(), description)
     if folder is None:
         _fail("evaluate.py needs the folder of a run, such as runs/NAME")
-    assert isinstance(wanted, kind)
     return folder, wanted
