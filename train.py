@@ -20,6 +20,7 @@ def train(run: Run, display: Display) -> None:
     """Play and learn until the run's frames are reached or it is asked to stop."""
     config, envs, replay, actor, learner = run.config, run.envs, run.replay, run.actor, run.learner
     frame, is_first, prev_reward = run.frame, run.is_first, run.prev_reward  # [N, 84, 84], [N], [N]
+    run.evaluate_if_due(display)  # one that a stop has put off
     while run.frames < config.frames and not run.stop_asked:
         core_state = actor.core_state.cpu().numpy()  # [N, S] before this row
         epsilon = run.epsilon(run.frames, config.num_envs)  # [N]

@@ -64,6 +64,18 @@ class SumTree:
         return node - self.leaves
 
 
+def ring_times(rows: int, lanes: int, length: int, history: int, stride: int) -> int:
+    """Times a ring of `rows` rows holds: whole blocks, whole strides. ValueError if that is too few to draw from."""
+    unit = int(np.lcm(BLOCK, stride))
+    least = (length + history) // unit * unit + 3 * unit
+    times = rows // lanes // unit * unit
+    if times < least:
+        raise ValueError(
+            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at least {lanes * least}"
+        )
+    return times
+
+
 class Replay:
     """The last `rows` rows (all lanes together, rounded to whole blocks), drawn as sequences of `length` rows.
 
@@ -86,13 +98,7 @@ class Replay:
         priority_exponent: float = 0.0,
         importance_exponent: float = 0.0,
     ) -> None:
-        unit = int(np.lcm(BLOCK, stride))
-        self.capacity = rows // lanes // unit * unit  # times in the ring
-        if self.capacity < 2 * unit + length + history:
-            raise ValueError(
-                f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at least "
-                f"{lanes * (2 * unit + (length + history + unit) // unit * unit)} rows"
-            )
+        self.capacity = ring_times(rows, lanes, length, history, stride)
         self.lanes, self.length, self.history, self.stride, self.rng = lanes, length, history, stride, rng
         self.time = 0  # rows written so far in every lane
         self._before = max(history, 1)  # a sequence needs the row before its first for the previous action
@@ -244,7 +250,7 @@ class Replay:
         blocks = [data for block in self._blocks for data in block]
         state = {
             "time": np.array(self.time),
-            "frames": np.frombuffer(b"".join(blocks), np.uint8),
+            "frames": np.frombuffer(bytearray().join(blocks), np.uint8),
             "frame_bytes": np.array([len(data) for data in blocks], np.int32),
             "max_priority": np.array(self._max_priority),
             **{name: getattr(self, f"_{name}") for name in self._COLUMNS},
@@ -256,22 +262,46 @@ class Replay:
     _COLUMNS = ("pending", "is_first", "action", "reward", "terminated", "truncated", "state")
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take back what `state` gave. ValueError if it does not fit this replay."""
+        """Take back what `state` gave. ValueError if it does not fit this replay, whoever made it."""
         for name in self._COLUMNS:
             column = getattr(self, f"_{name}")
             if state[name].shape != column.shape or state[name].dtype != column.dtype:
                 raise ValueError(f"replay column {name}: {state[name].shape}, expected {column.shape}")
             column[:] = state[name]
-        sizes = state["frame_bytes"].astype(np.int64)
+        time, most, sizes = int(state["time"]), float(state["max_priority"]), state["frame_bytes"].astype(np.int64)
+        if not (0 <= time < 2**53 and 0 < most < 1e30):
+            raise ValueError(f"replay time {time}, highest priority {most}")
+        if state["frames"].dtype != np.uint8 or state["frames"].ndim != 1:
+            raise ValueError("replay frames are not bytes")
         if sizes.shape != (len(self._blocks) * self.lanes,) or sizes.min() < 0 or sizes.sum() != len(state["frames"]):
             raise ValueError("replay frames do not fit their sizes")
         ends = np.cumsum(sizes)
         data = [state["frames"][end - n : end].tobytes() for end, n in zip(ends, sizes, strict=True)]
         self._blocks = [data[i : i + self.lanes] for i in range(0, len(data), self.lanes)]
-        self.time, self._max_priority = int(state["time"]), float(state["max_priority"])
+        self.time, self._max_priority = time, most
+        self._check_blocks()
         if self._tree is not None:
             leaves = state["priority"]
+            start = np.arange(*self._starts())[:, None] % (self.capacity // self.stride)
+            alive = np.zeros(self._tree.leaves, bool)
+            alive[(start * self.lanes + np.arange(self.lanes)).ravel()] = True
+            if leaves.shape != alive.shape or leaves.dtype != np.float64:
+                raise ValueError(f"replay priorities: {leaves.shape}, expected {alive.shape}")
+            if not ((leaves > 0) == alive).all() or not (leaves < 1e30).all():
+                raise ValueError("replay priorities are not those of the rows it holds")
             self._tree.nodes[self._tree.leaves :] = leaves
             for level in range(self._tree.leaves.bit_length() - 2, -1, -1):
                 node = np.arange(1 << level, 2 << level)
                 self._tree.nodes[node] = self._tree.nodes[2 * node] + self._tree.nodes[2 * node + 1]
+
+    def _check_blocks(self) -> None:
+        """ValueError unless every block that can be read unpacks to its frames."""
+        size = self._pending[0].nbytes
+        for block in range(self._oldest // BLOCK, self.time // BLOCK):
+            for data in self._blocks[block % len(self._blocks)]:
+                try:
+                    whole = len(lz4.block.decompress(data, size)) == size
+                except (lz4.block.LZ4BlockError, ValueError):
+                    whole = False
+                if not whole:
+                    raise ValueError("replay frames cannot be unpacked")

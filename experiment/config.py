@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+MAX_BYTES = 65_536  # of a config.yaml; ours take 2 KB
 CoreName = Literal["identity", "rnn", "lstm1997", "lstm", "gru"]
 
 
@@ -262,14 +264,16 @@ def save(config: Config, preset_name: str, path: Path) -> None:
 def from_dict(data: Mapping[str, Any], source: str) -> tuple[Config, str]:
     """Settings and preset name from a YAML or JSON mapping. UsageError on unknown keys and wrong types."""
     data = dict(data)
-    name = data.pop("preset", "drqn")
+    name = str(_scalar("preset", data.pop("preset", "drqn"), source))
+    if not re.fullmatch(r"[\w.-]{1,64}", name):  # it becomes part of file names
+        raise UsageError(f"{source}: preset {name!r:.80} is not a plain name")
     hints = get_type_hints(Config)
     unknown = sorted(set(map(str, data)) - set(hints))
     if unknown:
         raise UsageError(f"{source}: unknown setting {unknown[0]!r}.{near(unknown[0], list(hints))}")
     values = {}
     for key, value in data.items():
-        hint = hints[key]
+        hint, value = hints[key], _scalar(key, value, source)
         if hint is Path:
             value = Path(str(value))
         elif get_origin(hint) is Literal or hint is str:
@@ -283,14 +287,22 @@ def from_dict(data: Mapping[str, Any], source: str) -> tuple[Config, str]:
         values[key] = value
     config = dataclasses.replace(Config(), **values)
     check(config)
-    return config, str(name)
+    return config, name
+
+
+def _scalar(key: str, value: object, source: str) -> Any:
+    """The value, if it is a plain one. A stranger's file may hold lists of lists of lists, too long to print."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UsageError(f"{source}: {key} is a {type(value).__name__}, expected one plain value")
 
 
 def load(path: Path) -> tuple[Config, str]:
     """A run's settings from its config.yaml. UsageError if it is missing or not ours."""
     try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            data = yaml.safe_load(file.read(MAX_BYTES).decode())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read ({type(error).__name__})") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: not the settings of a run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -43,20 +43,30 @@ class Display:
         self._title, self._total, self._line_seconds = title, total_frames, line_seconds
         self._values: dict[str, Any] = {}
         self._last_line = -float("inf")
+        self._gone = False  # nobody reads any more: the terminal was closed, or the pipe
         self._live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
 
     def __enter__(self) -> Display:
         if self._live:
-            self._live.start()
+            self._try(self._live.start)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            self._try(self._live.stop)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """A closed terminal must not end the run. rich itself exits on a broken pipe."""
+        if self._gone:
+            return
+        try:
+            write()
+        except (OSError, SystemExit):
+            self._gone = True
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self._try(lambda: self.console.print(text, markup=False, soft_wrap=True))
 
     def show(self, row: Mapping[str, Any]) -> None:
         """The newest figures."""
@@ -70,7 +80,8 @@ class Display:
             table.add_column("", justify="right")
             for key, label in LABELS.items():
                 table.add_row(label, _text(self._values.get(key)))
-            self._live.update(table)
+            live = self._live
+            self._try(lambda: live.update(table))
         elif time.monotonic() - self._last_line >= self._line_seconds:
             self._last_line = time.monotonic()
             parts = (f"{label} {_text(self._values[k])}" for k, label in LABELS.items() if k in self._values)

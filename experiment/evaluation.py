@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from envs.protocols import Protocol
 from experiment import setup
 from experiment.checkpoint import Checkpoint
 from experiment.config import Config, UsageError
+from experiment.fits import check_weights
 from experiment.statistics import mean_interval, standard_error
 from experiment.video import write_video
 
@@ -52,6 +53,7 @@ class Evaluation:
         return sorted(range(len(self.scores)), key=lambda i: -self.scores[i])
 
 
+@overload
 def evaluate(
     network: QNetwork,
     config: Config,
@@ -59,9 +61,37 @@ def evaluate(
     episodes: int,
     epsilon: float,
     seed: int,
+    should_stop: None = None,
     **envs: Any,
-) -> Evaluation:
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    network: QNetwork,
+    config: Config,
+    protocol: Protocol,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    should_stop: Callable[[], bool],
+    **envs: Any,
+) -> Evaluation | None: ...
+
+
+def evaluate(
+    network: QNetwork,
+    config: Config,
+    protocol: Protocol,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    should_stop: Callable[[], bool] | None = None,
+    **envs: Any,
+) -> Evaluation | None:
     """Play `episodes` whole episodes, the same number in every env: no bias towards short ones.
+
+    Asked before each step, `should_stop` can end it early: then the result is None.
 
     Envs are chosen so that they divide the episodes. The random streams are the evaluation's own: training
     is not disturbed. `envs` changes what AtariEnvs is given (observe).
@@ -75,6 +105,8 @@ def evaluate(
     try:
         frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
         while any(len(done) < per_env for done in found):
+            if should_stop is not None and should_stop():
+                return None
             games.send(actor.act(frame, is_first, reward, eps))
             step = games.recv()
             frame, is_first, reward = step.frame, step.is_first, step.reward
@@ -95,13 +127,12 @@ def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: 
     trained = saved.meta.get("num_actions")
     if trained != num_actions:
         raise UsageError(
-            f"--protocol {protocol.name}: {num_actions} actions in {config.game}, but {folder} was trained with {trained}"
+            f"--protocol {protocol.name}: {num_actions} actions in {config.game}, "
+            f"but {folder} was trained with {trained}"
         )
+    check_weights(config, num_actions, saved.weights, str(folder))
     network = setup.make_network(config, num_actions)
-    try:
-        network.load_state_dict(saved.weights)
-    except RuntimeError as error:
-        raise UsageError(f"{folder}: weights do not fit the network: {str(error).splitlines()[0]}") from None
+    network.load_state_dict(saved.weights)
     return network
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import os
 import platform
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -17,30 +20,53 @@ import numpy as np
 import torch
 
 from agents.learner import NonFiniteError
+from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord
 from experiment import checkpoint as checkpoints
 from experiment import config as settings
-from experiment import setup
-from experiment.checkpoint import Checkpoint, subtree, tensor_tree
+from experiment import fits, setup
+from experiment.checkpoint import Checkpoint, show, subtree, tensor_tree
 from experiment.config import Config, UsageError
 from experiment.display import Display, duration
 from experiment.evaluation import evaluate, write_evaluation
 from experiment.tracking import MetricsFile, Tracker, start_tracker
 
-FRAME_SKIP = 4
 # Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads"})
 
 
-def machine() -> dict[str, Any]:
-    """What exactness depends on."""
+def machine() -> dict[str, str]:
+    """What exactness depends on, beside precision and threads."""
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu(),
         "torch": torch.__version__,
         "ale_py": version("ale-py"),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+
+
+def _cpu() -> str:
+    """The processor's model; Linux alone tells it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def exactness_lost(meta: dict[str, Any], config: Config) -> list[str]:
+    """What differs from where the checkpoint was written, so that the run goes on, but not bit for bit."""
+    stored = meta.get("machine")
+    old = {**(stored if isinstance(stored, dict) else {}), **{k: meta.get(k) for k in ("precision", "threads")}}
+    stored_config = meta.get("config")
+    old["device"] = stored_config.get("device") if isinstance(stored_config, dict) else None
+    new = machine() | {
+        "precision": setup.precision(config),
+        "threads": setup.threads(config),
+        "device": config.device,
+    }
+    return [f"{k} {show(old.get(k))} -> {v!r}" for k, v in new.items() if old.get(k) != v]
 
 
 class Run:
@@ -72,9 +98,10 @@ class Run:
         self.prev_reward = np.zeros(config.num_envs, np.float32)
         self.metrics: MetricsFile
         self.tracker: Tracker
-        self._say = print
         self._row_time, self._row_frames = time.monotonic(), 0
+        self._evaluation_due = False
         self._save_failed = False
+        self._saved: tuple[int, int] | None = None  # frames and metrics position of the last checkpoint
 
     # --- the learner's share ---------------------------------------------------------------------------------
 
@@ -118,14 +145,17 @@ class Run:
         if passed(self.config.log_frames) or done:
             self._write_row(epsilon, display)
         if passed(self.config.eval_frames) or (done and self.config.eval_frames):
-            self._evaluate(display)
-        if passed(self.config.checkpoint_frames) and not done:
+            self._evaluation_due = True
+        self.evaluate_if_due(display)
+        # A checkpoint comes after the rows of its frame. One that failed is tried again with every row.
+        if passed(self.config.checkpoint_frames) or (self._save_failed and passed(self.config.log_frames)):
             self.save(display)
 
     def _keep(self, record: EpisodeRecord) -> None:
         """The best episode of training and the latest ones, as records of a few KB."""
         record = replace(record, finished_at=self.frames)
         with contextlib.suppress(OSError):  # a full disk costs the record, not the run
+            (self.folder / "episodes").mkdir(exist_ok=True)
             if record.score > self._best_score:
                 self._best_score = record.score
                 record.save(self.folder / "episodes" / "best.json")
@@ -133,9 +163,9 @@ class Run:
                 record.save(self.folder / "episodes" / "latest.json")
 
     def _write_row(self, epsilon: float, display: Display) -> None:
-        now = time.monotonic()
-        since, self._row_time = now - self._row_time, now
-        self.seconds += since
+        self._check_finite()
+        since = max(time.monotonic() - self._row_time, 1e-9)
+        self._count_time()
         row: dict[str, Any] = {
             "frames": self.frames,
             "steps": self.frames // FRAME_SKIP,
@@ -153,17 +183,42 @@ class Run:
         self.metrics.write(row)
         display.show(row)
 
-    def _evaluate(self, display: Display) -> None:
+    def _count_time(self) -> None:
+        """Add what passed since the last row or save to `seconds`. The monotonic clock: no one can set it back."""
+        now = time.monotonic()
+        self.seconds += now - self._row_time
+        self._row_time = now
+
+    def _check_finite(self) -> None:
+        """NonFiniteError if a weight or the optimiser's memory is no longer a number."""
+        for name, tensor in self.learner.state().items():
+            if not fits.is_finite(tensor):
+                raise NonFiniteError(f"update {self.learner.updates}: {name}")
+
+    def evaluate_if_due(self, display: Display) -> None:
+        """Evaluate where the run has come to a frame that asks for it. A stop puts it off to the resumed run."""
+        if not self._evaluation_due:
+            return
+        self._count_time()
+        config = self.config
         result = evaluate(
             self.learner.online,
-            self.config,
+            config,
             self.protocol,
-            self.config.eval_episodes,
-            self.config.eval_epsilon,
-            self.config.seed,
+            config.eval_episodes,
+            config.eval_epsilon,
+            config.seed,
+            should_stop=lambda: self.stop_asked,
         )
-        summary = result.summary(self.config.game)
-        write_evaluation(self.folder / "eval" / f"{self.frames:012d}", result, summary, self.describe_evaluation())
+        self._row_time = time.monotonic()  # evaluation is not training time
+        if result is None:
+            return
+        self._evaluation_due = False
+        summary = result.summary(config.game)
+        try:
+            write_evaluation(self.folder / "eval" / f"{self.frames:012d}", result, summary, self.describe_evaluation())
+        except OSError as error:
+            display.say(f"evaluation at {self.frames:,} frames: its file is not written ({error.strerror})")
         low, high = summary["interval_95"]
         self.metrics.write({"frames": self.frames, "eval_score": summary["mean"], "eval_low": low, "eval_high": high})
         display.show({"eval_score": summary["mean"]})
@@ -171,7 +226,6 @@ class Run:
             f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
             f"(95 % interval {low:.1f} to {high:.1f}, {summary['episodes']} episodes)"
         )
-        self._row_time = time.monotonic()  # evaluation is not training time
 
     def describe_evaluation(self) -> dict[str, Any]:
         return {
@@ -188,28 +242,27 @@ class Run:
 
     def save(self, display: Display) -> None:
         """Write a checkpoint. A full or forbidden disk pauses saving, says so, and training goes on."""
+        self._check_finite()
         try:
-            checkpoints.save(self.folder / "checkpoint", self.state())
+            self.metrics.sync()  # rows first: a checkpoint must not remember rows that are not on the disk
+            if self._saved != (self.frames, self.metrics.position):
+                checkpoints.save(self.folder / "checkpoint", self.state())
         except OSError as error:
-            if error.errno not in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-                errno.EACCES,
-                errno.EPERM,
-                errno.EROFS,
-                errno.EIO,
-            ):
-                raise
+            if not self._save_failed:
+                display.say(
+                    f"checkpoint at {self.frames:,} frames not saved ({error.strerror or error}); "
+                    "training goes on and saving is tried again"
+                )
             self._save_failed = True
-            display.say(f"checkpoint at {self.frames:,} frames not saved ({error.strerror}); training goes on")
         else:
             if self._save_failed:
                 display.say(f"checkpoints are saved again, at {self.frames:,} frames")
             self._save_failed = False
+            self._saved = (self.frames, self.metrics.position)
 
     def state(self) -> Checkpoint:
         """Everything, for a checkpoint."""
-        self.metrics.sync()
+        self._count_time()
         learner = self.learner.state()
         meta = {
             "frames": self.frames,
@@ -231,6 +284,7 @@ class Run:
             "updates_in_row": self._updates_in_row,
             "returns": self._returns,
             "best_score": self._best_score if self._best_score > -float("inf") else None,
+            "evaluation_due": self._evaluation_due,
         }
         weights = {k.removeprefix("online."): v for k, v in learner.items() if k.startswith("online.")}
         training = tensor_tree(
@@ -246,8 +300,11 @@ class Run:
         """Go on from a checkpoint; the envs replay their tapes. UsageError if it does not fit this run."""
         meta, training = saved.meta, saved.training
         try:
-            online = {f"online.{k}": v for k, v in saved.weights.items()}
-            self.learner.restore(online | subtree(training, "learner"))
+            fits.check_meta(meta, self.config)
+            fits.check_arrays(training, self.config, self.envs.num_actions, meta["frames"])
+            learner = {f"online.{k}": v for k, v in saved.weights.items()} | subtree(training, "learner")
+            fits.check_learner(self.learner, learner)
+            self.learner.restore(learner)
             self.actor.restore(subtree(training, "actor"))
             self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
             loop = subtree(training, "loop")
@@ -265,9 +322,16 @@ class Run:
             self._returns = [float(x) for x in meta["returns"]]
             best = meta["best_score"]
             self._best_score = -float("inf") if best is None else float(best)
-            self.metrics = MetricsFile(self.folder / "metrics.jsonl", int(meta["metrics_position"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{self.folder}: the checkpoint does not fit this run ({error})") from None
+            self._evaluation_due = meta.get("evaluation_due", False)
+            self.metrics = _open_metrics(self.folder / "metrics.jsonl", meta["metrics_position"])
+            self._saved = (self.frames, self.metrics.position)
+            self._row_time = time.monotonic()
+        except UsageError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason += " is missing" if isinstance(error, KeyError) else ""
+            raise UsageError(f"{self.folder}: the checkpoint does not fit this run ({reason})") from None
 
     # --- what the user sees ----------------------------------------------------------------------------------
 
@@ -310,6 +374,21 @@ def estimated_speed(config: Config) -> float:
     return base * (0.2 if config.torso == "impala" else 1.0)
 
 
+def _open_metrics(path: Path, position: int) -> MetricsFile:
+    """metrics.jsonl as a checkpoint remembers it, cut behind the row at `position`. UsageError if that row is gone."""
+    try:
+        if position:
+            with path.open("rb") as file:
+                file.seek(position - 1)
+                if file.read(1) != b"\n":
+                    raise UsageError(
+                        f"{path}: cut or changed since the checkpoint, which expects a row up to byte {position}"
+                    )
+        return MetricsFile(path, position)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be opened ({error.strerror})") from None
+
+
 @contextlib.contextmanager
 def open_run(config: Config | None, preset: str, resume: Path | None) -> Iterator[Run]:
     """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
@@ -317,63 +396,135 @@ def open_run(config: Config | None, preset: str, resume: Path | None) -> Iterato
     setup.check_config(config)
     folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
     if resume is None:
-        _make_folder(folder)
-        settings.save(replace(config, name=folder.name), preset, folder / "config.yaml")
-    with checkpoints.lock(folder), contextlib.ExitStack() as stack:
-        if resume is None:
-            run = Run(config, preset, folder)
-            run.frame = run.envs.reset()
-            run.metrics = MetricsFile(folder / "metrics.jsonl")
-        else:
-            saved = checkpoints.load_latest(folder, training=True, report=print)
-            stored, _ = settings.from_dict(saved.meta.get("config", {}), str(folder))
-            _check_same(stored, config)
-            run = Run(config, preset, folder)
-            run.restore(saved)
+        _make_folder(folder, config, preset)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(checkpoints.lock(folder))
+        try:
+            run = _begin(config, preset, folder) if resume is None else _go_on(config, preset, folder)
+        except KeyboardInterrupt:
+            raise UsageError(f"{folder}: interrupted before the first step; nothing is lost") from None
         stack.callback(run.envs.close)
+        stack.callback(run.metrics.close)
+        stack.enter_context(_signals(run))
         run.tracker = start_tracker(folder, config.track)
         stack.callback(run.tracker.finish)
-        stack.enter_context(_signals(run))
         try:
             yield run
         except NonFiniteError as error:
+            saved = checkpoints.saved_frames(folder)
+            kept = (
+                f"the last good checkpoint, of {saved[0]:,} frames, is kept" if saved else "there is no checkpoint yet"
+            )
             raise UsageError(
-                f"{folder}: stopped at {run.frames:,} frames, loss or gradient is not finite ({error}); "
-                "the last checkpoint is from before"
+                f"{folder}: stopped at {run.frames:,} frames, not finite at {error}; {kept}; "
+                "going on would repeat this: start a new run with other settings"
             ) from None
 
 
-def _make_folder(folder: Path) -> None:
+def _begin(config: Config, preset: str, folder: Path) -> Run:
+    """A run at its first frame. Rows that an earlier, killed start of the same run left are written again."""
+    run = Run(config, preset, folder)
+    run.frame = run.envs.reset()
+    run.metrics = _open_metrics(folder / "metrics.jsonl", 0)
+    return run
+
+
+def _go_on(config: Config, preset: str, folder: Path) -> Run:
+    """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
+    checkpoints.check_links(folder)
+    if not checkpoints.saved_frames(folder) and _is_young(folder, config):
+        stored, _ = settings.load(folder / "config.yaml")
+        _check_same(stored, config)
+        print(f"{folder}: killed before its first checkpoint; begins again, with the same seed")
+        return _begin(config, preset, folder)
+    saved = checkpoints.load_latest(folder, training=True, report=print)
+    stored, _ = settings.from_dict(saved.meta["config"], str(folder))
+    _check_same(stored, config)
+    fits.check_size(config, saved, str(folder))
+    for line in exactness_lost(saved.meta, config):
+        print(f"no longer bit for bit the same run: {line}")
+    run = Run(config, preset, folder)
+    try:
+        run.restore(saved)
+    except BaseException:
+        run.envs.close()
+        raise
+    _keep_settings(config, preset, folder)
+    return run
+
+
+def _is_young(folder: Path, config: Config) -> bool:
+    """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed is needed."""
+    last = 0
+    with contextlib.suppress(OSError, ValueError, AttributeError), (folder / "metrics.jsonl").open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 10_000, 0))
+        for line in file.read().splitlines():
+            with contextlib.suppress(ValueError, AttributeError):
+                last = max(last, int(json.loads(line).get("frames", 0)))
+    return last < config.checkpoint_frames + FRAME_SKIP * config.num_envs
+
+
+def _make_folder(folder: Path, config: Config, preset: str) -> None:
+    """The run's folder with its settings: whole or not there."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-        (folder / "episodes").mkdir()
-    except FileExistsError:
-        raise UsageError(
-            f"--name {folder.name}: {folder} exists; go on with it (python train.py --resume {folder}) "
-            "or choose another --name"
-        ) from None
+        if folder.exists():
+            raise FileExistsError
+        temporary.mkdir()
+        try:
+            (temporary / "episodes").mkdir()
+            settings.save(replace(config, name=folder.name), preset, temporary / "config.yaml")
+            temporary.rename(folder)  # fails if another process was faster
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
+        if isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY:
+            raise UsageError(
+                f"--name {folder.name}: {folder} exists; go on with it (python train.py --resume {folder}) "
+                "or choose another --name"
+            ) from None
         raise UsageError(f"--runs-dir {folder.parent}: cannot be written ({error.strerror})") from None
 
 
+def _keep_settings(config: Config, preset: str, folder: Path) -> None:
+    """config.yaml follows what was changed on resume, so that the next resume need not be told again."""
+    path, temporary = folder / "config.yaml", folder / ".config.yaml.tmp"
+    try:
+        if path.exists() and settings.load(path)[0] == config:
+            return
+        settings.save(config, preset, temporary)
+        temporary.replace(path)
+    except (OSError, UsageError) as error:
+        print(f"{path}: not updated ({error})")
+
+
 def _check_same(stored: Config, wanted: Config) -> None:
-    """UsageError if the run's meaning would change."""
+    """Say what differs. UsageError if the run's meaning would change."""
     old, new = settings.to_dict(stored), settings.to_dict(wanted)
-    changed = [k for k in old if old[k] != new[k] and k not in FREE_ON_RESUME]
+    changes = {k: f"{settings.flag(k)} {old[k]} -> {new[k]}" for k in old if old[k] != new[k]}
+    changed = [line for k, line in changes.items() if k not in FREE_ON_RESUME]
     if changed:
-        lines = ", ".join(f"{settings.flag(k)} {old[k]} -> {new[k]}" for k in changed)
-        raise UsageError(f"--resume: would change what the run means: {lines}; start a new run for that")
+        free = ", ".join(sorted(map(settings.flag, FREE_ON_RESUME - {"name", "runs_dir"})))
+        lines = ", ".join(changed)
+        raise UsageError(
+            f"--resume: would change what the run means: {lines}; start a new run for that ({free} may change)"
+        )
+    for k in FREE_ON_RESUME & set(changes) - {"name", "runs_dir"}:
+        print(f"changed     {changes[k]}")
 
 
 @contextlib.contextmanager
 def _signals(run: Run) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the run at the next step, with a checkpoint."""
+    """Ctrl-C, SIGTERM and a closed terminal end the run at the next step, with a checkpoint.
+
+    A signal that whoever started us had ignored stays ignored: nohup, or a shell's background job.
+    """
 
     def ask(number: int, _: object) -> None:
         run.stop_asked = True
 
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
     old = {number: signal.signal(number, ask) for number in caught}
     try:
         yield

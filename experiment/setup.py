@@ -15,7 +15,7 @@ from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon
 from agents.learner import Learner, LearnerConfig
 from agents.networks import QNetwork
-from agents.replay import Replay
+from agents.replay import Replay, ring_times
 from envs import observability
 from envs.atari import AtariEnvs, check_game
 from envs.observability import Observe
@@ -90,10 +90,20 @@ def check_config(config: Config) -> Protocol:
     chosen = check_names(config)
     if config.start_rows > config.replay_rows:
         raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
+    try:
+        ring_times(config.replay_rows, config.num_envs, *_lengths(config))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     need, free = replay_gigabytes(config), psutil.virtual_memory().available / 1e9
     if need > free:
         raise UsageError(
             f"--replay-rows {config.replay_rows}: needs about {need:.1f} GB of memory, {free:.1f} GB are free"
+        )
+    # Frames as bytes and as numbers, and the activations of the first convolution, both ways.
+    rows = config.batch_size * (config.burn_in + config.unroll + config.n_step) * config.frame_stack
+    if (batch := rows * 7056 * 20 / 1e9) > free:
+        raise UsageError(
+            f"--batch-size {config.batch_size}: an update needs about {batch:.0f} GB, {free:.1f} GB are free"
         )
     return chosen
 
@@ -137,20 +147,23 @@ def make_learner(config: Config, network: QNetwork) -> Learner:
 
 
 def make_replay(config: Config, state_size: int) -> Replay:
-    try:
-        return Replay(
-            config.replay_rows,
-            config.num_envs,
-            length=config.burn_in + config.unroll + config.n_step,
-            history=config.frame_stack - 1,
-            stride=config.sequence_stride,
-            state_size=state_size,
-            rng=rng(config.seed, "replay"),
-            priority_exponent=config.priority_exponent,
-            importance_exponent=config.importance_exponent,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    length, history, stride = _lengths(config)
+    return Replay(
+        config.replay_rows,
+        config.num_envs,
+        length=length,
+        history=history,
+        stride=stride,
+        state_size=state_size,
+        rng=rng(config.seed, "replay"),
+        priority_exponent=config.priority_exponent,
+        importance_exponent=config.importance_exponent,
+    )
+
+
+def _lengths(config: Config) -> tuple[int, int, int]:
+    """Rows of a sequence, rows of history before it, rows between starts."""
+    return config.burn_in + config.unroll + config.n_step, config.frame_stack - 1, config.sequence_stride
 
 
 def make_actor(config: Config, network: QNetwork, num_envs: int, generator: np.random.Generator) -> Actor:

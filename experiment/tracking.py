@@ -79,9 +79,12 @@ class MetricsFile:
         line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
         self._pending.append(line.encode() + b"\n")
         with suppress(OSError):
-            while self._pending:
-                self._write_line(self._pending[0])
-                self._pending.popleft()
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        while self._pending:
+            self._write_line(self._pending[0])
+            self._pending.popleft()
 
     def _write_line(self, line: bytes) -> None:
         try:
@@ -93,9 +96,9 @@ class MetricsFile:
         self.position += len(line)
 
     def sync(self) -> None:
-        """Force the rows to the disk. Call it before a checkpoint remembers `position`."""
-        with suppress(OSError):
-            os.fsync(self._file.fileno())
+        """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one cannot be written."""
+        self._write_pending()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
