@@ -67,7 +67,7 @@ class Rnn(Core):
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         y, h = self.cell(x, state[None].to(x.dtype))
-        return y, h[0].float()
+        return y, h[0].to(state.dtype)
 
 
 class Gru(Core):
@@ -79,7 +79,7 @@ class Gru(Core):
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         y, h = self.cell(x, state[None].to(x.dtype))
-        return y, h[0].float()
+        return y, h[0].to(state.dtype)
 
 
 class Lstm(Core):
@@ -98,7 +98,7 @@ class Lstm(Core):
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         h, c = state[None].to(x.dtype).chunk(2, dim=-1)
         y, (h, c) = self.cell(x, (h.contiguous(), c.contiguous()))
-        return y, torch.cat([h[0], c[0]], dim=-1).float()
+        return y, torch.cat([h[0], c[0]], dim=-1).to(state.dtype)
 
 
 class Lstm1997(Core):
@@ -136,7 +136,7 @@ class Lstm1997(Core):
         }
         y, s = state[None].to(x.dtype).chunk(2, dim=-1)
         out, (y, s) = functional_call(self._fused[0], weights, (x, (y.contiguous(), (s / 2).contiguous())))
-        return out, torch.cat([y[0], 2 * s[0]], dim=-1).float()
+        return out, torch.cat([y[0], 2 * s[0]], dim=-1).to(state.dtype)
 
 
 CORES: dict[str, Callable[[int, int], Core]] = {

@@ -167,6 +167,7 @@ class Learner:
                 self.target.load_state_dict(part("target."))
         except RuntimeError as error:
             raise ValueError(f"weights do not fit the network: {str(error).splitlines()[0]}") from None
+        self.optimizer.state.clear()
         for i, parameter in enumerate(self.online.parameters()):
             slots = {}
             for key, value in part(f"optimizer.{i}.").items():

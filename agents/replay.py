@@ -71,7 +71,8 @@ def ring_times(rows: int, lanes: int, length: int, history: int, stride: int) ->
     times = rows // lanes // unit * unit
     if times < least:
         raise ValueError(
-            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at least {lanes * least}"
+            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at least "
+            f"{lanes * least}"
         )
     return times
 
@@ -239,9 +240,9 @@ class Replay:
         alive = (start >= first) & (start < last)
         leaf = start % (self.capacity // self.stride) * self.lanes + lane
         if alive.any():
-            priority = np.maximum(priority.astype(np.float64), 1e-6)
+            priority = np.maximum(priority[alive].astype(np.float64), 1e-6)
             self._max_priority = max(self._max_priority, float(priority.max()))
-            self._tree.set(leaf[alive], priority[alive] ** self.priority_exponent)
+            self._tree.set(leaf[alive], priority**self.priority_exponent)
 
     # --- checkpoint ------------------------------------------------------------------------------------------
 

@@ -401,6 +401,10 @@ def open_run(config: Config | None, preset: str, resume: Path | None) -> Iterato
         stack.enter_context(checkpoints.lock(folder))
         try:
             run = _begin(config, preset, folder) if resume is None else _go_on(config, preset, folder)
+        except UsageError:
+            if resume is None:
+                shutil.rmtree(folder, ignore_errors=True)  # nothing has begun: the name stays free
+            raise
         except KeyboardInterrupt:
             raise UsageError(f"{folder}: interrupted before the first step; nothing is lost") from None
         stack.callback(run.envs.close)
@@ -465,25 +469,24 @@ def _is_young(folder: Path, config: Config) -> bool:
 
 
 def _make_folder(folder: Path, config: Config, preset: str) -> None:
-    """The run's folder with its settings: whole or not there."""
+    """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
+    taken = UsageError(
+        f"--name {folder.name}: {folder} exists; go on with it (python train.py --resume {folder}) "
+        "or choose another --name"
+    )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
-            raise FileExistsError
-        temporary.mkdir()
-        try:
-            (temporary / "episodes").mkdir()
-            settings.save(replace(config, name=folder.name), preset, temporary / "config.yaml")
-            temporary.rename(folder)  # fails if another process was faster
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            raise taken
+        temporary.mkdir(exist_ok=True)
+        (temporary / "episodes").mkdir(exist_ok=True)
+        settings.save(replace(config, name=folder.name), preset, temporary / "config.yaml")
+        temporary.rename(folder)
     except OSError as error:
-        if isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY:
-            raise UsageError(
-                f"--name {folder.name}: {folder} exists; go on with it (python train.py --resume {folder}) "
-                "or choose another --name"
-            ) from None
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno == errno.ENOTEMPTY:  # another process was faster
+            raise taken from None
         raise UsageError(f"--runs-dir {folder.parent}: cannot be written ({error.strerror})") from None
 
 

@@ -1,0 +1,452 @@
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from agents.actor import Actor
+from agents.networks import stack_frames
+from agents.replay import BLOCK, Replay, Rows, SumTree
+from agents.types import Inputs, Sequence
+
+FRAME = (2, 3)  # frame[0] holds time (two bytes) and lane, so that a row can be told from every other
+STATE = 2
+
+
+class Settings(NamedTuple):
+    lanes: int
+    stride: int
+    length: int
+    history: int
+    spare: int  # units of the ring beyond the fewest allowed
+    written: int  # rows appended in each lane
+    priority_exponent: float = 0.0
+
+    def replay(self, seed: int = 0) -> Replay:
+        unit = int(np.lcm(BLOCK, self.stride))
+        times = ((self.length + self.history) // unit + 3 + self.spare) * unit  # spare 0: the fewest allowed
+        return Replay(
+            times * self.lanes,
+            self.lanes,
+            length=self.length,
+            history=self.history,
+            stride=self.stride,
+            state_size=STATE,
+            rng=np.random.default_rng(seed),
+            frame_shape=FRAME,
+            priority_exponent=self.priority_exponent,
+            importance_exponent=0.6,
+        )
+
+    @property
+    def before(self) -> int:
+        """Rows a sequence needs before its first: those of the stack, and one for the previous action."""
+        return max(self.history, 1)
+
+
+def rows(lanes: int, seed: int = 0) -> Iterator[Rows]:
+    """Endless rows of random content, each told by its frame."""
+    generator, time = np.random.default_rng(seed), 0
+    while True:
+        frame = generator.integers(0, 256, (lanes, *FRAME), np.uint8)
+        frame[:, 0] = [[time // 256, time % 256, lane] for lane in range(lanes)]
+        yield Rows(
+            frame,
+            (generator.random(lanes) < 0.2) | (time == 0),
+            generator.integers(0, 18, lanes),
+            generator.normal(size=lanes).astype(np.float32),
+            generator.random(lanes) < 0.2,
+            generator.random(lanes) < 0.1,
+            generator.normal(size=(lanes, STATE)).astype(np.float32),
+        )
+        time += 1
+
+
+def filled(s: Settings) -> tuple[Replay, list[Rows]]:
+    """A replay and, as the reference, the plain list of all rows ever written."""
+    replay, written = s.replay(), []
+    for _, row in zip(range(s.written), rows(s.lanes), strict=False):
+        replay.append(row)
+        written.append(row)
+    return replay, written
+
+
+def place(batch: Sequence, history: int, b: int) -> tuple[int, int]:
+    """Time and lane of the first row of sequence b, read from its frame."""
+    high, low, lane = batch.inputs.frames[history, b, 0].tolist()
+    return 256 * high + low, lane
+
+
+def tiny(**changes: int | float) -> Settings:
+    plain = Settings(lanes=2, stride=1, length=3, history=0, spare=0, written=60)
+    return plain._replace(**changes)  # type: ignore[arg-type]
+
+
+SETTINGS = st.builds(
+    Settings,
+    lanes=st.integers(1, 3),
+    stride=st.integers(1, 12),
+    length=st.integers(1, 20),
+    history=st.integers(0, 4),
+    spare=st.integers(0, 2),
+    written=st.integers(0, 260),
+    priority_exponent=st.sampled_from([0.0, 0.9]),
+)
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+# --- what is drawn
+
+
+@PROPERTY
+@given(SETTINGS)
+def test_sampled_rows_are_consecutive_and_equal_bit_for_bit_to_those_written(s: Settings) -> None:
+    replay, written = filled(s)
+    if not replay.can_sample:
+        return
+    batch = replay.sample(24)
+    for b in range(24):
+        time, lane = place(batch, s.history, b)
+        assert time % s.stride == 0
+        assert time + s.length <= s.written
+        for i in range(s.length):
+            row, before = written[time + i], written[time + i - 1]
+            assert batch.inputs.prev_action[i, b] == before.action[lane]
+            assert batch.inputs.prev_reward[i, b].item() == before.reward[lane]
+            assert batch.action[i, b] == row.action[lane]
+            assert batch.reward[i, b].item() == row.reward[lane]
+            assert batch.terminated[i, b] == row.terminated[lane]
+            assert batch.truncated[i, b] == row.truncated[lane]
+        for i in range(s.history + s.length):
+            row = written[time - s.history + i]
+            assert (batch.inputs.frames[i, b].numpy() == row.frame[lane]).all()
+            assert batch.inputs.is_first[i, b] == row.is_first[lane]
+        state = written[time].core_state[lane].astype(np.float16).astype(np.float32)
+        assert batch.core_state[b].tolist() == state.tolist()
+
+
+@PROPERTY
+@given(SETTINGS)
+def test_every_start_whose_rows_are_kept_can_be_drawn_and_no_other(s: Settings) -> None:
+    replay, _ = filled(s)
+    kept = len(replay) // s.lanes
+    oldest = s.written - kept
+    # The ring keeps all it can; the block that is being filled takes the place of the oldest.
+    assert kept == s.written or kept > replay.capacity - BLOCK - 1
+    starts = [t for t in range(oldest + s.before, s.written - s.length + 1) if t % s.stride == 0]
+    expected = {(time, lane) for time in starts for lane in range(s.lanes)}
+    assert replay.can_sample == bool(expected)
+    drawn: set[tuple[int, int]] = set()
+    while replay.can_sample and len(drawn) < len(expected):
+        batch = replay.sample(200)
+        drawn |= {place(batch, s.history, b) for b in range(200)}
+    assert drawn == expected
+
+
+@PROPERTY
+@given(SETTINGS)
+def test_once_full_some_start_can_always_be_drawn(s: Settings) -> None:
+    replay = s.replay()
+    for time, row in zip(range(3 * replay.capacity), rows(s.lanes), strict=False):
+        replay.append(row)
+        if time >= replay.capacity:
+            assert replay.can_sample
+
+
+class Spy:
+    """Stands in for the network: keeps the stacks the actor shows it."""
+
+    def __init__(self, depth: int) -> None:
+        self.frame_stack, self.stacks = depth, []
+
+    def initial_state(self, batch_size: int) -> torch.Tensor:
+        return torch.zeros(batch_size, 0)
+
+    def __call__(self, inputs: Inputs, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.stacks.append(stack_frames(inputs.frames[..., None], inputs.is_first, self.frame_stack)[0])
+        return torch.zeros(*inputs.prev_action.shape, 2), state
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_rebuilt_stack_equals_the_one_the_actor_saw(depth: int) -> None:
+    s = tiny(history=depth - 1, length=5, written=75)
+    replay, written = filled(s)
+    spy, no_autocast = Spy(depth), lambda: torch.autocast("cpu", torch.bfloat16, enabled=False)
+    actor = Actor(spy, s.lanes, np.random.default_rng(0), no_autocast, FRAME)  # type: ignore[arg-type]
+    for row in written:
+        actor.act(row.frame, row.is_first, row.reward, np.ones(s.lanes))
+    batch = replay.sample(50)
+    stacks = stack_frames(batch.inputs.frames[..., None], batch.inputs.is_first, depth)
+    for b in range(50):
+        time, lane = place(batch, s.history, b)
+        for i in range(s.length):
+            assert torch.equal(stacks[i, b], spy.stacks[time + i][lane])
+
+
+def test_sequences_of_the_block_being_filled_are_read_from_it() -> None:
+    s = tiny(written=BLOCK + 5, length=3)
+    replay, _ = filled(s)
+    batch = replay.sample(100)
+    assert max(place(batch, 0, b)[0] for b in range(100)) == BLOCK + 5 - 3
+
+
+def test_a_sample_does_not_change_when_its_rows_are_overwritten() -> None:
+    replay, written = filled(tiny())
+    batch = replay.sample(8)
+    before = [x.clone() for x in (*batch.inputs, *batch[1:-1])]  # type: ignore[union-attr]
+    for row in written:
+        replay.append(row)
+    assert all(torch.equal(a, b) for a, b in zip(before, (*batch.inputs, *batch[1:-1]), strict=True))  # type: ignore[arg-type]
+
+
+def test_an_empty_replay_says_that_it_holds_no_sequence_yet() -> None:
+    replay, _ = filled(tiny(written=2))
+    assert not replay.can_sample
+    with pytest.raises(ValueError, match="2 rows a lane: no sequence of 3 yet"):
+        replay.sample(1)
+
+
+def test_uniform_draws_are_uniform_with_weights_of_1() -> None:
+    s = tiny(stride=2, written=70)
+    replay, _ = filled(s)
+    counts: dict[tuple[int, int], int] = {}
+    for _ in range(20):
+        batch = replay.sample(200)
+        assert (batch.weight == 1).all()
+        for b in range(200):
+            key = place(batch, 0, b)
+            counts[key] = counts.get(key, 0) + 1
+    assert chisquare(list(counts.values())).pvalue > 0.01
+
+
+def test_the_same_seed_draws_the_same_sequences_and_another_seed_others() -> None:
+    def drawn(seed: int) -> list[int]:
+        replay = tiny().replay(seed)
+        for _, row in zip(range(40), rows(2), strict=False):
+            replay.append(row)
+        return replay.sample(20).origin.tolist()
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+# --- priorities
+
+
+def origins(replay: Replay) -> np.ndarray:
+    """Origins of all sequences that can be drawn."""
+    return np.unique(np.concatenate([replay.sample(200).origin for _ in range(5)]))
+
+
+def prioritised(**changes: int) -> tuple[Replay, np.ndarray, np.ndarray]:
+    """A full replay with a priority of its own for every sequence: replay, origins, priorities."""
+    replay, _ = filled(tiny(priority_exponent=0.9, **changes))
+    origin = origins(replay)
+    priority = np.random.default_rng(5).uniform(0.1, 3.0, len(origin))
+    replay.update_priorities(origin, priority)
+    return replay, origin, priority
+
+
+def test_sequences_are_drawn_in_proportion_to_priority_to_the_exponent() -> None:
+    replay, origin, priority = prioritised()
+    share = priority**0.9 / (priority**0.9).sum()
+    # One draw in each of 5000 equal parts of the mass: no count is off by as much as 2.
+    counts = np.array([(replay.sample(5000).origin == o).sum() for o in origin[:4]])
+    assert (abs(counts - 5000 * share[:4]) < 2).all()
+    drawn = replay.sample(5000).origin
+    counts = np.array([(drawn == o).sum() for o in origin])
+    assert counts.sum() == 5000
+    assert (abs(counts - 5000 * share) < 2).all()
+
+
+def test_importance_weights_are_m_p_to_minus_beta_over_the_largest() -> None:
+    replay, origin, priority = prioritised()
+    probability = dict(zip(origin.tolist(), priority**0.9 / (priority**0.9).sum(), strict=True))
+    batch = replay.sample(10)
+    weight = np.array([(len(origin) * probability[o]) ** -0.6 for o in batch.origin.tolist()])
+    np.testing.assert_allclose(batch.weight, weight / weight.max(), rtol=1e-6)
+
+
+def test_new_sequences_get_the_largest_priority_so_far() -> None:
+    replay, origin, _ = prioritised()
+    replay.update_priorities(origin, np.where(origin == origin[-1], 7.0, 0.5))
+    before = set(origin.tolist())
+    for _, row in zip(range(3), rows(2), strict=False):
+        replay.append(row)
+    drawn = replay.sample(4000)
+    new = [o for o in set(drawn.origin.tolist()) if o not in before]
+    assert len(new) == 3 * 2
+    leaf = replay.state()["priority"]
+    assert np.isclose(leaf, 7.0**0.9).sum() == 1 + len(new)
+
+
+def test_the_first_sequences_have_priority_1() -> None:
+    replay, _ = filled(tiny(priority_exponent=0.9, written=10))
+    priority = replay.state()["priority"]
+    assert sorted(set(priority.tolist())) == [0, 1]
+    assert (priority == 1).sum() == len(origins(replay)) == 2 * (10 - 3 - 1 + 1)
+
+
+def test_a_priority_of_0_can_still_be_drawn_for_once() -> None:
+    replay, origin, _ = prioritised()
+    replay.update_priorities(origin, np.zeros(len(origin)))
+    assert (replay.state()["priority"] > 0).sum() == len(origin)
+
+
+def test_overwritten_sequences_are_never_drawn() -> None:
+    replay, origin, _ = prioritised()
+    replay.update_priorities(origin[:6], np.full(6, 1e6))
+    for _, row in zip(range(2 * replay.capacity), rows(2), strict=False):
+        replay.append(row)
+        kept = len(replay) // 2
+        assert (replay.state()["priority"] > 0).sum() == 2 * (kept - 1 - 3 + 1)  # one row before, 3 of length
+    assert not set(origins(replay).tolist()) & set(origin.tolist())
+
+
+def test_an_update_of_overwritten_sequences_is_ignored() -> None:
+    replay, origin, _ = prioritised()
+    for _, row in zip(range(2 * replay.capacity), rows(2), strict=False):
+        replay.append(row)
+    alive = origins(replay)[:1]
+    before = replay.state()["priority"].copy()
+    replay.update_priorities(origin, np.full(len(origin), 99.0))
+    assert (replay.state()["priority"] == before).all()
+    replay.update_priorities(np.append(origin, alive), np.append(np.full(len(origin), 99.0), 2.0))
+    assert (replay.state()["priority"] != before).sum() == 1
+    assert replay.state()["max_priority"] < 99
+
+
+def test_without_a_priority_exponent_updates_of_priorities_do_nothing() -> None:
+    one, other = (filled(tiny())[0] for _ in range(2))
+    one.update_priorities(one.sample(4).origin, np.full(4, 99.0))
+    other.sample(4)
+    assert (one.sample(50).origin == other.sample(50).origin).all()
+
+
+# --- the sum tree
+
+
+@PROPERTY
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_sum_tree_equals_a_list(size: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    tree, naive = SumTree(size), np.zeros(size)
+    for _ in range(5):
+        index = generator.choice(size, generator.integers(1, size + 1), replace=False)
+        priority = generator.integers(0, 5, len(index)).astype(float)  # whole numbers: sums are exact
+        tree.set(index, priority)
+        naive[index] = priority
+        assert tree.total == naive.sum()
+        assert (tree.get(np.arange(size)) == naive).all()
+        if naive.any():
+            mass = np.arange(0, naive.sum(), 0.5)
+            assert (tree.draw(mass) == np.searchsorted(naive.cumsum(), mass, side="right")).all()
+
+
+def test_a_mass_that_rounding_has_made_too_large_still_falls_on_a_leaf_with_priority() -> None:
+    tree = SumTree(5)
+    tree.set(np.array([1, 3]), np.array([0.1, 0.2]))
+    assert tree.draw(np.array([tree.total, 1.0])).tolist() == [3, 3]
+
+
+# --- checkpoints
+
+
+def copy(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in state.items()}
+
+
+def equal(one: Sequence, other: Sequence) -> bool:
+    tensors = zip((*one.inputs, *one[1:-1]), (*other.inputs, *other[1:-1]), strict=True)
+    return all(torch.equal(a, b) for a, b in tensors) and (one.origin == other.origin).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.9])
+@pytest.mark.parametrize("written", [0, 5, 16, 43, 100])
+def test_a_restored_replay_goes_on_as_if_never_stopped(written: int, exponent: float) -> None:
+    s = tiny(history=2, written=written, priority_exponent=exponent)
+    one, _ = filled(s)
+    if one.can_sample:
+        one.update_priorities(one.sample(16).origin, np.linspace(0.1, 2.5, 16))
+    other = s.replay(seed=99)
+    other.restore(copy(one.state()))
+    other.rng.bit_generator.state = one.rng.bit_generator.state
+    assert len(one) == len(other)
+    for _, row in zip(range(50), rows(2, seed=1), strict=False):
+        if one.can_sample:
+            drawn = one.sample(6)
+            assert equal(drawn, other.sample(6))
+            for replay in (one, other):
+                replay.update_priorities(drawn.origin, np.linspace(0.2, 3.0, 6))
+        for replay in (one, other):
+            replay.append(row)
+    for name, array in one.state().items():
+        assert (array == other.state()[name]).all(), name
+
+
+def test_a_restored_replay_shares_nothing_with_the_state_it_came_from() -> None:
+    one, written = filled(tiny())
+    kept = copy(one.state())
+    state = copy(kept)
+    other = tiny().replay()
+    other.restore(state)
+    for row in written[:20]:
+        other.append(row)
+    assert all((state[name] == kept[name]).all() for name in kept)
+
+
+@pytest.mark.parametrize("change", [{"lanes": 3}, {"spare": 1}, {"stride": 2}])
+def test_the_state_of_a_replay_of_another_shape_is_refused(change: dict[str, int]) -> None:
+    replay, _ = filled(tiny())
+    with pytest.raises(ValueError, match="replay column"):
+        tiny(**change).replay().restore(copy(replay.state()))
+
+
+def test_a_state_whose_frames_were_cut_is_refused() -> None:
+    replay, _ = filled(tiny())
+    state = copy(replay.state())
+    state["frames"] = state["frames"][:-1]
+    with pytest.raises(ValueError, match="frames do not fit"):
+        tiny().replay().restore(state)
+
+
+# --- limits
+
+
+def make(rows: int, lanes: int, length: int, history: int, stride: int) -> Replay:
+    return Replay(rows, lanes, length=length, history=history, stride=stride, state_size=0,
+                  rng=np.random.default_rng(0), frame_shape=FRAME)  # fmt: skip
+
+
+@PROPERTY
+@given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 4), st.integers(1, 12))
+def test_a_replay_that_is_too_small_is_refused_with_the_rows_it_needs(
+    lanes: int, length: int, history: int, stride: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"--replay-rows 9: too small; {lanes} envs and sequences of {length} ") as e:
+        make(9, lanes, length, history, stride)
+    needed = int(str(e.value).split("at least ")[1].split()[0])
+    make(needed, lanes, length, history, stride)
+    with pytest.raises(ValueError, match="too small"):
+        make(needed - 1, lanes, length, history, stride)
+
+
+def test_rows_of_another_shape_are_refused() -> None:
+    replay, _ = filled(tiny(written=10))
+    good = next(rows(2))
+    wrong = {
+        "frame": np.zeros((2, 3, 3), np.uint8),
+        "is_first": np.zeros(3, bool),
+        "action": np.zeros(3, np.int64),
+        "reward": np.zeros(3, np.float32),
+        "terminated": np.zeros(3, bool),
+        "truncated": np.zeros(3, bool),
+        "core_state": np.zeros((2, STATE + 1), np.float32),
+    }
+    for name, array in wrong.items():
+        with pytest.raises(ValueError, match="broadcast"):
+            replay.append(good._replace(**{name: array}))

@@ -1,0 +1,121 @@
+"""Small real runs for the tests of resume, faults and determinism, and what two equal runs have in common."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train as train_program
+from experiment.checkpoint import _self_check, load_latest
+from experiment.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {
+    "game": "breakout",
+    "frames": 3_200,
+    "num_envs": 2,
+    "replay_rows": 500,  # less than the run's rows: the ring goes round
+    "start_rows": 100,
+    "hidden": 32,
+    "core_size": 16,
+    "batch_size": 4,
+    "samples_per_step": 1.0,
+    "epsilon_final": 0.3,
+    "epsilon_frames": 2_000,
+    "eval_frames": 0,
+    "eval_episodes": 1,
+    "eval_epsilon": 0.5,  # a new agent that never fires would play for half an hour
+    "checkpoint_frames": 800,
+    "log_frames": 400,
+    "threads": 1,
+    "track": "none",
+}
+WALL_CLOCK = ("seconds", "frames_per_second")
+OF_THE_SITTING = (*WALL_CLOCK, "files", "check", "machine")
+
+
+def flags(**changes: Any) -> list[str]:
+    """The flags of a small run."""
+    pairs = (SETTINGS | changes).items()
+    return [word for k, v in pairs for word in ("--" + k.replace("_", "-"), str(v))]
+
+
+def start(runs: Path, name: str, preset: str = "drqn", **changes: Any) -> Path:
+    """A new run in this process, to its end. Its folder."""
+    assert train_program.main([preset, "--runs-dir", str(runs), "--name", name, *flags(**changes)]) == 0
+    return runs / name
+
+
+def resume(folder: Path, *words: str) -> int:
+    return train_program.main(["--resume", str(folder), *words])
+
+
+def at_frame(patch: pytest.MonkeyPatch, frame: int, act: Callable[[Run], object]) -> None:
+    """Call `act` once, after the step that reaches `frame`."""
+    advance, left = Run.advance, [act]
+
+    def advance_and_act(run: Run, *arguments: Any) -> None:
+        advance(run, *arguments)
+        if run.frames >= frame and left:
+            left.pop()(run)
+
+    patch.setattr(Run, "advance", advance_and_act)
+
+
+def ask_to_stop(run: Run) -> None:
+    run.stop_asked = True
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what the clock says."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """All that must be the same, bit for bit, in a run that was stopped and in one that was not."""
+    saved = load_latest(folder, training=True, report=lambda text: pytest.fail(text))
+    found: dict[str, Any] = {f"meta {k}": v for k, v in saved.meta.items() if k not in OF_THE_SITTING}
+    found["meta config"] = {k: v for k, v in saved.meta["config"].items() if k not in ("name", "runs_dir")}
+    for name, tensor in (saved.weights | saved.training).items():
+        found[f"tensor {name}"] = (str(tensor.dtype), tuple(tensor.shape), tensor.numpy().tobytes())
+    found["rows"] = rows(folder)
+    # The position counts bytes, and the clock's digits among them.
+    del found["meta metrics_position"]
+    for part in ("eval", "episodes"):
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file():
+                found[str(path.relative_to(folder))] = path.read_text()
+    return found
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """The names of all that differs between two runs."""
+    a, b = everything(one), everything(other)
+    return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or a[name] != b[name])
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *words]
+
+
+def environment() -> dict[str, str]:
+    """Without a key or a folder of a tracker."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "TRACKIO_"))}
+
+
+def sign(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest and sign it again: a lie, not damage."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    for name in list(manifest["files"]) if isinstance(manifest.get("files"), dict) else []:
+        data = (checkpoint / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest["check"] = _self_check(manifest)
+    path.write_text(json.dumps(manifest))

@@ -1,0 +1,129 @@
+"""Train for a long time and watch what must not grow: memory, open files, threads; and what must not fall: speed.
+
+python -m tests.soak --minutes 60 [--out soak.json] [train.py's flags after --]
+
+Training runs in a process of its own. Once its replay is full, it is measured every 10 seconds; at the end a line is
+fitted to each figure. The exit status is 1 if training failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from tests import small
+
+DEFAULT = ["drqn", "--game", "breakout", "--replay-rows", "20000", "--start-rows", "5000",
+           "--checkpoint-frames", "200000", "--eval-frames", "0", "--track", "none"]  # fmt: skip
+
+
+def last_row(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    except (FileNotFoundError, IndexError, ValueError):
+        return {}
+
+
+def slope(hours: list[float], values: list[float]) -> float:
+    """Of the straight line through the values, an hour."""
+    return float(np.polyfit(hours, values, 1)[0])
+
+
+def report(samples: list[dict[str, float]]) -> dict[str, Any]:
+    """First, last, least and most of each figure, and its slope."""
+    hours = [s["seconds"] / 3600 for s in samples]
+    found: dict[str, Any] = {"samples": len(samples), "minutes": round((hours[-1] - hours[0]) * 60, 1)}
+    for name in ("resident_mb", "open_files", "threads", "frames_per_second"):
+        values = [s[name] for s in samples]
+        found[name] = {
+            "first": values[0],
+            "last": values[-1],
+            "least": min(values),
+            "most": max(values),
+            "slope_per_hour": round(slope(hours, values), 3),
+        }
+    return found
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m tests.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60.0, help="measured after the replay is full")
+    parser.add_argument("--seconds", type=float, default=10.0, help="between two measurements")
+    parser.add_argument("--out", type=Path, default=Path("soak.json"))
+    parser.add_argument("train", nargs="*", default=DEFAULT, help="preset and flags of train.py, after --")
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "soak"
+        command = small.command(*options.train, "--frames", str(10**12), "--runs-dir", home, "--name", "soak")
+        with (Path(home) / "log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=small.environment())
+        try:
+            samples = watch(process, folder, options.minutes * 60, options.seconds)
+        finally:
+            process.terminate()  # it saves and leaves
+            status = process.wait()
+        if status or len(samples) < 3:
+            print((Path(home) / "log").read_text()[-3000:], file=sys.stderr)
+            print(f"training ended with status {status} after {len(samples)} measurements", file=sys.stderr)
+            return 1
+        frames = last_row(folder).get("frames", 0)
+    found = {"command": ["train.py", *options.train], "frames": frames, **report(samples)}
+    options.out.write_text(json.dumps({**found, "measured": samples}, indent=1) + "\n")
+    for name, unit in (
+        ("resident_mb", "MB"),
+        ("open_files", "files"),
+        ("threads", "threads"),
+        ("frames_per_second", "frames/s"),
+    ):
+        f = found[name]
+        print(
+            f"{name:18} first {f['first']:g}, last {f['last']:g}, from {f['least']:g} to {f['most']:g}, "
+            f"slope {f['slope_per_hour']:+g} {unit} an hour"
+        )
+    print(f"soak: {found['minutes']} minutes, {found['samples']} measurements, {frames:,} frames; {options.out}")
+    return 0
+
+
+def watch(process: subprocess.Popen[bytes], folder: Path, seconds: float, every: float) -> list[dict[str, float]]:
+    """Measure until `seconds` have passed since the replay was full, or the process ended."""
+    training, samples = psutil.Process(process.pid), []
+    rows, full, start, before = -1.0, False, 0.0, (0.0, 0)
+    while process.poll() is None:
+        time.sleep(every)
+        row = last_row(folder)
+        if not full:
+            kept = row.get("replay_rows", 0)
+            if 0 < kept <= rows:  # it grows no more
+                full, start, before = True, time.monotonic(), (time.monotonic(), row["frames"])
+                print(f"the replay is full with {kept:,} rows at {row['frames']:,} frames", flush=True)
+            rows = kept
+            continue
+        now = time.monotonic()
+        with training.oneshot():
+            samples.append(
+                {
+                    "seconds": round(now - start, 1),
+                    "frames": row["frames"],
+                    "frames_per_second": round((row["frames"] - before[1]) / (now - before[0]), 1),
+                    "resident_mb": round(training.memory_info().rss / 2**20, 1),
+                    "open_files": training.num_fds(),
+                    "threads": training.num_threads(),
+                }
+            )
+        before = (now, row["frames"])
+        if now - start >= seconds:
+            break
+    return samples
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

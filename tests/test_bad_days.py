@@ -1,0 +1,376 @@
+"""What may go wrong around a run, and what a stranger's run may not do."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+import evaluate as evaluate_program
+from experiment import checkpoint
+from experiment.checkpoint import load_latest, saved_frames
+from experiment.display import Display
+from experiment.run import Run
+from tests import small
+
+# --- numbers that are none -------------------------------------------------------------------------------------
+
+
+def _nan_loss(run: Run) -> None:
+    run.learner.online.head.advantage.bias.data[0] = float("nan")
+
+
+def _nan_weight_unseen(run: Run) -> None:
+    """Finite losses, but a memory of the optimiser that is not finite."""
+    run.learner.optimizer.state[next(iter(run.learner.online.parameters()))]["exp_avg"][:] = float("inf")
+    run.config.__dict__["samples_per_step"] = 1e-9  # no update comes any more: only rows and saves can notice
+
+
+@pytest.mark.parametrize("spoil", [_nan_loss, _nan_weight_unseen])
+def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    spoil: Callable[[Run], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    small.at_frame(monkeypatch, 1_300, spoil)
+    words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags()]
+    assert small.train_program.main(words) == 2
+    error = capsys.readouterr().err
+    assert "not finite" in error
+    assert "update " in error
+    assert "last good checkpoint, of 800 frames, is kept" in error
+    assert len(error.splitlines()) == 1
+    assert saved_frames(tmp_path / "run") == [800]
+    saved = load_latest(tmp_path / "run", training=True, report=pytest.fail)
+    assert all(torch.isfinite(t).all() for t in saved.weights.values())
+
+
+def test_a_stop_never_saves_what_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    def spoil_and_stop(run: Run) -> None:
+        _nan_loss(run)
+        run.stop_asked = True
+
+    small.at_frame(monkeypatch, 1_300, spoil_and_stop)
+    assert small.train_program.main(["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags()]) == 2
+    assert "online.head.advantage.bias" in capsys.readouterr().err
+    assert saved_frames(tmp_path / "run") == [800]
+
+
+# --- the disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", path], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small disk takes rights that this process has not")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until there is no room for another byte."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1_000))
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    settings = {"eval_frames": 1_000}
+    whole = small.start(tmp_path, "whole", **settings)
+    advance = Run.advance
+
+    def fill_and_clear(run: Run, *arguments: Any) -> None:
+        advance(run, *arguments)
+        if run.frames == 1_000:
+            fill(disk / "ballast")
+        if run.frames == 2_600:
+            assert run.metrics.pending > 0
+            assert saved_frames(disk / "run") == [800]
+            (disk / "ballast").unlink()
+
+    monkeypatch.setattr(Run, "advance", fill_and_clear)
+    folder = small.start(disk, "run", **settings)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "checkpoint at 1,600 frames not saved (No space left on device); training goes on" in out
+    assert "evaluation at 2,000 frames: its file is not written (No space left on device)" in out
+    assert "checkpoints are saved again" in out
+    lost = [name for name in small.differences(whole, folder) if not name.startswith("eval/000000002000")]
+    assert lost == []  # but the files of one evaluation nothing is missing
+
+
+def test_without_permission_to_save_training_goes_on_and_the_end_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    assert small.train_program.main(["dqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("not saved (Permission denied)") == 1
+    assert "the last checkpoint could not be saved" in captured.err
+    assert small.rows(tmp_path / "run")[-1]["frames"] == 3_200
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "file").write_text("")
+    assert small.train_program.main(["--runs-dir", str(tmp_path / "file"), *small.flags()]) == 2
+    assert "--runs-dir" in capsys.readouterr().err
+
+
+# --- company, clocks, terminals, trackers ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.start(tmp_path_factory.mktemp("runs"), "run", frames=1_600, priority_exponent=0.9, target_period=5)
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_second_process_on_one_run_is_refused(copy: Path):
+    with checkpoint.lock(copy):
+        result = subprocess.run(
+            small.command("--resume", str(copy), "--frames", "9999"), capture_output=True, text=True, check=False
+        )
+    assert result.returncode == 2
+    assert "another process is using this run" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_clock_that_jumps_back_changes_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    jumps = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
+    other = small.start(tmp_path, "run", frames=1_600, priority_exponent=0.9, target_period=5)
+    assert small.differences(finished, other) == []
+    seconds = [json.loads(line)["seconds"] for line in (other / "metrics.jsonl").read_text().splitlines()]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe"), SystemExit(1)])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_that_is_gone_does_not_end_the_run(error: BaseException, terminal: bool):
+    class Gone:
+        encoding = "utf-8"
+
+        def write(self, text: str) -> int:
+            raise error
+
+        flush = fileno = isatty = lambda self: False
+
+    with Display("title", 100, Console(file=Gone(), force_terminal=terminal)) as display:  # type: ignore[arg-type]
+        display.say("anything")
+        display.show({"frames": 1})
+
+
+def test_a_tracker_that_cannot_work_does_not_harm_a_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRACKIO_DIR", "/dev/null/impossible")
+    monkeypatch.setenv("HOME", "/dev/null")
+    other = small.start(tmp_path, "run", frames=1_600, priority_exponent=0.9, target_period=5, track="local")
+    assert small.differences(finished, other) == ["meta config"]
+    assert "/dev/null" in (other / "tracking.log").read_text()  # it did try
+
+
+# --- lies --------------------------------------------------------------------------------------------------------
+
+Lie = Callable[[dict[str, Any], dict[str, torch.Tensor]], object]  # changes the manifest or the tensors
+
+
+def _set(name: str, change: Callable[[torch.Tensor], object]) -> Lie:
+    def lie(meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name].clone()
+        changed = change(tensors[name])
+        if isinstance(changed, torch.Tensor):
+            tensors[name] = changed.contiguous()
+
+    return lie
+
+
+def _meta(**values: Any) -> Lie:
+    return lambda meta, tensors: meta.update(values)
+
+
+def _config(**values: Any) -> Lie:
+    return lambda meta, tensors: meta["config"].update(values)
+
+
+PCG = {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 0, "uinteger": 0}
+NAN = float("nan")
+LIES: dict[str, Lie] = {
+    "huge_credit": _meta(credit=1e300),
+    "negative_credit": _meta(credit=-1),
+    "credit_is_text": _meta(credit="1"),
+    "no_credit": lambda m, t: m.pop("credit"),
+    "other_frames": _meta(frames=1_608),
+    "position_beyond_the_end": _meta(metrics_position=10**9),
+    "position_within_a_row": _meta(metrics_position=17),
+    "negative_position": _meta(metrics_position=-1),
+    "sums_without_updates": _meta(sums={"loss": 1.0}, updates_in_row=0),
+    "sums_named_like_a_row": _meta(sums={"frames": 1.0}, updates_in_row=1),
+    "sums_are_a_list": _meta(sums=[1]),
+    "returns_are_text": _meta(returns=["x"]),
+    "many_returns": _meta(returns=[1.0] * 100_000),
+    "huge_score": _meta(best_score=10**400),
+    "generators_are_a_list": _meta(generators=[]),
+    "other_generator": _meta(generators={"replay": PCG, "exploration": PCG | {"bit_generator": "MT19937"}}),
+    "negative_generator": _meta(generators={"replay": PCG, "exploration": PCG | {"state": {"state": -1, "inc": 1}}}),
+    "generator_without_state": _meta(generators={"replay": PCG, "exploration": {"bit_generator": "PCG64"}}),
+    "huge_core": _config(core_size=10**9),
+    "endless_core": _config(core_size=10**30),
+    "huge_hidden": _config(hidden=10**12),
+    "huge_replay": _config(replay_rows=10**15),
+    "many_envs": _config(num_envs=1024),
+    "huge_batch": _config(batch_size=10**12),
+    "nested_game": _config(game=["breakout"]),
+    "unknown_setting": _config(rm=1),
+    "nan_weight": _set("head.advantage.bias", lambda t: t.fill_(NAN)),
+    "wide_weight": _set("head.advantage.bias", lambda t: t.double()),
+    "large_weight": _set("head.advantage.bias", lambda t: torch.zeros(10**6)),
+    "no_weight": lambda m, t: t.pop("head.advantage.bias"),
+    "no_target": lambda m, t: t.pop("learner.target.head.advantage.bias"),
+    "no_moment": lambda m, t: t.pop("learner.optimizer.0.exp_avg"),
+    "other_moment": lambda m, t: t.update({"learner.optimizer.0.momentum": torch.zeros(1)}),
+    "other_moment_shape": _set("learner.optimizer.0.exp_avg", lambda t: torch.zeros(3)),
+    "nan_moment": _set("learner.optimizer.0.exp_avg", lambda t: t.fill_(NAN)),
+    "moments_of_no_parameter": lambda m, t: t.update({"learner.optimizer.99.step": torch.zeros(())}),
+    "negative_updates": _set("learner.updates", lambda t: t.fill_(-1)),
+    "updates_is_a_list": _set("learner.updates", lambda t: torch.zeros(2, dtype=torch.int64)),
+    "actor_action_out_of_range": _set("actor.action", lambda t: t.fill_(4)),
+    "actor_of_other_size": _set("actor.frames", lambda t: t[..., :4]),
+    "nan_core_state": _set("actor.core_state", lambda t: t.fill_(NAN)),
+    "replay_action_out_of_range": _set("replay.action", lambda t: t.fill_(200)),
+    "replay_of_other_size": _set("replay.action", lambda t: t[:4]),
+    "nan_reward": _set("replay.reward", lambda t: t.fill_(NAN)),
+    "negative_time": _set("replay.time", lambda t: t.fill_(-8)),
+    "time_is_a_list": _set("replay.time", lambda t: torch.zeros(2, dtype=torch.int64)),
+    "huge_time": _set("replay.time", lambda t: t.fill_(2**62)),
+    "frames_that_do_not_unpack": _set("replay.frames", lambda t: t.fill_(255)),
+    "frames_that_unpack_to_less": _set("replay.frames", lambda t: t.zero_()),
+    "frames_as_numbers": _set("replay.frames", lambda t: t.float()),
+    "frames_cut": _set("replay.frames", lambda t: t[:-1]),
+    "negative_frame_bytes": _set("replay.frame_bytes", lambda t: t.neg_()),
+    "nan_priority": _set("replay.priority", lambda t: t.fill_(NAN)),
+    "negative_priority": _set("replay.priority", lambda t: t.neg_()),
+    "priority_for_no_row": _set("replay.priority", lambda t: t.fill_(1)),
+    "few_priorities": _set("replay.priority", lambda t: t[:3]),
+    "infinite_highest_priority": _set("replay.max_priority", lambda t: t.fill_(float("inf"))),
+    "loop_of_other_size": _set("loop.is_first", lambda t: t[:1]),
+    "nan_previous_reward": _set("loop.prev_reward", lambda t: t.fill_(NAN)),
+    "env_action_out_of_range": _set("envs.actions", lambda t: t.fill_(99)),
+    "other_env_actions": _set("envs.actions", lambda t: t.zero_()),
+    "huge_tapes": _set("envs.tape_length", lambda t: t.fill_(2**62)),
+    "other_tapes": _set("envs.tape_seed", lambda t: t.fill_(1)),
+    "complex_numbers": _set("loop.prev_reward", lambda t: t.to(torch.complex64)),
+    "tiny_floats": _set("replay.reward", lambda t: t.to(torch.bfloat16)),
+    "no_tensors_at_all": lambda m, t: t.clear(),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_signed_lie_is_one_clear_line(name: str, copy: Path, capsys: pytest.CaptureFixture):
+    shutil.rmtree(copy / "checkpoint" / f"{800:012d}")
+    folder = copy / "checkpoint" / f"{1_600:012d}"
+
+    def lie(manifest: dict[str, Any]) -> None:
+        network = load_file(folder / "network.safetensors")
+        training = load_file(folder / "training.safetensors")
+        tensors = network | training
+        LIES[name](manifest, tensors)
+        save_file({k: v for k, v in tensors.items() if k in network}, folder / "network.safetensors")
+        save_file({k: v for k, v in tensors.items() if k not in network}, folder / "training.safetensors")
+
+    small.sign(folder, lie)
+    rows = (copy / "metrics.jsonl").read_bytes()
+    meta = json.loads((folder / "manifest.json").read_text())
+    # The command line takes its settings from config.yaml; the stranger has changed that too.
+    import yaml
+
+    (copy / "config.yaml").write_text(yaml.safe_dump({"preset": "drqn", **meta["config"], "name": "run"}))
+    assert small.resume(copy, "--frames", "2400") == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
+    assert len(captured.err) < 600
+    assert (copy / "metrics.jsonl").read_bytes() == rows
+
+
+def test_a_metrics_file_that_was_cut_is_one_clear_line(copy: Path, capsys: pytest.CaptureFixture):
+    path = copy / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert small.resume(copy, "--frames", "2400") == 2
+    assert "metrics.jsonl" in capsys.readouterr().err
+    path.unlink()
+    assert small.resume(copy, "--frames", "2400") == 2
+    assert "metrics.jsonl" in capsys.readouterr().err
+
+
+EVALUATE_LIES = ["huge_core", "endless_core", "huge_hidden", "nan_weight", "wide_weight", "large_weight", "no_weight",
+                 "nested_game", "unknown_setting", "no_tensors_at_all"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVALUATE_LIES)
+def test_evaluate_refuses_a_signed_lie(name: str, copy: Path, capsys: pytest.CaptureFixture):
+    shutil.rmtree(copy / "checkpoint" / f"{800:012d}")
+    folder = copy / "checkpoint" / f"{1_600:012d}"
+
+    def lie(manifest: dict[str, Any]) -> None:
+        tensors = load_file(folder / "network.safetensors")
+        LIES[name](manifest, tensors)
+        save_file(tensors, folder / "network.safetensors")
+
+    small.sign(folder, lie)
+    assert evaluate_program.main([str(copy), "--episodes", "1", "--video", "none"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+CONFIGS = {
+    "lists_of_lists": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9))
+    + "game: *j\n",
+    "only_lists": "game: [" * 5000,
+    "a_date": "game: 2024-99-99",
+    "an_object": "!!python/object/apply:os.system ['touch /tmp/owned']",
+    "not_text": "\x00",
+    "a_list": "- 1",
+    "path_as_preset": "preset: ../../x\ngame: breakout",
+    "huge": "#" * 10**6,
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hostile_settings_are_one_clear_line(name: str, copy: Path, capsys: pytest.CaptureFixture):
+    (copy / "config.yaml").write_text(CONFIGS[name])
+    assert small.resume(copy) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert len(error) < 500
+
+
+def test_a_missing_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert small.resume(tmp_path / "nothing") == 2
+    assert "no such run folder" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture):
+    words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(replay_rows=101)]
+    assert small.train_program.main(words) == 2
+    assert "--replay-rows 101" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,84 @@
+"""The same seed gives the same run; each kind of chance has its own stream."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiment import setup
+from experiment.checkpoint import load_latest
+from experiment.config import Config
+from tests import small
+
+
+@pytest.mark.parametrize("preset", ["dqn", "drqn"])
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(preset: str, tmp_path: Path):
+    settings = {"frames": 1_600, "observe": "flicker", "priority_exponent": 0.9}
+    one = small.start(tmp_path, "one", preset, **settings)
+    torch.manual_seed(99)  # global generators, ours or a library's, must not matter
+    np.random.seed(99)
+    again = small.start(tmp_path, "again", preset, **settings)
+    assert small.differences(one, again) == []
+    other = small.start(tmp_path, "other", preset, seed=2, **settings)
+    changed = small.differences(one, other)
+    for name in (
+        "tensor head.advantage.weight",
+        "tensor envs.tape_seed",
+        "tensor replay.frames",
+        "meta generators",
+        "rows",
+    ):
+        assert name in changed
+
+
+@pytest.mark.parametrize("preset", ["dqn", "drqn"])
+def test_evaluation_never_disturbs_training(preset: str, tmp_path: Path):
+    settings = {"frames": 1_600, "observe": "flicker"}
+    without = small.start(tmp_path, "without", preset, **settings)
+    often = small.start(tmp_path, "often", preset, eval_frames=400, eval_episodes=2, **settings)
+    a, b = small.everything(without), small.everything(often)
+    assert len(list((often / "eval").glob("*.json"))) == 4
+    assert [name for name in a if name.startswith(("tensor", "meta gen", "meta sums")) and a[name] != b[name]] == []
+    assert [row for row in b["rows"] if "eval_score" not in row] == a["rows"]
+
+
+def test_neither_checkpoints_nor_tracking_disturb_training(tmp_path: Path):
+    seldom = small.start(tmp_path, "seldom", frames=1_600)
+    often = small.start(tmp_path, "often", frames=1_600, checkpoint_frames=100)
+    assert small.differences(seldom, often) == ["meta config"]
+
+
+def test_every_stream_is_its_own(tmp_path: Path):
+    """A change in what one part draws leaves the others' draws as they were."""
+    base = small.start(tmp_path, "base", frames=800)
+    unlike = small.start(tmp_path, "unlike", frames=800, hidden=16, priority_exponent=0.9, start_rows=60)
+    a, b = (load_latest(folder, training=True, report=pytest.fail) for folder in (base, unlike))
+    # Other weights and other replay draws; the same games and the same exploration draws.
+    assert a.meta["generators"]["exploration"] == b.meta["generators"]["exploration"]
+    assert a.meta["generators"]["replay"] != b.meta["generators"]["replay"]
+    assert torch.equal(a.training["envs.tape_seed"], b.training["envs.tape_seed"])
+
+
+def test_the_streams_of_a_seed_and_of_its_neighbours_all_differ():
+    first = [
+        setup.rng(seed, stream).random()
+        for seed in (0, 1, 2, 2**31 - 1)
+        for stream in ("weights", "replay", "exploration", "evaluation")
+    ]
+    assert len(set(first)) == len(first)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    config = Config(hidden=16, core_size=8, seed=5)
+    one = setup.make_network(config, 4).state_dict()
+    torch.rand(3)
+    setup.rng(5, "replay").random(7)
+    again = setup.make_network(config, 4).state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+
+
+def test_building_a_network_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    setup.make_network(Config(hidden=16, core_size=8), 4)
+    assert torch.equal(torch.random.get_rng_state(), before)

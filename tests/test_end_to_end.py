@@ -1,0 +1,92 @@
+"""A run of seconds on a real game through the two commands: train, stop, go on, evaluate, watch."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import yaml
+
+import evaluate
+import train
+from envs.episodes import EpisodeRecord, replay_colour, replay_grey
+
+TINY = (
+    "--game pong --num-envs 3 --hidden 16 --core-size 8 --replay-rows 900 --start-rows 90 --batch-size 2 --unroll 4 "
+    "--threads 1 --track none --eval-frames 2400 --eval-episodes 1 --log-frames 600 --seed 3"
+).split()
+
+
+@pytest.fixture(scope="module", params=["dqn", "drqn"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp(request.param)
+    argv = [request.param, "--frames", "2400", "--checkpoint-frames", "1200", "--runs-dir", str(runs), *TINY]
+    assert train.main(argv) == 0
+    return runs / f"{request.param}-pong-s3"
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_leaves_a_whole_folder(run: Path) -> None:
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert (written["game"], written["seed"], written["frames"]) == ("pong", 3, 2400)
+    frames = [row["frames"] for row in rows(run) if "loss" in row or "return_mean" in row]
+    assert frames == [600, 1200, 1800, 2400]  # every 600 frames, 12 frames a step of 3 envs
+    last = next(row for row in reversed(rows(run)) if "updates" in row)
+    # 600 steps; learning starts at 90 rows: 510 steps and the one before, x 4 samples, in updates of 2 x 4 rows.
+    assert last["steps"] == 600
+    assert last["updates"] == pytest.approx(510 * 4 / 8, abs=2)
+    assert last["samples"] == last["updates"] * 8
+    assert np.isfinite(last["loss"])
+    scores = [row["eval_score"] for row in rows(run) if "eval_score" in row]
+    assert len(scores) == 1
+    assert -21 <= scores[0] <= 21
+
+
+def test_evaluation_is_repeatable_true_and_filmed(run: Path) -> None:
+    argv = [str(run), "--episodes", "2", "--seed", "5", "--threads", "1", "--video", "median"]
+    assert evaluate.main(argv) == 0
+    path = next(path for path in (run / "eval").glob("*-v5-full0-e0.001-s5.json"))
+    first = json.loads(path.read_text())
+    assert evaluate.main([*argv[:-1], "none"]) == 0
+    assert json.loads(path.read_text()) == first
+    assert first["mean"] == np.mean(first["scores"])
+    assert first["random_score"] == -20.7
+
+    record = EpisodeRecord.load(path.with_suffix("") / "episode-000.json")
+    assert (path.with_suffix("") / "episode-000.json").stat().st_size < 10_000
+    frames, rewards = replay_grey(record)
+    assert frames.shape == (record.steps + 1, 84, 84)
+    assert rewards.sum() == record.score == first["scores"][0]
+
+    film = next((run / "videos").glob("*median*.mp4"))
+    with av.open(str(film)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 60
+        assert stream.codec_context.name == "h264"
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    shown = next(i for i in range(2) if film.stem.endswith(f"{first['scores'][i]:g}"))
+    record = EpisodeRecord.load(path.with_suffix("") / f"episode-{shown:03d}.json")
+    assert len(decoded) == sum(1 for _ in replay_colour(record, every_frame=True))
+    assert len(decoded) >= 4 * record.steps - 3
+    field = decoded[60][100:380, 20:300].reshape(-1, 3).astype(int)
+    assert np.abs(np.median(field, axis=0) - (144, 72, 17)).max() < 12  # Pong's brown, in colour
+
+
+def test_evaluation_under_flicker_hides_the_screen_from_the_agent(run: Path) -> None:
+    argv = [str(run), "--episodes", "1", "--threads", "1", "--video", "none"]
+    assert evaluate.main([*argv, "--observe", "flicker", "--hide-probability", "1"]) == 0
+    path = next((run / "eval").glob("*-v5-flicker1-*.json"))
+    frames, _ = replay_grey(EpisodeRecord.load(path.with_suffix("") / "episode-000.json"))
+    assert not frames.any()
+
+
+def test_a_finished_run_can_be_made_longer(run: Path) -> None:
+    before = rows(run)
+    assert train.main(["--resume", str(run), "--frames", "3000"]) == 0
+    after = rows(run)
+    assert after[: len(before)] == before
+    assert after[-1]["frames"] == 3000

@@ -1,0 +1,133 @@
+"""Kill real training runs at random moments, resume them to the end, compare with runs that were never stopped.
+
+python -m tests.torture --kills 20 [--game breakout] [--seed 1] [--frames 8000]
+
+A trial is one agent, game, way of observing and replay, all drawn by the seed. Its reference runs once without a
+stop; then the same run is killed several times: by SIGKILL, SIGTERM or SIGINT; somewhere between two frames, while a
+checkpoint is being written, or while the program starts. The last line counts kills, resumes and mismatches; the
+exit status is 1 if there was a mismatch, or a resume that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests import small
+
+GAMES = ("breakout", "space_invaders", "pong")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+KILLS_A_TRIAL = 5
+
+
+def draw_trial(draw: random.Random, number: int, game: str, frames: int) -> tuple[str, dict[str, object]]:
+    """Preset and settings. Presets and replays take turns, so that few trials already see all of them."""
+    settings: dict[str, object] = {"seed": draw.randrange(1000), "frames": frames, "num_envs": 3}
+    settings |= {"checkpoint_frames": 1_000, "eval_frames": 2_000}
+    settings["game"] = game or GAMES[number % len(GAMES)]
+    settings["observe"] = draw.choice(("flicker", "flicker", "full", "blackout"))
+    settings["replay_rows"] = draw.choice((1_500, 3_000))
+    if number // 2 % 2 == 0:
+        settings["priority_exponent"] = 0.9
+    if draw.random() < 0.5:
+        settings["target_period"] = 5
+    return ("dqn", "drqn")[number % 2], settings
+
+
+def bytes_written(folder: Path) -> int:
+    try:
+        return (folder / "metrics.jsonl").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def wait_and_kill(process: subprocess.Popen[str], folder: Path, draw: random.Random, length: int) -> str | None:
+    """Kill the process at a random moment. What was done, or None if it ended before."""
+    number = draw.choice(SIGNALS)
+    kind = draw.choice(("frame", "frame", "frame", "checkpoint", "start"))
+    if kind == "start":  # imports, reading the checkpoint, playing tapes again
+        number, end = signal.SIGKILL, time.monotonic() + 8 * draw.random()
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+    elif kind == "checkpoint":
+        writing = folder / "checkpoint" / ".writing"
+        while process.poll() is None and not writing.exists():
+            pass
+        time.sleep(0.02 * draw.random())
+    else:  # once some of the rows still to come are there, and a little later
+        target = bytes_written(folder) + (length - bytes_written(folder)) * draw.random() * 0.6
+        while process.poll() is None and bytes_written(folder) < target:
+            time.sleep(0.005)
+        time.sleep(0.3 * draw.random())
+    if process.poll() is not None:
+        return None
+    frames = small.rows(folder)[-1:] if bytes_written(folder) and kind != "checkpoint" else []
+    process.send_signal(number)
+    process.wait()
+    where = f" after frame {frames[0]['frames']}" if frames else ""
+    return f"{number.name} ({kind}){where}"
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m tests.torture", description="Kill, resume and compare real runs.")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--game", default="", help=f"default: {', '.join(GAMES)} in turn")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=8_000, help="of each run")
+    options = parser.parse_args(words)
+    draw = random.Random(options.seed)
+    kills = resumes = mismatches = number = 0
+    with tempfile.TemporaryDirectory() as home:
+        while kills < options.kills:
+            preset, settings = draw_trial(draw, number, options.game, options.frames)
+            runs = Path(home) / str(number)
+            runs.mkdir()
+            print(f"trial {number}: {preset} " + ", ".join(f"{k} {v}" for k, v in settings.items()), flush=True)
+
+            def launch(*first: str, log: Path = runs / "log") -> subprocess.Popen[str]:
+                with log.open("a") as file:
+                    return subprocess.Popen(
+                        small.command(*first), stdout=file, stderr=file, env=small.environment(), text=True
+                    )
+
+            def new(name: str, runs: Path = runs, preset: str = preset, settings: dict = settings) -> list[str]:
+                return [preset, "--runs-dir", str(runs), "--name", name, *small.flags(**settings)]
+
+            if launch(*new("whole")).wait() != 0:
+                print((runs / "log").read_text(), file=sys.stderr)
+                return 1
+            length = bytes_written(runs / "whole")
+            folder, done = runs / "killed", 0
+            process = launch(*new("killed"))
+            while True:
+                if kills < options.kills and done < KILLS_A_TRIAL:
+                    how = wait_and_kill(process, folder, draw, length)
+                    if how is not None:
+                        kills, done = kills + 1, done + 1
+                        print(f"  kill {kills}: {how}", flush=True)
+                        if folder.is_dir():
+                            process, resumes = launch("--resume", str(folder)), resumes + 1
+                        else:  # killed before it made its folder
+                            process = launch(*new("killed"))
+                        continue
+                status = process.wait()
+                break
+            wrong = ["a resumed run failed"] if status else small.differences(runs / "whole", folder)
+            if wrong:
+                mismatches += 1
+                print(f"  MISMATCH: {', '.join(wrong[:10])}\n{(runs / 'log').read_text()[-3000:]}", flush=True)
+            else:
+                print(f"  the same as the run that was never stopped, after {done} kills", flush=True)
+            number += 1
+    print(f"kills {kills}, resumes {resumes}, mismatches {mismatches}")
+    return 1 if mismatches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
