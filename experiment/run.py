@@ -25,10 +25,11 @@ from envs.episodes import EpisodeRecord
 from experiment import checkpoint as checkpoints
 from experiment import config as settings
 from experiment import fits, setup
-from experiment.checkpoint import Checkpoint, show, subtree, tensor_tree
+from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tree
 from experiment.config import Config, UsageError
 from experiment.display import Display, duration
 from experiment.evaluation import evaluate, write_evaluation
+from experiment.folder import check_links
 from experiment.tracking import MetricsFile, Tracker, start_tracker
 
 # Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
@@ -435,15 +436,15 @@ def _begin(config: Config, preset: str, folder: Path) -> Run:
 
 def _go_on(config: Config, preset: str, folder: Path) -> Run:
     """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
-    checkpoints.check_links(folder)
+    check_links(folder)
     if not checkpoints.saved_frames(folder) and _is_young(folder, config):
         stored, _ = settings.load(folder / "config.yaml")
-        _check_same(stored, config)
+        check_same(stored, config)
         print(f"{folder}: killed before its first checkpoint; begins again, with the same seed")
         return _begin(config, preset, folder)
     saved = checkpoints.load_latest(folder, training=True, report=print)
     stored, _ = settings.from_dict(saved.meta["config"], str(folder))
-    _check_same(stored, config)
+    check_same(stored, config)
     fits.check_size(config, saved, str(folder))
     for line in exactness_lost(saved.meta, config):
         print(f"no longer bit for bit the same run: {line}")
@@ -460,11 +461,12 @@ def _go_on(config: Config, preset: str, folder: Path) -> Run:
 def _is_young(folder: Path, config: Config) -> bool:
     """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed is needed."""
     last = 0
-    with contextlib.suppress(OSError, ValueError, AttributeError), (folder / "metrics.jsonl").open("rb") as file:
+    with contextlib.suppress(OSError), (folder / "metrics.jsonl").open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 10_000, 0))
-        for line in file.read().splitlines():
-            with contextlib.suppress(ValueError, AttributeError):
-                last = max(last, int(json.loads(line).get("frames", 0)))
+        for line in file.read(10_000).splitlines():
+            with contextlib.suppress(ValueError, AttributeError, RecursionError):
+                frames = json.loads(line).get("frames")
+                last = max(last, frames if is_count(frames) else 0)
     return last < config.checkpoint_frames + FRAME_SKIP * config.num_envs
 
 
@@ -502,7 +504,7 @@ def _keep_settings(config: Config, preset: str, folder: Path) -> None:
         print(f"{path}: not updated ({error})")
 
 
-def _check_same(stored: Config, wanted: Config) -> None:
+def check_same(stored: Config, wanted: Config) -> None:
     """Say what differs. UsageError if the run's meaning would change."""
     old, new = settings.to_dict(stored), settings.to_dict(wanted)
     changes = {k: f"{settings.flag(k)} {old[k]} -> {new[k]}" for k in old if old[k] != new[k]}
