@@ -5,7 +5,7 @@ BIN := .venv/bin
 # for a ball that they never serve.
 DEMO := --epsilon-frames 300000 --eval-frames 200000 --eval-episodes 10 --eval-epsilon 0.01 --checkpoint-frames 200000
 
-.PHONY: install test lint demo bench clean
+.PHONY: install test lint demo bench bench-scaling clean
 
 install: .venv/installed
 
@@ -27,6 +27,18 @@ lint: install
 
 demo: install
 	$(BIN)/python compare.py --runs-dir runs/demo --frames 600000 --episodes 30 --epsilon 0.01 -- $(DEMO)
+
+# Speed and memory against the peers, which live in an environment of their own.
+bench: install .bench-venv/installed
+	$(BIN)/python -m benchmarks
+
+bench-scaling: install
+	$(BIN)/python -m benchmarks.scaling
+
+.bench-venv/installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	@touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

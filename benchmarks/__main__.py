@@ -1,0 +1,70 @@
+"""python -m benchmarks ROW prints one row of the table; without a row all are run, each in a process of its own, one
+after the other, and benchmarks/results.json is written. The peers need .bench-venv: `make bench` builds it first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import parts, replay_memory, speed
+from benchmarks.common import QUICK, ROOT, Effort, Row, console, describe_machine, from_json, show, to_json
+
+ROWS: dict[str, Callable[[Effort], list[Row]]] = {
+    "dqn": speed.dqn,
+    "drqn": speed.drqn,
+    "dqn-busy": speed.dqn_busy,
+    "drqn-busy": speed.drqn_busy,
+    "everyday": speed.everyday,  # and the price of memory
+    "learner": parts.learner,
+    "overlap": parts.overlap,
+    "memory-breakout": partial(replay_memory.memory, "breakout", 600),
+    "memory-space-invaders": partial(replay_memory.memory, "space_invaders", 1900),
+    "draw": parts.draw,
+    "checkpoint": replay_memory.checkpoint,
+}
+
+
+def _in_own_process(name: str, words: list[str]) -> list[Row]:
+    """The rows of one command; none if it failed."""
+    begun = time.monotonic()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        own = [sys.executable, "-m", "benchmarks", name, "--json", str(path), *words]
+        ended = subprocess.run(own, cwd=ROOT, check=False).returncode
+        console.print(f"{name}: {time.monotonic() - begun:.0f} s{', FAILED' if ended else ''}\n")
+        return [] if ended else [from_json(row) for row in json.loads(path.read_text())]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("row", nargs="?", choices=list(ROWS))
+    parser.add_argument("--quick", action="store_true", help="only to see whether it works: the figures mean nothing")
+    parser.add_argument("--json", type=Path, help="where the rows go. Default, of all: benchmarks/results.json")
+    given = parser.parse_args()
+    if given.row:
+        rows = ROWS[given.row](QUICK if given.quick else Effort())
+        show(rows)
+        if given.json:
+            given.json.write_text(json.dumps([to_json(row, {}) for row in rows]))
+        return 0
+    begun, about = time.monotonic(), describe_machine()
+    found = [_in_own_process(name, ["--quick"] * given.quick) for name in ROWS]
+    rows = [row for part in found for row in part]
+    console.print(about)
+    show(rows)
+    console.print(f"all in {(time.monotonic() - begun) / 60:.1f} minutes")
+    path = given.json or ROOT / "benchmarks" / "results.json"
+    path.write_text(json.dumps([to_json(row, about) for row in rows], indent=1) + "\n")
+    return 0 if all(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Our side of a comparison: train.py's own loop, timed in turns. Takes the preset and the flags of train.py."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.common import after_each_step, quiet, running, warm_up
+from benchmarks.turns import Turns
+from experiment.cli import parse_train
+from train import train
+
+VECTOR_STEPS = 4  # between ticks: a whole number of updates in every setting measured
+
+
+def main(argv: list[str]) -> None:
+    turns, steps = Turns(), [0]
+    with running(parse_train(argv)[0]) as run:
+
+        def tick() -> None:
+            steps[0] += 1
+            if steps[0] % VECTOR_STEPS == 0:
+                turns.tick(VECTOR_STEPS * run.config.num_envs)
+
+        warm_up(run, 20)
+        run.stop_asked = False
+        with after_each_step(run, tick):
+            train(run, quiet)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,177 @@
+"""The parts of our training loop: the learner's work, what the overlap wins, the cost of a draw."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import cycle
+
+import numpy as np
+
+from agents.cores import Core
+from agents.networks import QNetwork
+from agents.types import Inputs
+from benchmarks.common import Effort, Row, alternate, compare, go, running, seconds, warm_up
+from benchmarks.reel import fill, reel
+from experiment.config import Config
+from experiment.run import Run
+
+import torch  # isort: skip  (after agents, which sets OpenMP)
+from torch import Tensor, nn  # isort: skip
+from torch.profiler import ProfilerActivity, profile  # isort: skip
+
+PRESETS = ("drqn", "dqn")
+SIZES = (1024, 2048, 4096)  # of square matrices
+UPDATES = 20  # a measurement
+STEPS = 120  # of all envs, a measurement: a whole number of updates
+
+
+def row_flops(network: QNetwork) -> tuple[int, int]:
+    """Floating-point operations of one row's forward pass, two a multiply-add, and those of the first convolution."""
+    found: list[int] = []
+
+    def count(module: nn.Module, _: object, output: Tensor | tuple[Tensor, Tensor]) -> None:
+        if isinstance(module, Core):
+            found.append(2 * sum(p.numel() for p in module.parameters() if p.ndim >= 2))
+        elif isinstance(module, nn.Linear):
+            found.append(2 * module.weight.numel())
+        elif isinstance(module, nn.Conv2d):
+            assert isinstance(output, Tensor)
+            found.append(2 * module.weight.numel() * output.shape[-2] * output.shape[-1])
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    frames = torch.zeros(network.frame_stack, 1, 84, 84, dtype=torch.uint8)
+    first = torch.zeros(network.frame_stack, 1, dtype=torch.bool)
+    with torch.no_grad():
+        network(Inputs(frames, first, torch.zeros(1, 1).long(), torch.zeros(1, 1)), network.initial_state(1))
+    for hook in hooks:
+        hook.remove()
+    return sum(found), found[0]
+
+
+def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
+    """What the mathematics of one update ask for, whatever is really done.
+
+    Forward for burn-in rows, trained rows and the rows after them, of the target network too; backward twice the
+    forward for trained rows, less the gradient of the pixels. Norms, activations, loss and optimiser count nothing.
+    """
+    networks = 2 if config.target_period else 1
+    burn_in = config.burn_in if state_size else 0
+    forward = networks * (burn_in + config.unroll + config.n_step) * row
+    return config.batch_size * (forward + config.unroll * (2 * row - first))
+
+
+def peak() -> Callable[[], float]:
+    """A measurement of bf16 matrix products in GFLOP/s, in the size this machine does best."""
+
+    def products(size: int) -> Callable[[], float]:
+        a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+        times = max(round((4096 / size) ** 3), 2)
+        return lambda: 2e-9 * size**3 / seconds(lambda: a @ b, times)
+
+    sides = [products(size) for size in SIZES]
+    for side in sides:
+        side()
+    return max(sides, key=lambda side: side())
+
+
+KINDS = {
+    "optimiser": ("adam", "optimizer", "foreach", "clip_grad"),
+    "LSTM": ("rnn", "lstm"),
+    "convolutions": ("conv",),
+    "matrix products": ("addmm", "::mm", "mmbackward"),
+    "norms": ("layer_norm", "layernorm"),
+}
+
+
+def shares(update: Callable[[], object]) -> dict[str, float]:
+    """The share of an update's time by kind of operation: copies, activations and all the rest are elementwise."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(UPDATES):
+            update()
+    found: dict[str, float] = defaultdict(float)
+    for event in profiler.key_averages():
+        kinds = [kind for kind, words in KINDS.items() if any(word in event.key.lower() for word in words)]
+        found[(*kinds, "elementwise and copies")[0]] += event.self_cpu_time_total
+    total = sum(found.values())
+    return {kind: time / total for kind, time in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def updates_of(run: Run, batches: int = 8) -> Callable[[], object]:
+    """The learner's update on batches that were drawn before."""
+    drawn = cycle([run.replay.sample(run.config.batch_size) for _ in range(batches)])
+    return lambda: run.learner.update(next(drawn))
+
+
+def learner(effort: Effort) -> list[Row]:
+    """The network's work per second in the learner alone, against the machine's bf16 matrix products."""
+    rows = []
+    for preset in PRESETS:
+        with running(preset, start_rows=2000) as run:
+            warm_up(run)
+            go(run, STEPS)
+            network = run.learner.online
+            work = update_flops(run.config, *row_flops(network), network.state_size)
+            update, products = updates_of(run), peak()
+            ours, other = alternate(lambda: 1e-9 * work / seconds(update, UPDATES), products, pairs=effort.pairs)  # noqa: B023
+            parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(update).items())
+        note = f"{work / 1e9:.2f} GFLOP an update, against bf16 matrix products; its time: {parts}"
+        rows.append(compare(f"learner alone, {preset}", ours, other, "GFLOP/s", ">=", 0.55, note))
+    return rows
+
+
+def overlap(effort: Effort) -> list[Row]:
+    """The whole loop against the sum of its parts, each alone with all cores.
+
+    Appending rows, counting and reporting are in the loop's time but in no part's.
+    """
+    return [_overlap(preset, effort) for preset in PRESETS]
+
+
+def _overlap(preset: str, effort: Effort) -> Row:
+    with running(preset, start_rows=2000) as run:
+        warm_up(run)
+        config, rng = run.config, np.random.default_rng(1)
+        epsilon = run.epsilon(run.frames, config.num_envs)
+        updates = round(STEPS * config.num_envs * config.samples_per_step / (config.batch_size * config.unroll))
+
+        def play() -> None:
+            run.envs.send(rng.integers(run.envs.num_actions, size=config.num_envs))
+            run.envs.recv()
+
+        def learn() -> None:
+            batch = run.replay.sample(config.batch_size)
+            run.replay.update_priorities(batch.origin, run.learner.update(batch).priority)
+
+        sides = alternate(
+            lambda: seconds(lambda: go(run, STEPS)),
+            lambda: STEPS * seconds(play, STEPS),
+            lambda: STEPS * seconds(lambda: run.actor.act(run.frame, run.is_first, run.prev_reward, epsilon), STEPS),
+            lambda: updates * seconds(learn, updates),
+            pairs=effort.pairs,
+        )
+    loop, *parts = ([1e3 * s / STEPS for s in side] for side in sides)
+    names = ("environments", "acting", "learning")
+    note = "sum of " + ", ".join(f"{name} {np.median(part):.2f}" for name, part in zip(names, parts, strict=True))
+    total = [float(sum(pair)) for pair in zip(*parts, strict=True)]
+    return compare(f"whole loop, {preset}", loop, total, "ms/step of all envs", "<=", 0.95, note)
+
+
+def draw(effort: Effort) -> list[Row]:
+    """Drawing a batch against the update that uses it."""
+    rows = min(effort.rows, 200_000)
+    return [_draw(preset, rows, effort.pairs) for preset in PRESETS]
+
+
+def _draw(preset: str, rows: int, pairs: int) -> Row:
+    with running(preset, replay_rows=rows, start_rows=2000) as run:
+        warm_up(run)
+        fill(run.replay, reel(run.config.game), rows, run.learner.online.state_size)
+        update, replay, batch = updates_of(run), run.replay, run.config.batch_size
+        drawing, updating = alternate(
+            lambda: 1e3 * seconds(lambda: replay.sample(batch), UPDATES),
+            lambda: 1e3 * seconds(update, UPDATES),
+            pairs=pairs,
+        )
+    note = f"from {rows:,} rows, against the update"
+    return compare(f"drawing a batch, {preset}", drawing, updating, "ms", "<=", 0.05, note)

@@ -1,0 +1,87 @@
+"""Real frames to fill replays with: played once, kept as a file, shown again and again.
+
+A million rows take minutes to play. So 102,400 (32 envs, 3,200 steps each) are played, kept, and appended in their
+order, over and over, until the replay is full; where the reel begins again, all lanes start an episode. The player acts
+at random, or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the environment, each for its own game.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from agents.replay import Replay, Rows
+from benchmarks.common import ROOT, SCRATCH
+from experiment import config as settings
+from experiment import setup
+from experiment.checkpoint import load_latest
+from experiment.evaluation import load_network
+
+ENVS, STEPS = 32, 3200
+COLUMNS = np.dtype([("is_first", "?"), ("action", "u1"), ("reward", "f4"), ("terminated", "?"), ("truncated", "?")])
+
+
+def player(game: str) -> Path | None:
+    """The run whose policy plays this game; None: at random."""
+    runs = map(Path, os.environ.get("RECALL_REEL_RUNS", "").split())
+    return next((run for run in runs if settings.load(run / "config.yaml")[0].game == game), None)
+
+
+def _play(game: str, path: Path) -> None:
+    run, rng = player(game), np.random.default_rng(1)
+    config = settings.load(run / "config.yaml")[0] if run else settings.Config(game=game)
+    config = replace(config, num_envs=ENVS)
+    protocol = setup.check_names(config)
+    envs = setup.make_envs(config, protocol)
+    network = setup.make_network(config, envs.num_actions)
+    if run:
+        network = load_network(load_latest(run, training=False, report=print), config, protocol, run)
+    actor = setup.make_actor(config, network, ENVS, rng)
+    epsilon = np.full(ENVS, 0.05 if run else 1.0)
+    frame, is_first, reward = envs.reset(), np.ones(ENVS, bool), np.zeros(ENVS, np.float32)
+    columns = np.zeros((STEPS, ENVS), COLUMNS)
+    with path.with_suffix(".part").open("wb") as file:
+        for row in columns:
+            row["is_first"], row["action"] = is_first, actor.act(frame, is_first, reward, epsilon)
+            envs.send(row["action"])
+            file.write(frame.tobytes())
+            step = envs.recv()
+            row["reward"], row["terminated"], row["truncated"] = step.reward, step.terminated, step.truncated
+            frame, is_first, reward = step.frame, step.is_first, step.reward
+    np.save(path.with_suffix(".npy"), columns)
+    path.with_suffix(".part").rename(path)
+    envs.close()
+
+
+def reel(game: str) -> Path:
+    """The file of the game's frames; played now, in a process of its own, if it is not there."""
+    run = player(game)
+    path = SCRATCH / f"{game}-{run.name if run else 'random'}.frames"
+    if not path.exists():
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.reel", game, str(path)], cwd=ROOT, check=True)
+    return path
+
+
+def fill(replay: Replay, path: Path, rows: int, state_size: int) -> None:
+    """Append at least `rows` rows from a reel. Holds one step's frames at a time."""
+    columns = np.load(path.with_suffix(".npy"))
+    states = np.random.default_rng(1).standard_normal((ENVS, state_size), np.float32)
+    frames = np.empty((ENVS, 84, 84), np.uint8)
+    with path.open("rb", buffering=0) as file:
+        for step in range(-(-rows // ENVS)):
+            row = columns[step % STEPS]
+            if step % STEPS == 0:
+                file.seek(0)
+            file.readinto(frames.data)
+            ends = row["terminated"], row["truncated"]
+            replay.append(Rows(frames, row["is_first"], row["action"], row["reward"], *ends, states))
+
+
+if __name__ == "__main__":
+    _play(sys.argv[1], Path(sys.argv[2]))

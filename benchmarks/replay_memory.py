@@ -1,0 +1,63 @@
+"""What a replay of a million rows costs: memory, and training time lost to its checkpoints."""
+
+from __future__ import annotations
+
+import gc
+from statistics import median
+
+import psutil
+
+from benchmarks.common import Effort, Row, alternate, go, quiet, running, seconds, warm_up
+from benchmarks.reel import ENVS, fill, player, reel
+from envs.emulator import FRAME_SKIP
+from experiment import setup
+from experiment.config import Config
+
+RAW = 84 * 84  # bytes of a frame
+STEPS, BETWEEN = 120, 600.0  # of all envs in a measurement; seconds between checkpoints
+
+
+def _resident() -> int:
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+def memory(game: str, limit: int, effort: Effort) -> list[Row]:
+    """Bytes a row, as the growth of this process, which must have played nothing before, against raw frames.
+
+    Everything is in: the drqn preset's core states, the other columns, what Python and the allocator add.
+    """
+    config = Config(game=game, num_envs=ENVS, replay_rows=effort.rows)
+    path, state_size = reel(game), 2 * config.core_size
+    before = _resident()
+    replay = setup.make_replay(config, state_size)
+    fill(replay, path, effort.rows, state_size)
+    kept = replay.capacity * replay.lanes
+    size = (_resident() - before) / kept
+    note = f"at most {limit} bytes; {kept:,} rows, player: {player(game) or 'random'}"
+    return [Row(f"replay memory, {game}", size, RAW, "bytes/row", size / RAW, "<=", limit / RAW, 1, note)]
+
+
+def checkpoint(effort: Effort) -> list[Row]:
+    """Training time lost to a checkpoint of a Breakout replay each ten minutes.
+
+    The same steps of the everyday drqn loop with a checkpoint after the first, and without: the difference is what is
+    lost, also where part of the saving goes on beside the training.
+    """
+    with running("drqn", replay_rows=effort.rows, start_rows=2000) as run:
+        warm_up(run)
+        fill(run.replay, reel(run.config.game), effort.rows, run.learner.online.state_size)
+        run.frames = run.replay.time * run.config.num_envs * FRAME_SKIP
+        go(run, STEPS)
+
+        def save() -> None:
+            go(run, 1)
+            run.save(quiet)
+            go(run, STEPS - 1)
+
+        sides = alternate(lambda: seconds(save), lambda: seconds(lambda: go(run, STEPS)), pairs=effort.pairs)
+        folder = max((run.folder / "checkpoint").iterdir())
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    lost = median(a - b for a, b in zip(*sides, strict=True))
+    note = f"{size / 1e6:,.0f} MB, {effort.rows:,} rows; {STEPS} steps without one take {median(sides[1]):.2f} s"
+    return [Row("checkpoint each 10 minutes", lost, BETWEEN, "s", lost / BETWEEN, "<=", 0.02, effort.pairs, note)]

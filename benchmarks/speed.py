@@ -1,0 +1,131 @@
+"""Our training loop against the peers', each in a process of its own, in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from tempfile import TemporaryFile
+
+from benchmarks.common import ROOT, Effort, Row, better, compare, console
+
+# What the games played against a peer have in common with the peer's: no sticky actions, a lost life is an end.
+SAME = (
+    "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --trace-lambda None --n-step 1 --burn-in 0 "
+    "--loss huber --norm False --batch-size 32 --learning-rate 1e-4 "
+)
+# One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
+AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
+AT_PFRL = SAME + (
+    "--unroll 10 --samples-per-step 80 --target-period 2500 --hidden 0 --core-size 512 --sequence-stride 1 "
+    "--last-action-reward False --max-grad-norm None"
+)
+SB3, PFRL = ("sb3, 1 env", "sb3, 8 envs"), ("pfrl",)
+OURS = [sys.executable, "-m", "benchmarks.ours"]
+PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
+COMMANDS = {
+    "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split()],
+    "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split()],
+    "everyday drqn": [*OURS, "drqn", "--start-rows", "2000"],
+    "everyday dqn": [*OURS, "dqn", "--start-rows", "2000"],
+    "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
+    "sb3, 8 envs": [*PEER, "benchmarks.peer_sb3", "8"],
+    "pfrl": [*PEER, "benchmarks.peer_pfrl"],
+}
+BUSY = "import os\nwhile os.getppid() == {parent}: sum(range(100000))"
+
+
+class Worker:
+    """One side, in a process of its own, that works in turns."""
+
+    def __init__(self, name: str, stack: ExitStack) -> None:
+        self.name, self._errors = name, stack.enter_context(TemporaryFile("w+"))  # noqa: SIM115
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            COMMANDS[name], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=self._errors, text=True
+        )
+        stack.callback(self._end)
+
+    def _end(self) -> None:
+        """No more orders: it cleans up and leaves."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def answer(self) -> dict[str, float | str]:
+        """Its next line. RuntimeError with its last words if it has ended."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise RuntimeError(f"{self.name} ended: {self._errors.read()[-2000:]}")
+        return json.loads(line)
+
+    def turn(self, seconds: float) -> float:
+        """Agent steps a second, over at least so many seconds."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return float(self.answer()["steps_per_second"])
+
+
+def steps_per_second(names: Sequence[str], seconds: float, pairs: int, busy: bool = False) -> dict[str, list[float]]:
+    """The speed of every side in turn, `pairs` times; with `busy` beside a process that never rests."""
+    with ExitStack() as stack:
+        workers = [Worker(name, stack) for name in names]
+        for worker in workers:
+            console.print(f"{worker.name}: {worker.answer()}", markup=False)
+        if busy:
+            other = subprocess.Popen([sys.executable, "-c", BUSY.format(parent=os.getpid())])
+            stack.callback(other.wait)
+            stack.callback(other.kill)
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(pairs):
+            for worker in workers:
+                found[worker.name].append(worker.turn(seconds))
+        return found
+
+
+def _against(ours: str, others: Sequence[str], target: float, effort: Effort, busy: bool = False) -> list[Row]:
+    # In company a peer may need seconds for one update.
+    seconds = effort.seconds * (1.5 if busy and others is PFRL else 1)
+    speed = steps_per_second([ours, *others], seconds, effort.pairs, busy)
+    best = better({other: speed[other] for other in others})
+    name = f"{ours}, a core busy" if busy else ours
+    return [compare(name, speed[ours], speed[best], "agent steps/s", ">=", target, f"against {best}")]
+
+
+def dqn(effort: Effort) -> list[Row]:
+    return _against("dqn at sb3's settings", SB3, 3.5, effort)
+
+
+def drqn(effort: Effort) -> list[Row]:
+    return _against("drqn at pfrl's settings", PFRL, 2.2, effort)
+
+
+def dqn_busy(effort: Effort) -> list[Row]:
+    return _against("dqn at sb3's settings", SB3, 6.0, effort, busy=True)
+
+
+def drqn_busy(effort: Effort) -> list[Row]:
+    return _against("drqn at pfrl's settings", PFRL, 6.0, effort, busy=True)
+
+
+def everyday(effort: Effort) -> list[Row]:
+    """Our presets as they are: drqn against the peer, and drqn against dqn, both with 4 samples an agent step."""
+    ours, feed_forward = "everyday drqn", "everyday dqn"
+    speed = steps_per_second([ours, *SB3, feed_forward], effort.seconds, effort.pairs)
+    best = better({side: speed[side] for side in SB3})
+    frames = {side: [4 * x for x in speed[side]] for side in speed}
+    sample = {side: [1e6 / (4 * x) for x in speed[side]] for side in speed}
+    memory = "the price of memory: everyday drqn against everyday dqn"
+    return [
+        compare(ours, frames[ours], frames[best], "frames/s", ">=", 10.0, f"against {best} at its defaults"),
+        compare("price of memory", sample[ours], sample[feed_forward], "us/sample", "<=", 1.25, memory),
+    ]

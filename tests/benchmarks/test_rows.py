@@ -1,0 +1,88 @@
+"""The benchmark's own arithmetic, with numbers worked out by hand."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.common import ROOT, Row, alternate, better, compare, from_json, to_json
+from benchmarks.parts import row_flops, update_flops
+from experiment import config as settings
+from experiment import setup
+
+
+def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians() -> None:
+    row = compare("x", [10.0, 30.0, 40.0], [5.0, 10.0, 40.0], "steps/s", ">=", 2.0)  # pairs: 2, 3, 1
+    assert (row.ours, row.other, row.ratio, row.pairs) == (30.0, 10.0, 2.0, 3)  # of the medians it would be 3
+
+
+@pytest.mark.parametrize(
+    ("sense", "ratio", "met"), [(">=", 2.0, True), (">=", 1.99, False), ("<=", 2.0, True), ("<=", 2.01, False)]
+)
+def test_a_target_is_met_on_its_own_side_and_on_the_line(sense: str, ratio: float, met: bool) -> None:
+    assert Row("x", ratio, 1.0, "s", ratio, sense, 2.0, 5).met is met
+
+
+def test_sides_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        compare("x", [1.0, 2.0], [1.0], "s", "<=", 1.0)
+
+
+def test_the_better_peer_is_the_one_with_the_higher_median() -> None:
+    assert better({"a": [1.0, 2.0, 99.0], "b": [3.0, 3.0, 3.0]}) == "b"
+
+
+def test_sides_take_turns() -> None:
+    calls: list[str] = []
+
+    def side(name: str, value: float) -> float:
+        calls.append(name)
+        return value + len(calls)
+
+    assert alternate(lambda: side("a", 10), lambda: side("b", 20), pairs=2) == [[11, 13], [22, 24]]
+    assert calls == ["a", "b", "a", "b"]
+
+
+def test_a_row_survives_json_and_carries_what_was_asked_for() -> None:
+    row = Row("x", 3.0, 2.0, "s", 1.5, "<=", 2.0, 5, "note")
+    data = json.loads(json.dumps(to_json(row, {"machine": "m"})))
+    assert from_json(data) == row
+    assert {"name", "ours", "other", "unit", "ratio", "target", "met", "machine"} <= set(data)
+    assert data["met"] is True
+
+
+def test_work_of_a_row_by_hand() -> None:
+    config = settings.Config(
+        frame_stack=1, torso="nature", hidden=512, core="lstm", core_size=256, dueling=False, norm=True,
+        last_action_reward=True,
+    )  # fmt: skip
+    row, first = row_flops(setup.make_network(config, num_actions=4))
+    conv1 = 2 * 20 * 20 * 32 * (8 * 8 * 1)
+    conv2, conv3 = 2 * 9 * 9 * 64 * (4 * 4 * 32), 2 * 7 * 7 * 64 * (3 * 3 * 64)
+    fc, lstm, head = 2 * 3136 * 512, 2 * 4 * 256 * (512 + 4 + 1 + 256), 2 * 256 * 4
+    assert first == conv1
+    assert row == conv1 + conv2 + conv3 + fc + lstm + head
+
+
+@pytest.mark.parametrize(
+    ("target_period", "state_size", "forward_rows"),
+    [(0, 512, 8 + 20 + 2), (1, 512, 2 * (8 + 20 + 2)), (1, 0, 2 * (20 + 2))],  # a target network; no memory
+)
+def test_work_of_an_update_by_hand(target_period: int, state_size: int, forward_rows: int) -> None:
+    config = settings.Config(batch_size=3, burn_in=8, unroll=20, n_step=2, target_period=target_period)
+    # The 20 trained rows go backward, twice the forward but for the gradient of the pixels.
+    assert update_flops(config, 100, 10, state_size) == 3 * (forward_rows * 100 + 20 * (2 * 100 - 10))
+
+
+def test_a_worker_counts_only_the_steps_of_its_turn() -> None:
+    program = "from benchmarks.turns import Turns\nturns = Turns()\nprint('noise')\nwhile True: turns.tick(3)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, input="0\n0.05\n", capture_output=True, text=True, check=True
+    )
+    ready, first, second = map(json.loads, done.stdout.splitlines())
+    assert ready == {"ready": True}
+    assert first["steps"] == 3
+    assert second["steps"] % 3 == 0
+    assert second["seconds"] >= 0.05
+    assert second["steps_per_second"] == pytest.approx(second["steps"] / second["seconds"])
