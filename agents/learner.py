@@ -90,7 +90,7 @@ class Learner:
         mask = losses.loss_mask(batch.truncated[c.burn_in : c.burn_in + c.unroll])  # [T, B]
         with self._autocast():
             with torch.no_grad():
-                state = self._burn_in(self.online, batch)
+                state = self._burn_in(self.online, batch, c.burn_in)
             rows = batch.inputs.rows(c.burn_in, c.burn_in + c.unroll)
             q, state = self.online(rows, state)  # [T, B, A]
             with torch.no_grad():
@@ -114,21 +114,22 @@ class Learner:
         priority = losses.sequence_priority(td_error.detach(), mask, c.priority_eta)
         return Update(metrics, priority.cpu().numpy())
 
-    def _burn_in(self, network: QNetwork, batch: Sequence) -> Tensor:
-        """The network's own core state [B, S] after the burn-in rows (R2D2 section 3)."""
-        if self.config.burn_in == 0 or network.state_size == 0:
+    def _burn_in(self, network: QNetwork, batch: Sequence, rows: int) -> Tensor:
+        """The network's own core state [B, S] after the first rows (R2D2 section 3)."""
+        if rows == 0 or network.state_size == 0:
             return batch.core_state
-        return network(batch.inputs.rows(0, self.config.burn_in), batch.core_state)[1]
+        return network(batch.inputs.rows(0, rows), batch.core_state)[1]
 
     def _values(self, batch: Sequence, q: Tensor, state: Tensor) -> Tensor:
         """v(s_t) for the unrolled rows and the n after them [T + n, B]. q, state: the online pass so far."""
         c = self.config
-        start, stop = c.burn_in, c.burn_in + c.unroll + c.n_step
+        start, stop = c.burn_in + 1, c.burn_in + c.unroll + c.n_step
         tail = batch.inputs.rows(c.burn_in + c.unroll, stop)
         online = torch.cat([q, self.online(tail, state)[0]])  # [T + n, B, A]
         value = online
-        if self.target is not self.online:
-            value = self.target(batch.inputs.rows(start, stop), self._burn_in(self.target, batch))[0]
+        if self.target is not self.online:  # no target looks at v of the first row: the target network is spared it
+            rest = self.target(batch.inputs.rows(start, stop), self._burn_in(self.target, batch, start))[0]
+            value = torch.cat([online[:1], rest])
         return losses.double_q_value(online if c.double else value, value)
 
     def _target(self, batch: Sequence, value: Tensor) -> Tensor:

@@ -191,8 +191,9 @@ class QNetwork(nn.Module):
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         is_first = inputs.is_first[self.frame_stack - 1 :]  # [L, B]
         planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H, W, C]
+        planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in
         stacks = stack_frames(planes, inputs.is_first, self.frame_stack).flatten(0, 1)  # [L B, H, W, K C]
-        images = stacks.to(_compute_dtype(stacks)).permute(0, 3, 1, 2)  # channels last
+        images = stacks.permute(0, 3, 1, 2)  # channels last
         x = self.fc(self.conv(images)).unflatten(0, is_first.shape)  # [L, B, D]
         if self.last_action_reward:
             action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(is_first[..., None], 0)

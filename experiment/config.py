@@ -148,6 +148,8 @@ class Config:
     """bf16: mixed precision with fp32 weights. auto: bf16 where the hardware has it."""
     device: str = "cpu"
     """cpu, or cuda (untested)."""
+    compile: bool = False
+    """Run the networks through torch.compile, for GPUs (untested)."""
 
 
 DRQN: dict[str, Any] = {}

@@ -143,7 +143,11 @@ def make_network(config: Config, num_actions: int) -> QNetwork:
 
 def make_learner(config: Config, network: QNetwork) -> Learner:
     fields = {name: getattr(config, name) for name in LearnerConfig.__dataclass_fields__}
-    return Learner(network, LearnerConfig(**fields), autocast(config), config.device)
+    learner = Learner(network, LearnerConfig(**fields), autocast(config), config.device)
+    if config.compile:
+        learner.online.compile()
+        learner.target.compile()
+    return learner
 
 
 def make_replay(config: Config, state_size: int) -> Replay:
