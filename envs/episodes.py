@@ -69,6 +69,8 @@ def _check(fields: dict[str, Any]) -> int:
 
 def _read(path: Path) -> EpisodeRecord:
     """Every field is checked before it is used; memory is bounded by this file's constants."""
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("missing, or not a file")
     with path.open("rb") as file:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from experiment.config import UsageError
+from experiment.folder import check_links
 
 FORMAT = "recall-checkpoint"
 VERSION = 2
@@ -122,7 +123,16 @@ def _candidates(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
+    found = (p for p in folder.iterdir() if re.fullmatch("[0-9]{12,16}", p.name) and p.is_dir())
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def _saved(run: Path) -> list[Path]:
+    """The checkpoints of a run, newest first. UsageError if that cannot be read."""
+    try:
+        return _candidates(run / "checkpoint")
+    except OSError as error:
+        raise UsageError(f"{run / 'checkpoint'}: cannot be read ({error.strerror})") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
     if not run.is_dir():
         raise UsageError(f"{run}: no such run folder")
     check_links(run)
-    candidates = _candidates(run / "checkpoint")
+    candidates = _saved(run)
     if not candidates:
         raise UsageError(f"{run}: holds no checkpoint")
     problems = []
@@ -233,17 +243,7 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
 
 def saved_frames(run: Path) -> list[int]:
     """The frame counts of a run's checkpoints, newest first, whole or not."""
-    return [int(path.name) for path in _candidates(run / "checkpoint")]
-
-
-def check_links(run: Path) -> None:
-    """UsageError if a symbolic link leads out of the run's folder: a stranger's run must not write elsewhere."""
-    home = run.resolve()
-    for where, folders, files in os.walk(run):
-        for name in folders + files:
-            path = Path(where, name)
-            if path.is_symlink() and not os.path.realpath(path).startswith(f"{home}{os.sep}"):
-                raise UsageError(f"{path}: a symbolic link that leads out of the run's folder")
+    return [int(path.name) for path in _saved(run)]
 
 
 @contextlib.contextmanager

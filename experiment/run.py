@@ -27,13 +27,13 @@ from experiment import config as settings
 from experiment import fits, setup
 from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tree
 from experiment.config import Config, UsageError
-from experiment.display import Display, duration
+from experiment.display import Display
 from experiment.evaluation import evaluate, write_evaluation
 from experiment.folder import check_links
 from experiment.tracking import MetricsFile, Tracker, start_tracker
 
 # Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
-FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads"})
+FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile"})
 
 
 def machine() -> dict[str, str]:
@@ -61,11 +61,13 @@ def exactness_lost(meta: dict[str, Any], config: Config) -> list[str]:
     stored = meta.get("machine")
     old = {**(stored if isinstance(stored, dict) else {}), **{k: meta.get(k) for k in ("precision", "threads")}}
     stored_config = meta.get("config")
-    old["device"] = stored_config.get("device") if isinstance(stored_config, dict) else None
+    for key in ("device", "compile"):
+        old[key] = stored_config.get(key) if isinstance(stored_config, dict) else None
     new = machine() | {
         "precision": setup.precision(config),
         "threads": setup.threads(config),
         "device": config.device,
+        "compile": config.compile,
     }
     return [f"{k} {show(old.get(k))} -> {v!r}" for k, v in new.items() if old.get(k) != v]
 
@@ -336,27 +338,6 @@ class Run:
 
     # --- what the user sees ----------------------------------------------------------------------------------
 
-    def announce(self) -> None:
-        """What will be done, before it starts."""
-        c = self.config
-        seen = setup.observe(c)
-        core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
-        rate = estimated_speed(c)
-        print(f"run         {self.folder}" + (f", resumed at {self.frames:,} frames" if self.frames else ""))
-        print(f"game        {c.game}, protocol {c.protocol}, seed {c.seed}, observe {seen.kind} {seen.parameter:g}")
-        print(
-            f"network     {self.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
-            f"core {core}, {self.parameters:,} parameters, {self.envs.num_actions} actions"
-        )
-        print(f"replay      {c.replay_rows:,} rows, about {setup.replay_gigabytes(c):.2f} GB when full")
-        print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
-        print(f"device      {c.device}, {setup.precision(c)}, {setup.threads(c)} threads")
-        left = (c.frames - self.frames) / rate
-        print(
-            f"length      {c.frames:,} frames, about {duration(left)} at an estimated {rate:,.0f} frames/s",
-            flush=True,
-        )
-
     def display(self) -> Display:
         return Display(f"{self.preset} on {self.config.game}", self.config.frames)
 
@@ -367,12 +348,6 @@ class Run:
             raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
         word = "done" if self.frames >= self.config.frames else "stopped"
         display.say(f"{word} at {self.frames:,} frames; go on with: python train.py --resume {self.folder}")
-
-
-def estimated_speed(config: Config) -> float:
-    """Frames a second to expect, from a probe of this machine's own speed: a rough guess, for the announcement."""
-    base = 5500.0 / (1 + config.samples_per_step * config.unroll / 60 / max(config.unroll, 1) * 8)
-    return base * (0.2 if config.torso == "impala" else 1.0)
 
 
 def _open_metrics(path: Path, position: int) -> MetricsFile:

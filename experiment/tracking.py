@@ -13,6 +13,7 @@ import json
 import math
 import netrc
 import os
+import re
 import select
 import shlex
 import signal
@@ -30,10 +31,15 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from experiment.config import MAX_BYTES, UsageError
+from experiment.folder import check_links
+
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
 MAX_PENDING_ROWS = 10_000  # a few MB: what a full disk may cost in memory
 MAX_LOG_BYTES = 1_000_000
+MAX_ROW_BYTES = 65_536  # of a row and of tracking.json; ours take a few hundred
+MAX_FRAMES = 2**53
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 60.0  # how long the process may outlive training
 WANDB_SECONDS = 10.0  # to connect, and again to finish: both fit in the time `finish` gives
@@ -226,7 +232,10 @@ class WandbSink:
 
         self._folder = folder
         # One id for the life of the folder: a resumed run is one run.
-        self.note = {"run": str(_read_marks(folder).get("wandb", {}).get("run") or uuid.uuid4().hex[:12])}
+        known = _read_marks(folder).get("wandb", {}).get("run")  # it becomes part of a path
+        if not isinstance(known, str) or not re.fullmatch(r"[\w-]{1,64}", known):
+            known = uuid.uuid4().hex[:12]
+        self.note = {"run": known}
         options: dict[str, Any] = {
             "project": PROJECT,
             "name": name,
@@ -289,20 +298,29 @@ def wandb_mode() -> Any:
 
 
 def _videos(folder: Path, row: dict[str, Value]) -> list[tuple[str, Path]]:
-    """Take "video" (a path relative to the run's folder) out of the row; no file, no video."""
+    """Take "video" (a path relative to the run's folder) out of the row; no file in that folder, no video."""
     path = row.pop("video", None)
-    return [("video", folder / path)] if isinstance(path, str) and (folder / path).is_file() else []
+    with suppress(OSError, ValueError):
+        video = (folder / path).resolve() if isinstance(path, str) else folder
+        if video.is_relative_to(folder.resolve()) and video.is_file():
+            return [("video", video)]
+    return []
 
 
 # --- the process --------------------------------------------------------------------------------------------
 
 
 def _read_marks(folder: Path) -> dict[str, dict[str, Any]]:
-    with suppress(OSError, ValueError):
-        marks = json.loads((folder / "tracking.json").read_text())
+    """What tracking.json says of each tracker. Nothing if it is not ours."""
+    with suppress(OSError, ValueError, RecursionError), open(folder / "tracking.json", "rb") as file:
+        marks = json.loads(file.read(MAX_ROW_BYTES))
         if isinstance(marks, dict):
-            return marks
+            return {kind: mark for kind, mark in marks.items() if isinstance(mark, dict)}
     return {}
+
+
+def _count(value: object, otherwise: int) -> int:
+    return value if type(value) is int and 0 <= value <= MAX_FRAMES else otherwise
 
 
 class Mark:
@@ -316,7 +334,7 @@ class Mark:
     def __init__(self, folder: Path, kind: str, sink: Sink) -> None:
         self._folder, self._kind, self._note = folder, kind, sink.note
         saved = _read_marks(folder).get(kind, {})
-        self.frames, self.rows = int(saved.get("frames", -1)), int(saved.get("rows", 0))
+        self.frames, self.rows = _count(saved.get("frames"), -1), _count(saved.get("rows"), 0)
         stored = sink.stored_frames()
         if stored is not None and stored != self.frames:  # the tracker knows better than the note about it
             self.frames, self.rows = stored, 1
@@ -351,11 +369,11 @@ def read_rows(path: Path, done: threading.Event, poll: float) -> Iterator[dict[s
         last = done.is_set()  # asked before reading: what was written before `done` is still read
         with suppress(FileNotFoundError), open(path, "rb") as file:
             file.seek(position)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(MAX_ROW_BYTES):  # a longer one is no row: its parts are passed over
+                if not line.endswith(b"\n") and len(line) < MAX_ROW_BYTES:
                     break
                 position += len(line)
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     row = json.loads(line)
                     if isinstance(row, dict):
                         yield row
@@ -372,7 +390,9 @@ def follow(run_folder: Path, kind: str, done: threading.Event, wait: float = 0.0
     """
     try:
         config = _read_config(run_folder)
-        name = str(config.get("name") or run_folder.name)
+        name = config.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"(?!\.+$)[^/\\\0]{1,200}", name):
+            name = run_folder.name  # a name becomes part of a path
         group = f"{config.get('preset', '')} {config.get('game', '')}".strip()
         sink = SINKS[kind](run_folder, name, group, config, wait)
         mark = Mark(run_folder, kind, sink)
@@ -387,10 +407,10 @@ def follow(run_folder: Path, kind: str, done: threading.Event, wait: float = 0.0
                 _bound_log(run_folder)
                 continue
             frames = row.get("frames")
-            if not isinstance(frames, (int, float)) or not mark.is_new(int(frames)):
+            if not isinstance(frames, (int, float)) or not 0 <= frames <= MAX_FRAMES or not mark.is_new(int(frames)):
                 continue
             try:
-                sink.log({key: value for key, value in row.items() if value is not None}, int(frames))
+                sink.log({k: v for k, v in row.items() if isinstance(v, (int, float, str))}, int(frames))
             except Exception as error:
                 print(f"{kind}: the row at {frames} frames is not sent ({type(error).__name__}: {error})")
         sink.finish()
@@ -398,11 +418,12 @@ def follow(run_folder: Path, kind: str, done: threading.Event, wait: float = 0.0
         print(f"{kind}: tracking ends early ({type(error).__name__}: {error})")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, yaml.YAMLError):
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+def _read_config(folder: Path) -> dict[str, Value]:
+    """The run's settings that are plain values: lists of lists of lists could be too long to show."""
+    with suppress(Exception), open(folder / "config.yaml", "rb") as file:  # what PyYAML may raise has no end
+        config = yaml.safe_load(file.read(MAX_BYTES).decode())
         if isinstance(config, dict):
-            return {str(key): value for key, value in config.items()}
+            return {k: v for k, v in config.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
     return {}
 
 
@@ -449,6 +470,10 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.run_folder.resolve()
     if not folder.is_dir():
         parser.error(f"run_folder {options.run_folder}: no such folder")
+    try:
+        check_links(folder)
+    except UsageError as error:
+        parser.error(str(error))
     _be_quiet(folder)
     done = threading.Event()
     if options.follow:

@@ -1,10 +1,12 @@
 """A checkpoint is whole, or refused in one clear line."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,7 +107,8 @@ def test_every_cut_is_found(run: Path, name: str):
     assert loaded(run) == 100
     path.rmdir()
     os.mkfifo(path)  # opening it would wait for ever
-    assert loaded(run) == 100
+    with pytest.raises(UsageError, match="neither a file nor a folder"):
+        loaded(run)
 
 
 def test_if_all_are_damaged_the_error_is_one_line(run: Path):
@@ -179,6 +182,83 @@ def test_links_that_lead_out_are_refused(run: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="lock"), lock(run):
         pass
     assert victim.read_text() == "dear"
+
+
+def test_the_link_that_wandb_makes_itself_is_no_stranger(run: Path, tmp_path: Path):
+    logs = run / "wandb" / "offline-run-20261124_144929-3752dce23697" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "cache.log")
+    assert loaded(run) == 200
+    (logs / "other.log").symlink_to(tmp_path / "cache.log")
+    with pytest.raises(UsageError, match="symbolic link"):
+        loaded(run)
+
+
+def test_names_that_are_almost_numbers_are_no_checkpoints(run: Path):
+    for name in ("²", "9" * 200, "٣" * 12, "300"):
+        shutil.copytree(newest(run), run / "checkpoint" / name)
+    assert saved_frames(run) == [200, 100]
+    assert loaded(run) == 200
+
+
+@contextlib.contextmanager
+def without_rights() -> Iterator[None]:
+    """Root may read everything: be no one for a while."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_run() -> Iterator[Path]:
+    """A run with two checkpoints that everyone may enter and read, and only its owner may change."""
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, 0o755)
+        folder = Path(home) / "run"
+        folder.mkdir()
+        for frames in (100, 200):
+            save(folder / "checkpoint", made(frames))
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+        yield folder
+        for path in (folder, folder / "checkpoint", newest(folder)):  # or nothing could be removed
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_may_not_be_read_is_reported_and_the_one_before_is_used(open_run: Path, name: str):
+    (newest(open_run) / name).chmod(0)
+    said: list[str] = []
+    with without_rights():
+        assert loaded(open_run, said) == 100
+    assert "Permission denied" in said[0]
+
+
+@pytest.mark.parametrize("rights", [0, 0o444])
+@pytest.mark.parametrize("place", ["checkpoint", "checkpoint/000000000200", "."])
+def test_a_folder_that_may_not_be_entered_is_a_clear_error(open_run: Path, place: str, rights: int):
+    (open_run / place).chmod(rights)
+    with without_rights():
+        if place.endswith("200"):
+            assert loaded(open_run) == 100
+        else:
+            with pytest.raises(UsageError) as error:
+                loaded(open_run)
+            assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_may_not_be_written_is_an_error_and_can_be_read(open_run: Path):
+    with without_rights():
+        with pytest.raises(PermissionError):
+            save(open_run / "checkpoint", made(300))
+        with pytest.raises(UsageError, match="Permission denied"), lock(open_run):
+            pass
+        assert loaded(open_run) == 200
 
 
 def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch):

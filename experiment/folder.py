@@ -1,0 +1,33 @@
+"""A run's folder may be a stranger's: it must not lead elsewhere, nor hold what cannot be read to an end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from experiment.config import UsageError
+
+# wandb's own link to a log in its cache. Each sitting makes a folder anew, so nothing is written through an old one.
+WANDB_LINK = "wandb/*/logs/debug-core.log"
+
+
+def check_links(run: Path) -> None:
+    """UsageError if a symbolic link leads out of the run's folder, or if a pipe or a device lies in it.
+
+    A stranger's run must not write elsewhere; opening a pipe would wait for ever.
+    """
+    home = run.resolve()
+    for where, folders, files in os.walk(run):
+        for name in folders + files:
+            path = Path(where, name)
+            try:
+                mode = path.lstat().st_mode
+            except OSError:  # gone since, or not ours to enter: then nothing can be opened there either
+                continue
+            if stat.S_ISLNK(mode):
+                out = not os.path.realpath(path).startswith(f"{home}{os.sep}")
+                if out and not path.relative_to(run).match(WANDB_LINK):
+                    raise UsageError(f"{path}: a symbolic link that leads out of the run's folder")
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UsageError(f"{path}: neither a file nor a folder")
