@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from agents.replay import Rows
+from experiment.announce import announce
 from experiment.cli import exit_on_usage_error, parse_train
 from experiment.display import Display
 from experiment.run import Run, open_run
@@ -44,7 +45,7 @@ def train(run: Run, display: Display) -> None:
 def main(argv: list[str]) -> int:
     config, preset, resume = parse_train(argv)
     with open_run(config, preset, resume) as run:
-        run.announce()
+        announce(run)
         with run.display() as display:
             train(run, display)
             run.finish(display)

@@ -76,7 +76,7 @@ class Config:
     """Share of random actions at the start."""
     epsilon_final: float = 0.01
     """Share of random actions after --epsilon-frames."""
-    epsilon_frames: int = 1_000_000
+    epsilon_frames: int = 500_000
     """Frames over which epsilon falls."""
 
     # --- replay

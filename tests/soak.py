@@ -42,7 +42,7 @@ def report(samples: list[dict[str, float]]) -> dict[str, Any]:
     """First, last, least and most of each figure, and its slope."""
     hours = [s["seconds"] / 3600 for s in samples]
     found: dict[str, Any] = {"samples": len(samples), "minutes": round((hours[-1] - hours[0]) * 60, 1)}
-    for name in ("resident_mb", "open_files", "threads", "frames_per_second"):
+    for name in ("resident_mb", "open_files", "threads", "frames_per_second", "frames_per_cpu_second"):
         values = [s[name] for s in samples]
         found[name] = {
             "first": values[0],
@@ -83,6 +83,7 @@ def main(words: list[str]) -> int:
         ("open_files", "files"),
         ("threads", "threads"),
         ("frames_per_second", "frames/s"),
+        ("frames_per_cpu_second", "frames/s of CPU"),
     ):
         f = found[name]
         print(
@@ -93,33 +94,43 @@ def main(words: list[str]) -> int:
     return 0
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    """What all its threads have computed so far."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
 def watch(process: subprocess.Popen[bytes], folder: Path, seconds: float, every: float) -> list[dict[str, float]]:
     """Measure until `seconds` have passed since the replay was full, or the process ended."""
     training, samples = psutil.Process(process.pid), []
-    rows, full, start, before = -1.0, False, 0.0, (0.0, 0)
+    rows, full, start, before = -1.0, False, 0.0, (0.0, 0, 0.0)
     while process.poll() is None:
         time.sleep(every)
         row = last_row(folder)
         if not full:
             kept = row.get("replay_rows", 0)
             if 0 < kept <= rows:  # it grows no more
-                full, start, before = True, time.monotonic(), (time.monotonic(), row["frames"])
+                full, start = True, time.monotonic()
+                before = (start, row["frames"], cpu_seconds(training))
                 print(f"the replay is full with {kept:,} rows at {row['frames']:,} frames", flush=True)
             rows = kept
             continue
         now = time.monotonic()
         with training.oneshot():
+            cpu = cpu_seconds(training)
             samples.append(
                 {
                     "seconds": round(now - start, 1),
                     "frames": row["frames"],
                     "frames_per_second": round((row["frames"] - before[1]) / (now - before[0]), 1),
+                    # What the company of other processes does not change.
+                    "frames_per_cpu_second": round((row["frames"] - before[1]) / max(cpu - before[2], 1e-9), 1),
                     "resident_mb": round(training.memory_info().rss / 2**20, 1),
                     "open_files": training.num_fds(),
                     "threads": training.num_threads(),
                 }
             )
-        before = (now, row["frames"])
+        before = (now, row["frames"], cpu)
         if now - start >= seconds:
             break
     return samples
