@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
+
 import os
 import platform
 import subprocess
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -37,7 +40,7 @@ class Effort:
     """How long and how often is measured."""
 
     pairs: int = 5
-    seconds: float = 8.0  # of a turn against a peer
+    seconds: float = 6.0  # of a turn against a peer
     rows: int = 1_000_000  # of a replay
 
 
@@ -156,6 +159,11 @@ def after_each_step(run: Run, act: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         del vars(run)["advance"]
+
+
+def updates_per_step(config: Config) -> Fraction:
+    """Updates for one step of all envs. So many steps as its denominator says hold a whole number of updates."""
+    return Fraction(config.samples_per_step) * config.num_envs / (config.batch_size * config.unroll)
 
 
 def go(run: Run, steps: int) -> None:

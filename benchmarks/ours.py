@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.common import after_each_step, quiet, running, warm_up
+from benchmarks.common import after_each_step, quiet, running, updates_per_step, warm_up
 from benchmarks.turns import Turns
 from experiment.cli import parse_train
 from train import train
-
-VECTOR_STEPS = 4  # between ticks: a whole number of updates in every setting measured
 
 
 def main(argv: list[str]) -> None:
     turns, steps = Turns(), [0]
     with running(parse_train(argv)[0]) as run:
+        period = updates_per_step(run.config).denominator
 
         def tick() -> None:
             steps[0] += 1
-            if steps[0] % VECTOR_STEPS == 0:
-                turns.tick(VECTOR_STEPS * run.config.num_envs)
+            if steps[0] % period == 0:
+                turns.tick(period * run.config.num_envs)
 
         warm_up(run, 20)
         run.stop_asked = False

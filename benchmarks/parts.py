@@ -11,8 +11,8 @@ import numpy as np
 from agents.cores import Core
 from agents.networks import QNetwork
 from agents.types import Inputs
-from benchmarks.common import Effort, Row, alternate, compare, go, running, seconds, warm_up
-from benchmarks.reel import fill, reel
+from benchmarks.common import Effort, Row, alternate, compare, go, running, seconds, updates_per_step, warm_up
+from benchmarks.reel import ENVS, fill, reel
 from experiment.config import Config
 from experiment.run import Run
 
@@ -133,7 +133,7 @@ def _overlap(preset: str, effort: Effort) -> Row:
         warm_up(run)
         config, rng = run.config, np.random.default_rng(1)
         epsilon = run.epsilon(run.frames, config.num_envs)
-        updates = round(STEPS * config.num_envs * config.samples_per_step / (config.batch_size * config.unroll))
+        updates = round(STEPS * updates_per_step(config))
 
         def play() -> None:
             run.envs.send(rng.integers(run.envs.num_actions, size=config.num_envs))
@@ -164,7 +164,7 @@ def draw(effort: Effort) -> list[Row]:
 
 
 def _draw(preset: str, rows: int, pairs: int) -> Row:
-    with running(preset, replay_rows=rows, start_rows=2000) as run:
+    with running(preset, replay_rows=rows, start_rows=2000, num_envs=ENVS) as run:
         warm_up(run)
         fill(run.replay, reel(run.config.game), rows, run.learner.online.state_size)
         update, replay, batch = updates_of(run), run.replay, run.config.batch_size

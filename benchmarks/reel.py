@@ -1,8 +1,8 @@
 """Real frames to fill replays with: played once, kept as a file, shown again and again.
 
-A million rows take minutes to play. So 102,400 (32 envs, 3,200 steps each) are played, kept, and appended in their
-order, over and over, until the replay is full; where the reel begins again, all lanes start an episode. The player acts
-at random, or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the environment, each for its own game.
+A million rows take minutes to play. So about 100,000 are played, kept, and appended in their order, over and over,
+until the replay is full; where the reel begins again, all lanes start an episode. The player acts at random,
+or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the environment, each for its own game.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from benchmarks.common import ROOT, SCRATCH
 from experiment import config as settings
 from experiment import setup
 from experiment.checkpoint import load_latest
+from experiment.config import Config
 from experiment.evaluation import load_network
 
-ENVS, STEPS = 32, 3200
+import torch  # isort: skip  (after agents, which sets OpenMP)
+
+ENVS = settings.preset("drqn").num_envs
+STEPS = 102_400 // ENVS
 COLUMNS = np.dtype([("is_first", "?"), ("action", "u1"), ("reward", "f4"), ("terminated", "?"), ("truncated", "?")])
 
 
@@ -34,7 +38,7 @@ def player(game: str) -> Path | None:
 
 def _play(game: str, path: Path) -> None:
     run, rng = player(game), np.random.default_rng(1)
-    config = settings.load(run / "config.yaml")[0] if run else settings.Config(game=game)
+    config = settings.load(run / "config.yaml")[0] if run else Config(game=game)
     config = replace(config, num_envs=ENVS)
     protocol = setup.check_names(config)
     envs = setup.make_envs(config, protocol)
@@ -61,11 +65,20 @@ def _play(game: str, path: Path) -> None:
 def reel(game: str) -> Path:
     """The file of the game's frames; played now, in a process of its own, if it is not there."""
     run = player(game)
-    path = SCRATCH / f"{game}-{run.name if run else 'random'}.frames"
+    path = SCRATCH / f"{game}-{run.name if run else 'random'}-{ENVS}.frames"
     if not path.exists():
         SCRATCH.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "benchmarks.reel", game, str(path)], cwd=ROOT, check=True)
     return path
+
+
+def filled(config: Config, path: Path) -> Replay:
+    """A replay of `config` with all its rows from a reel."""
+    with torch.device("meta"):
+        state_size = setup.make_network(config, 4).state_size
+    replay = setup.make_replay(config, state_size)
+    fill(replay, path, config.replay_rows, state_size)
+    return replay
 
 
 def fill(replay: Replay, path: Path, rows: int, state_size: int) -> None:

@@ -8,9 +8,8 @@ from statistics import median
 import psutil
 
 from benchmarks.common import Effort, Row, alternate, go, quiet, running, seconds, warm_up
-from benchmarks.reel import ENVS, fill, player, reel
+from benchmarks.reel import ENVS, fill, filled, player, reel
 from envs.emulator import FRAME_SKIP
-from experiment import setup
 from experiment.config import Config
 
 RAW = 84 * 84  # bytes of a frame
@@ -28,10 +27,9 @@ def memory(game: str, limit: int, effort: Effort) -> list[Row]:
     Everything is in: the drqn preset's core states, the other columns, what Python and the allocator add.
     """
     config = Config(game=game, num_envs=ENVS, replay_rows=effort.rows)
-    path, state_size = reel(game), 2 * config.core_size
+    path = reel(game)
     before = _resident()
-    replay = setup.make_replay(config, state_size)
-    fill(replay, path, effort.rows, state_size)
+    replay = filled(config, path)
     kept = replay.capacity * replay.lanes
     size = (_resident() - before) / kept
     note = f"at most {limit} bytes; {kept:,} rows, player: {player(game) or 'random'}"

@@ -10,11 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.common import ROOT, console, describe_machine, go, running, seconds, warm_up
+from benchmarks.common import ROOT, console, describe_machine, go, running, seconds, updates_per_step, warm_up
 from benchmarks.parts import PRESETS, updates_of
-from benchmarks.reel import ENVS, fill, reel
+from benchmarks.reel import ENVS, filled, reel
 from envs.emulator import FRAME_SKIP
-from experiment import setup
 from experiment.config import Config
 
 Points = Iterator[dict[str, Any]]
@@ -25,7 +24,7 @@ def frames_per_second(preset: str, **changes: Any) -> float:
     """Of the whole loop, learning under way."""
     with running(preset, start_rows=2000, **changes) as run:
         warm_up(run)
-        steps = max(256 // run.config.num_envs, 4)  # a whole number of updates
+        steps = 4 * updates_per_step(run.config).denominator
         passed, done = 0.0, 0
         while passed < LEAST:
             passed, done = passed + seconds(lambda: go(run, steps)), done + steps
@@ -67,8 +66,7 @@ def replay_size() -> Points:
         point: dict[str, Any] = {"rows": rows}
         for kind, exponent in (("uniform", 0.0), ("prioritised", 0.9)):
             config = Config(num_envs=ENVS, replay_rows=rows, priority_exponent=exponent)
-            replay = setup.make_replay(config, 2 * config.core_size)
-            fill(replay, reel(config.game), rows, 2 * config.core_size)
+            replay = filled(config, reel(config.game))
 
             def draw(replay=replay, size=config.batch_size) -> None:
                 sequence = replay.sample(size)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.common import ROOT, Row, alternate, better, compare, from_json, to_json
+from benchmarks.common import ROOT, Row, alternate, better, compare, from_json, to_json, updates_per_step
 from benchmarks.parts import row_flops, update_flops
 from experiment import config as settings
 from experiment import setup
@@ -73,6 +73,11 @@ def test_work_of_an_update_by_hand(target_period: int, state_size: int, forward_
     config = settings.Config(batch_size=3, burn_in=8, unroll=20, n_step=2, target_period=target_period)
     # The 20 trained rows go backward, twice the forward but for the gradient of the pixels.
     assert update_flops(config, 100, 10, state_size) == 3 * (forward_rows * 100 + 20 * (2 * 100 - 10))
+
+
+def test_a_whole_number_of_updates_takes_the_denominator_in_steps() -> None:
+    config = settings.Config(num_envs=24, samples_per_step=2.5, batch_size=5, unroll=16)  # 60 samples of 80
+    assert updates_per_step(config).as_integer_ratio() == (3, 4)
 
 
 def test_a_worker_counts_only_the_steps_of_its_turn() -> None:
