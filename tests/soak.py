@@ -103,17 +103,17 @@ def cpu_seconds(process: psutil.Process) -> float:
 def watch(process: subprocess.Popen[bytes], folder: Path, seconds: float, every: float) -> list[dict[str, float]]:
     """Measure until `seconds` have passed since the replay was full, or the process ended."""
     training, samples = psutil.Process(process.pid), []
-    rows, full, start, before = -1.0, False, 0.0, (0.0, 0, 0.0)
+    rows, seen, full, start, before = -1.0, 0, False, 0.0, (0.0, 0, 0.0)
     while process.poll() is None:
         time.sleep(every)
         row = last_row(folder)
         if not full:
             kept = row.get("replay_rows", 0)
-            if 0 < kept <= rows:  # it grows no more
+            if 0 < kept <= rows and row["frames"] > seen:  # it grows no more
                 full, start = True, time.monotonic()
                 before = (start, row["frames"], cpu_seconds(training))
                 print(f"the replay is full with {kept:,} rows at {row['frames']:,} frames", flush=True)
-            rows = kept
+            rows, seen = kept, row.get("frames", 0)
             continue
         now = time.monotonic()
         with training.oneshot():
