@@ -10,6 +10,7 @@ import yaml
 
 import evaluate
 import train
+from agents.networks import QNetwork
 from envs.episodes import EpisodeRecord, replay_colour, replay_grey
 
 TINY = (
@@ -90,3 +91,18 @@ def test_a_finished_run_can_be_made_longer(run: Path) -> None:
     after = rows(run)
     assert after[: len(before)] == before
     assert after[-1]["frames"] == 3000
+
+
+def test_before_it_starts_it_says_what_it_will_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "train", lambda *_: None)
+    assert train.main(["drqn", "--frames", "8000000", "--runs-dir", str(tmp_path), *TINY]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["game"] == "pong, protocol v5, seed 3, observe full 0"
+    network = QNetwork(6, hidden=16, core="lstm", core_size=8, norm=True, last_action_reward=True)
+    assert f"{sum(p.numel() for p in network.parameters()):,} parameters, 6 actions" in said["network"]
+    assert said["replay"].startswith("900 rows, about 0.00 GB")
+    assert said["learning"] == "4 samples a step, 2 x 4 rows an update"
+    assert said["device"].startswith("cpu, ")
+    assert said["length"].startswith("8,000,000 frames, about ")
