@@ -168,9 +168,15 @@ def trackio_folder(run_folder: Path) -> Path:
 
 
 def page_command(run_folder: Path) -> str:
-    """The shell command that opens the local page. `--host` keeps it off the network."""
-    folder = shlex.quote(str(trackio_folder(run_folder)))
-    return f"TRACKIO_DIR={folder} trackio show --project {PROJECT} --host 127.0.0.1"
+    """The shell command that opens the local page, from here. `--host` keeps it off the network."""
+    program = Path(sys.executable).with_name("trackio")  # works whether or not the environment is activated
+    folder, program = (shlex.quote(_from_here(path)) for path in (trackio_folder(run_folder), program))
+    return f"TRACKIO_DIR={folder} {program} show --project {PROJECT} --host 127.0.0.1"
+
+
+def _from_here(path: Path) -> str:
+    """The path as a user would type it: relative if it lies below the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 # --- the two trackers ---------------------------------------------------------------------------------------
