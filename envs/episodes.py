@@ -58,8 +58,8 @@ class EpisodeRecord:
         try:
             return _read(path)
         except (ValueError, OSError, zlib.error, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ValueError(f"{path}: not a whole episode record: {reason}") from None
+            reason = " ".join(str(error.strerror if isinstance(error, OSError) else error).split())
+            raise ValueError(f"{path}: not a whole episode record: {reason:.200}") from None
 
 
 def _check(fields: dict[str, Any]) -> int:

@@ -185,6 +185,16 @@ def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
     ):
         if not ok:
             raise DamagedCheckpointError(f"{file}: {name} is {show(manifest.get(name))}")
+    for key, value in manifest["config"].items():
+        if len(key) > 64 or not _is_setting(key, value):
+            raise DamagedCheckpointError(f"{file}: the setting {key!r:.40} is {show(value)}")
+
+
+def _is_setting(key: str, value: object) -> bool:
+    """Whether it is a number, a text or a null that can be computed with and printed in one line."""
+    if isinstance(value, str):  # folders may have any name
+        return len(value) <= 4096 and (value.isprintable() or key in ("name", "runs_dir"))
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _read_tensors(path: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:

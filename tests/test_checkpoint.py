@@ -55,6 +55,13 @@ def test_what_is_saved_is_what_is_loaded(run: Path):
     assert load(newest(run), training=False).training == {}
 
 
+def test_folders_of_any_name_can_be_saved_and_loaded(run: Path):
+    odd = made(300)
+    odd.meta["config"] |= {"name": "a\nb\u00a0", "runs_dir": "/x\udcff\t"}
+    save(run / "checkpoint", odd)
+    assert load_latest(run, training=True, report=pytest.fail).meta["config"] == odd.meta["config"]
+
+
 def test_the_last_two_are_kept_and_nothing_else(run: Path):
     save(run / "checkpoint", made(300))
     assert saved_frames(run) == [300, 200]
@@ -128,6 +135,10 @@ LIES: dict[str, Callable[[dict], object]] = {
     "path_as_preset": lambda m: m.update(preset="../../etc/x"),
     "list_as_preset": lambda m: m.update(preset=["drqn"]),
     "config_is_a_list": lambda m: m.update(config=[1]),
+    "a_setting_that_no_float_holds": lambda m: m["config"].update(learning_rate=10**400),
+    "a_setting_of_two_lines": lambda m: m["config"].update(torso="a\nb"),
+    "a_setting_without_end": lambda m: m["config"].update(game="x" * 10_000),
+    "a_name_without_end": lambda m: m["config"].update({"x" * 10_000: 1}),
     "many_actions": lambda m: m.update(num_actions=10**9),
     "other_version": lambda m: m.update(version=3),
     "version_is_a_list": lambda m: m.update(version=[[]]),
