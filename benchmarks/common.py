@@ -31,6 +31,7 @@ from train import train
 ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = ROOT / ".bench-venv" / "scratch"  # on the disk that runs are kept on
 FOREVER = 10**12
+LEARNING = 2_000  # rows of a preset's run before it learns
 quiet = Display("", FOREVER, Console(quiet=True))
 console = Console(width=150, highlight=False)
 
@@ -140,7 +141,7 @@ def running(wanted: str | Config, **changes: Any) -> Iterator[Run]:
     fixed: dict[str, Any] = {"frames": FOREVER, "checkpoint_frames": FOREVER, "eval_frames": 0, "track": "none"}
     with TemporaryDirectory(dir=SCRATCH) as folder:
         fixed |= {"runs_dir": Path(folder), "name": "run"}
-        config = settings.preset(wanted) if isinstance(wanted, str) else wanted
+        config = replace(settings.preset(wanted), start_rows=LEARNING) if isinstance(wanted, str) else wanted
         with open_run(replace(config, **(fixed | changes)), "drqn", None) as run:
             yield run
 
@@ -167,16 +168,18 @@ def updates_per_step(config: Config) -> Fraction:
 
 
 def go(run: Run, steps: int) -> None:
-    """`steps` steps of all envs of the training loop itself."""
+    """`steps` steps of all envs of the training loop itself. KeyboardInterrupt if the run is told to stop."""
     left = [steps]
 
     def count() -> None:
         left[0] -= 1
-        run.stop_asked = left[0] <= 0
+        run.stop_asked = run.stop_asked or left[0] == 0
 
-    run.stop_asked = False
     with after_each_step(run, count):
         train(run, quiet)
+    if left[0] > 0:
+        raise KeyboardInterrupt
+    run.stop_asked = False
 
 
 def warm_up(run: Run, updates: int = 10) -> None:

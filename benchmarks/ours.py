@@ -21,7 +21,6 @@ def main(argv: list[str]) -> None:
                 turns.tick(period * run.config.num_envs)
 
         warm_up(run, 20)
-        run.stop_asked = False
         with after_each_step(run, tick):
             train(run, quiet)
 

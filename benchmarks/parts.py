@@ -107,7 +107,7 @@ def learner(effort: Effort) -> list[Row]:
     """The network's work per second in the learner alone, against the machine's bf16 matrix products."""
     rows = []
     for preset in PRESETS:
-        with running(preset, start_rows=2000) as run:
+        with running(preset) as run:
             warm_up(run)
             go(run, STEPS)
             network = run.learner.online
@@ -129,7 +129,7 @@ def overlap(effort: Effort) -> list[Row]:
 
 
 def _overlap(preset: str, effort: Effort) -> Row:
-    with running(preset, start_rows=2000) as run:
+    with running(preset) as run:
         warm_up(run)
         config, rng = run.config, np.random.default_rng(1)
         epsilon = run.epsilon(run.frames, config.num_envs)
@@ -164,7 +164,7 @@ def draw(effort: Effort) -> list[Row]:
 
 
 def _draw(preset: str, rows: int, pairs: int) -> Row:
-    with running(preset, replay_rows=rows, start_rows=2000, num_envs=ENVS) as run:
+    with running(preset, replay_rows=rows, num_envs=ENVS) as run:
         warm_up(run)
         fill(run.replay, reel(run.config.game), rows, run.learner.online.state_size)
         update, replay, batch = updates_of(run), run.replay, run.config.batch_size

@@ -17,7 +17,7 @@ STEPS = 300  # of all envs
 
 def profile(preset: str) -> None:
     """Prints two tables: the parts of a step, the kinds of operation of an update."""
-    with running(preset, start_rows=2000) as run:
+    with running(preset) as run:
         warm_up(run)
         spent: dict[str, float] = defaultdict(float)
 

@@ -36,22 +36,25 @@ def player(game: str) -> Path | None:
     return next((run for run in runs if settings.load(run / "config.yaml")[0].game == game), None)
 
 
-def _play(game: str, path: Path) -> None:
+def play(game: str, path: Path) -> None:
+    """Make a reel: the frames, and the other columns beside them."""
     run, rng = player(game), np.random.default_rng(1)
     config = settings.load(run / "config.yaml")[0] if run else Config(game=game)
     config = replace(config, num_envs=ENVS)
     protocol = setup.check_names(config)
     envs = setup.make_envs(config, protocol)
-    network = setup.make_network(config, envs.num_actions)
+    actor = None
     if run:
         network = load_network(load_latest(run, training=False, report=print), config, protocol, run)
-    actor = setup.make_actor(config, network, ENVS, rng)
-    epsilon = np.full(ENVS, 0.05 if run else 1.0)
+        actor = setup.make_actor(config, network, ENVS, rng)
+    epsilon = np.full(ENVS, 0.05)
     frame, is_first, reward = envs.reset(), np.ones(ENVS, bool), np.zeros(ENVS, np.float32)
     columns = np.zeros((STEPS, ENVS), COLUMNS)
     with path.with_suffix(".part").open("wb") as file:
         for row in columns:
-            row["is_first"], row["action"] = is_first, actor.act(frame, is_first, reward, epsilon)
+            at_random = rng.integers(envs.num_actions, size=ENVS)
+            row["action"] = actor.act(frame, is_first, reward, epsilon) if actor else at_random
+            row["is_first"] = is_first
             envs.send(row["action"])
             file.write(frame.tobytes())
             step = envs.recv()
@@ -97,4 +100,4 @@ def fill(replay: Replay, path: Path, rows: int, state_size: int) -> None:
 
 
 if __name__ == "__main__":
-    _play(sys.argv[1], Path(sys.argv[2]))
+    play(sys.argv[1], Path(sys.argv[2]))

@@ -42,7 +42,7 @@ def checkpoint(effort: Effort) -> list[Row]:
     The same steps of the everyday drqn loop with a checkpoint after the first, and without: the difference is what is
     lost, also where part of the saving goes on beside the training.
     """
-    with running("drqn", replay_rows=effort.rows, start_rows=2000) as run:
+    with running("drqn", replay_rows=effort.rows) as run:
         warm_up(run)
         fill(run.replay, reel(run.config.game), effort.rows, run.learner.online.state_size)
         run.frames = run.replay.time * run.config.num_envs * FRAME_SKIP

@@ -22,7 +22,7 @@ LEAST = 4.0  # seconds of a measurement of the loop
 
 def frames_per_second(preset: str, **changes: Any) -> float:
     """Of the whole loop, learning under way."""
-    with running(preset, start_rows=2000, **changes) as run:
+    with running(preset, **changes) as run:
         warm_up(run)
         steps = 4 * updates_per_step(run.config).denominator
         passed, done = 0.0, 0

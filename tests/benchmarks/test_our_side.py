@@ -1,0 +1,65 @@
+"""Every command that needs no peer runs, on networks and replays too small to measure anything."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import common, parts, profile, reel, replay_memory
+from benchmarks.common import Effort
+from experiment import config as settings
+
+TINY = Effort(pairs=2, seconds=0.1, rows=1500)
+SMALL = {
+    "num_envs": 2, "hidden": 16, "core_size": 8, "batch_size": 2, "replay_rows": 1500, "threads": 1,
+    "samples_per_step": 4.0, "burn_in": 0, "unroll": 16, "n_step": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for preset in parts.PRESETS:
+        monkeypatch.setitem(settings.PRESETS, preset, settings.PRESETS[preset] | SMALL)
+    for module in (common, reel):
+        monkeypatch.setattr(module, "SCRATCH", tmp_path)
+    monkeypatch.setattr(common, "LEARNING", 150)
+    for module in (parts, replay_memory, reel):
+        monkeypatch.setattr(module, "ENVS", 2)
+    monkeypatch.setattr(reel, "STEPS", 40)
+    for module in (parts, replay_memory, profile):
+        monkeypatch.setattr(module, "STEPS", 8)
+    monkeypatch.setattr(parts, "UPDATES", 2)
+    monkeypatch.setattr(parts, "SIZES", (64, 128))
+    reel.play("breakout", tmp_path / "breakout-random-2.frames")
+
+
+def test_learner_overlap_and_draw_give_a_row_for_each_preset() -> None:
+    for command in (parts.learner, parts.overlap, parts.draw):
+        rows = command(TINY)
+        assert len(rows) == 2
+        assert all(row.pairs == 2 and row.ours > 0 and row.ratio == pytest.approx(row.ratio) for row in rows)
+
+
+def test_memory_and_checkpoint_give_a_row() -> None:
+    (memory,) = replay_memory.memory("breakout", 600, TINY)
+    assert memory.target == pytest.approx(600 / 7056)
+    (saving,) = replay_memory.checkpoint(TINY)
+    assert saving.other == 600
+    assert saving.ratio == pytest.approx(saving.ours / 600)
+
+
+def test_profile_prints_the_parts_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.profile("drqn")
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("acting", "sampling", "learning", "environment", "frames/s"))
+
+
+def test_a_reel_is_what_was_played_over_and_over(tmp_path: Path) -> None:
+    path = tmp_path / "breakout-random-2.frames"
+    replay = reel.filled(settings.Config(**{**SMALL, "replay_rows": 400}), path)
+    played = np.fromfile(path, np.uint8).reshape(40, 2, 84, 84)
+    batch = replay.sample(50)
+    start, lane = np.divmod(batch.origin, 2)
+    for i, time in enumerate(start * replay.stride):
+        expected = played[(time + np.arange(replay.length)) % 40, lane[i]]
+        np.testing.assert_array_equal(batch.inputs.frames[:, i].numpy(), expected)
