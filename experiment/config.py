@@ -157,8 +157,6 @@ DQN: dict[str, Any] = {
     "frame_stack": 4,
     "core": "identity",
     "burn_in": 0,
-    "batch_size": 64,  # without a state to carry, short stretches from many places teach more
-    "unroll": 4,
     "sequence_stride": 1,
     "last_action_reward": False,
 }

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -53,30 +53,8 @@ class Evaluation:
         return sorted(range(len(self.scores)), key=lambda i: -self.scores[i])
 
 
-@overload
-def evaluate(
-    network: QNetwork,
-    config: Config,
-    protocol: Protocol,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    should_stop: None = None,
-    **envs: Any,
-) -> Evaluation: ...
-
-
-@overload
-def evaluate(
-    network: QNetwork,
-    config: Config,
-    protocol: Protocol,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    should_stop: Callable[[], bool],
-    **envs: Any,
-) -> Evaluation | None: ...
+class StoppedError(Exception):
+    """The evaluation was asked to stop before its last episode ended."""
 
 
 def evaluate(
@@ -86,12 +64,12 @@ def evaluate(
     episodes: int,
     epsilon: float,
     seed: int,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     **envs: Any,
-) -> Evaluation | None:
+) -> Evaluation:
     """Play `episodes` whole episodes, the same number in every env: no bias towards short ones.
 
-    Asked before each step, `should_stop` can end it early: then the result is None.
+    Asked before each step, `should_stop` can end it early: StoppedError.
 
     Envs are chosen so that they divide the episodes. The random streams are the evaluation's own: training
     is not disturbed. `envs` changes what AtariEnvs is given (observe).
@@ -105,8 +83,8 @@ def evaluate(
     try:
         frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
         while any(len(done) < per_env for done in found):
-            if should_stop is not None and should_stop():
-                return None
+            if should_stop():
+                raise StoppedError
             games.send(actor.act(frame, is_first, reward, eps))
             step = games.recv()
             frame, is_first, reward = step.frame, step.is_first, step.reward

@@ -22,7 +22,13 @@ from envs.games import human_normalised, human_score, random_score
 from experiment import setup
 from experiment.checkpoint import saved_frames
 from experiment.config import Config, UsageError
-from experiment.statistics import mean_interval
+from experiment.statistics import (
+    interquartile_mean,
+    mean_interval,
+    probability_of_improvement,
+    probability_of_improvement_interval,
+    stratified_bootstrap,
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,34 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+def across_games(results: list[dict[str, Any]]) -> list[str]:
+    """What the grid says of agents: IQM of human-normalised scores, and who beats whom. Nothing for one seed."""
+    agents, games = (list(dict.fromkeys(r[key] for r in results)) for key in ("agent", "game"))
+    known = [game for game in games if human_score(game) is not None]
+    seeds = max(r["seed"] for r in results)
+    if seeds < 2 or not known:
+        return []
+    rng, lines = np.random.default_rng(0), []
+    tables = {
+        agent: np.reshape(
+            [human_normalised(r["game"], r["mean"]) for r in results if r["agent"] == agent and r["game"] in known],
+            (seeds, len(known)),  # seeds are outermost in a grid
+        )
+        for agent in agents
+    }
+    for agent, scores in tables.items():
+        low, high = stratified_bootstrap(scores, interquartile_mean, rng=rng)
+        value = float(interquartile_mean(scores))
+        lines.append(f"{agent}: IQM of human-normalised scores {value:.3f} (95 % bootstrap {low:.3f} to {high:.3f})")
+    first, *others = agents
+    for other in others:
+        pair = tables[other], tables[first]
+        low, high = probability_of_improvement_interval(*pair, rng=rng)
+        value = float(probability_of_improvement(*pair))
+        lines.append(f"a run of {other} beats one of {first} with probability {value:.2f} ({low:.2f} to {high:.2f})")
+    return [*lines, f"over {len(known)} games x {seeds} seeds (Agarwal et al. 2021); with few seeds read with care"]
+
+
 def print_table(results: list[dict[str, Any]], command: str, stem: Path) -> None:
     """Print the table and the videos' paths; write `stem`.json and `stem`.png."""
     first, table = results[0], summary(results)
@@ -130,6 +164,8 @@ def print_table(results: list[dict[str, Any]], command: str, stem: Path) -> None
     Console(highlight=False, width=max(console.width, 120)).print(shown)
     over = table[0]["interval_over"]
     print(f"interval over {over}: " + ("other seeds may differ by more" if "one run" in over else "Student's t"))
+    for line in across_games(results):
+        print(line)
     for key in ("frames", "samples"):
         if len({row[key] for row in table}) > 1:
             print(f"not equal budgets: {key} " + ", ".join(f"{r['agent']} {r['game']} {r[key]:,}" for r in table))

@@ -28,7 +28,7 @@ from experiment import fits, setup
 from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tree
 from experiment.config import Config, UsageError
 from experiment.display import Display
-from experiment.evaluation import evaluate, write_evaluation
+from experiment.evaluation import StoppedError, evaluate, write_evaluation
 from experiment.folder import check_links
 from experiment.tracking import MetricsFile, Tracker, start_tracker
 
@@ -204,18 +204,13 @@ class Run:
             return
         self._count_time()
         config = self.config
-        result = evaluate(
-            self.learner.online,
-            config,
-            self.protocol,
-            config.eval_episodes,
-            config.eval_epsilon,
-            config.seed,
-            should_stop=lambda: self.stop_asked,
-        )
-        self._row_time = time.monotonic()  # evaluation is not training time
-        if result is None:
+        wanted = config.eval_episodes, config.eval_epsilon, config.seed
+        try:
+            result = evaluate(self.learner.online, config, self.protocol, *wanted, lambda: self.stop_asked)
+        except StoppedError:
             return
+        finally:
+            self._row_time = time.monotonic()  # evaluation is not training time
         self._evaluation_due = False
         summary = result.summary(config.game)
         try:

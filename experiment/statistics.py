@@ -46,25 +46,12 @@ def mean_interval(scores: ArrayLike, level: float = 0.95) -> tuple[float, float]
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def bootstrap_interval(
-    scores: ArrayLike, *, rng: np.random.Generator, resamples: int = 50_000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `scores` [n] (Efron 1979)."""
-    low, high = stratified_bootstrap(_table(scores).ravel(), mean, rng=rng, resamples=resamples, level=level)
-    return float(low), float(high)
-
-
 # --- runs x games -----------------------------------------------------------------------------------------
 
 
 def mean(scores: ArrayLike) -> Array:
     """The mean over runs and games."""
     return _table(scores).mean(axis=(-2, -1))
-
-
-def median(scores: ArrayLike) -> Array:
-    """The median over games of the mean over runs."""
-    return np.median(_table(scores).mean(axis=-2), axis=-1)
 
 
 def interquartile_mean(scores: ArrayLike) -> Array:
@@ -75,17 +62,6 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     table = _table(scores)
     flat = table.reshape(*table.shape[:-2], -1)  # [..., runs * games]
     return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
-
-
-def optimality_gap(scores: ArrayLike, target: float = 1.0) -> Array:
-    """How far the scores fall short of `target` on average, scores above it counted as `target`."""
-    return target - np.minimum(_table(scores), target).mean(axis=(-2, -1))
-
-
-def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
-    """The fraction of runs above each threshold [K], all games together (Agarwal et al., section 4.2)."""
-    above = _table(scores)[..., None] > np.asarray(thresholds, dtype=np.float64)  # [..., runs, games, K]
-    return above.mean(axis=(-3, -2))
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
@@ -148,21 +124,6 @@ def stratified_bootstrap(
     """
     table = _table(scores)
     return _percentiles([table], statistic, table.size, rng, resamples, level)
-
-
-def performance_profile_band(
-    scores: ArrayLike,
-    thresholds: ArrayLike,
-    *,
-    rng: np.random.Generator,
-    resamples: int = 2_000,
-    level: float = 0.95,
-) -> tuple[Array, Array]:
-    """The pointwise stratified bootstrap band (low [K], high [K]) of the performance profile."""
-    table, grid = _table(scores), np.asarray(thresholds, dtype=np.float64)
-    return _percentiles(
-        [table], lambda drawn: performance_profile(drawn, grid), table.size * grid.size, rng, resamples, level
-    )
 
 
 def probability_of_improvement_interval(

@@ -82,3 +82,18 @@ def test_over_seeds_the_interval_is_over_the_means_of_runs() -> None:
     assert row["normalised"] == pytest.approx((2.0 + 20.7) / (14.6 + 20.7))
     (single,) = report.summary(runs[:1])
     assert single["interval_95"] == [-7.0, -7.0]
+
+
+def test_across_games_an_agent_that_always_wins_is_said_to() -> None:
+    runs = [
+        {"agent": agent, "game": game, "seed": seed, "mean": score + seed}
+        for seed in (1, 2)
+        for game in ("pong", "breakout")
+        for agent, score in (("dqn", 0.0), ("drqn", 10.0))
+    ]
+    said = report.across_games(runs)
+    # Normalised: (10 + s + 20.7) / 35.3 in Pong and (10 + s - 1.7) / 28.8 in Breakout; IQM: the middle two of four.
+    middle = ((10 + 2 - 1.7) / 28.8 + (10 + 1 + 20.7) / 35.3) / 2
+    assert f"drqn: IQM of human-normalised scores {middle:.3f}" in said[1]
+    assert "a run of drqn beats one of dqn with probability 1.00 (1.00 to 1.00)" in said[2]
+    assert report.across_games(runs[:4]) == []
