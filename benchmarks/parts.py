@@ -66,7 +66,7 @@ def peak() -> Callable[[], float]:
 
     def products(size: int) -> Callable[[], float]:
         a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
-        times = max(round((4096 / size) ** 3), 2)
+        times = max(round((SIZES[-1] / size) ** 3), 2)
         return lambda: 2e-9 * size**3 / seconds(lambda: a @ b, times)
 
     sides = [products(size) for size in SIZES]
