@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
 from experiment import setup
 from experiment.checkpoint import load_latest
 from experiment.cli import exit_on_usage_error, parse_evaluate
@@ -64,7 +62,7 @@ def main(argv: list[str]) -> int:
     config = replace(trained, **changes)  # type: ignore[arg-type]
     check(config)
     protocol = setup.check_names(config)
-    torch.set_num_threads(setup.threads(config))
+    setup.use_threads(config)
     network = load_network(saved, config, protocol, folder)
     result = evaluate(network, config, protocol, config.eval_episodes, config.eval_epsilon, config.seed)
     summary = result.summary(config.game)

@@ -78,7 +78,7 @@ class Run:
     def __init__(self, config: Config, preset: str, folder: Path) -> None:
         self.config, self.preset, self.folder = config, preset, folder
         self.protocol = setup.check_config(config)
-        torch.set_num_threads(setup.threads(config))
+        setup.use_threads(config)
         self.envs = setup.make_envs(config, self.protocol)
         network = setup.make_network(config, self.envs.num_actions)
         self.parameters = sum(p.numel() for p in network.parameters())

@@ -42,6 +42,11 @@ def threads(config: Config) -> int:
     return config.threads or os.cpu_count() or 1
 
 
+def use_threads(config: Config) -> None:
+    """Let torch compute with the run's number of threads."""
+    torch.set_num_threads(threads(config))
+
+
 def has_bf16(device: str) -> bool:
     """Whether bf16 matrix products run in hardware."""
     if device.startswith("cuda"):
