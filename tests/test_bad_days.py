@@ -1,9 +1,17 @@
 """What may go wrong around a run, and what a stranger's run may not do."""
 
 import contextlib
+import fcntl
 import json
+import os
+import pty
+import select
 import shutil
+import socket
 import subprocess
+import tempfile
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +27,7 @@ from experiment import checkpoint
 from experiment.checkpoint import load_latest, saved_frames
 from experiment.display import Display
 from experiment.run import Run
+from experiment.tracking import Tracker
 from tests import small
 
 # --- numbers that are none -------------------------------------------------------------------------------------
@@ -124,6 +133,35 @@ def test_without_permission_to_save_training_goes_on_and_the_end_says_so(
     assert small.rows(tmp_path / "run")[-1]["frames"] == 3_200
 
 
+def test_rights_taken_away_and_given_back_cost_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    advance, root = Run.advance, os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, 0o755)
+        whole = small.start(Path(home), "whole")
+
+        def take_and_give_back(run: Run, *arguments: Any) -> None:
+            advance(run, *arguments)
+            if run.frames == 1_000:
+                (run.folder / "checkpoint").chmod(0o500)
+                if root:  # who may do anything, unless it is someone else for a while
+                    os.seteuid(65534)
+            if run.frames == 2_000:
+                if root:
+                    os.seteuid(0)
+                (run.folder / "checkpoint").chmod(0o700)
+
+        monkeypatch.setattr(Run, "advance", take_and_give_back)
+        try:
+            folder = small.start(Path(home), "run")
+        finally:
+            if root:
+                os.seteuid(0)
+        out = " ".join(capsys.readouterr().out.split())
+        assert "checkpoint at 1,600 frames not saved (Permission denied); training goes on" in out
+        assert "checkpoints are saved again, at 2,400 frames" in out
+        assert [name for name in small.differences(whole, folder) if not name.startswith("episodes/")] == []
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "file").write_text("")
     assert small.train_program.main(["--runs-dir", str(tmp_path / "file"), *small.flags()]) == 2
@@ -133,9 +171,12 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyte
 # --- company, clocks, terminals, trackers ------------------------------------------------------------------------
 
 
+FINISHED = {"frames": 1_600, "priority_exponent": 0.9, "target_period": 5}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.start(tmp_path_factory.mktemp("runs"), "run", frames=1_600, priority_exponent=0.9, target_period=5)
+    return small.start(tmp_path_factory.mktemp("runs"), "run", **FINISHED)
 
 
 @pytest.fixture
@@ -157,7 +198,7 @@ def test_a_second_process_on_one_run_is_refused(copy: Path):
 def test_a_clock_that_jumps_back_changes_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     jumps = iter(range(2_000_000_000, 0, -1000))
     monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
-    other = small.start(tmp_path, "run", frames=1_600, priority_exponent=0.9, target_period=5)
+    other = small.start(tmp_path, "run", **FINISHED)
     assert small.differences(finished, other) == []
     seconds = [json.loads(line)["seconds"] for line in (other / "metrics.jsonl").read_text().splitlines()]
     assert seconds == sorted(seconds)
@@ -179,12 +220,85 @@ def test_a_terminal_that_is_gone_does_not_end_the_run(error: BaseException, term
         display.show({"frames": 1})
 
 
+def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished: Path, tmp_path: Path):
+    ours, theirs = pty.openpty()
+    words = small.command("drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(**FINISHED))
+
+    def own_the_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, env=small.environment(), preexec_fn=own_the_terminal
+    )
+    os.close(theirs)
+    folder = tmp_path / "run"
+    while process.poll() is None and not (folder / "checkpoint" / f"{800:012d}").exists():
+        if select.select([ours], [], [], 0.002)[0]:
+            with contextlib.suppress(OSError):  # it has ended
+                os.read(ours, 65_536)
+    os.close(ours)  # the window is gone: SIGHUP, and every write to it fails
+    process.wait(timeout=600)
+    assert saved_frames(folder)[0] >= 800
+    assert not (folder / "checkpoint" / ".writing").exists()
+    assert small.resume(folder) == 0
+    assert small.differences(finished, folder) == []
+
+
+@pytest.fixture(params=["refuses", "hangs", "drops"])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a tracker's server that is of no use."""
+    listener, kept, over = socket.create_server(("127.0.0.1", 0)), [], threading.Event()
+    listener.settimeout(0.1)
+
+    def serve() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                if request.param == "drops":
+                    connection.close()
+                else:
+                    kept.append(connection)
+
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    if request.param == "refuses":
+        listener.close()
+        yield address
+        return
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield address
+    over.set()
+    thread.join()
+    for one in (listener, *kept):
+        one.close()
+
+
+def test_trackers_without_server_and_disk_do_not_harm_a_run(
+    finished: Path, server: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    key = "0123456789abcdef" * 2 + "deadbeef"
+    for name, value in (
+        ("WANDB_API_KEY", key),
+        ("WANDB_BASE_URL", server),
+        ("TRACKIO_DIR", str(disk)),
+        ("HOME", str(tmp_path / "home")),
+    ):
+        monkeypatch.setenv(name, value)
+    fill(disk / "ballast")
+    finish = Tracker.finish
+    monkeypatch.setattr(Tracker, "finish", lambda tracker: finish(tracker, 2.0))  # it would wait 20 seconds
+    other = small.start(tmp_path, "run", **FINISHED, track="all")
+    assert small.differences(finished, other) == ["meta config"]
+    assert [p for p in other.rglob("*") if p.is_file() and key.encode() in p.read_bytes()] == []
+
+
 def test_a_tracker_that_cannot_work_does_not_harm_a_run(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TRACKIO_DIR", "/dev/null/impossible")
     monkeypatch.setenv("HOME", "/dev/null")
-    other = small.start(tmp_path, "run", frames=1_600, priority_exponent=0.9, target_period=5, track="local")
+    other = small.start(tmp_path, "run", **FINISHED, track="local")
     assert small.differences(finished, other) == ["meta config"]
     assert "/dev/null" in (other / "tracking.log").read_text()  # it did try
 

@@ -60,6 +60,18 @@ def test_every_stream_is_its_own(tmp_path: Path):
     assert torch.equal(a.training["envs.tape_seed"], b.training["envs.tape_seed"])
 
 
+def test_flicker_has_its_own_stream(tmp_path: Path):
+    """Hidden frames change what is seen, and no other draw."""
+    random_play = {"frames": 800, "epsilon_start": 1.0, "epsilon_final": 1.0}
+    seen = small.start(tmp_path, "seen", **random_play)
+    hidden = small.start(tmp_path, "hidden", observe="flicker", **random_play)
+    a, b = (load_latest(folder, training=True, report=pytest.fail) for folder in (seen, hidden))
+    assert a.meta["generators"] == b.meta["generators"]
+    for name in ("envs.actions", "envs.screen_crc", "replay.action", "replay.reward", "replay.is_first"):
+        assert torch.equal(a.training[name], b.training[name])
+    assert not torch.equal(a.training["replay.pending"], b.training["replay.pending"])
+
+
 def test_the_streams_of_a_seed_and_of_its_neighbours_all_differ():
     first = [
         setup.rng(seed, stream).random()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,10 @@ CASES = {
     "drqn_uniform_flicker": ("drqn", {"observe": "flicker", "seed": 3, "eval_frames": 1_500}),
     "drqn_prioritised": ("drqn", {"game": "space_invaders", "priority_exponent": 0.9, "target_period": 3}),
     "dqn_uniform": ("dqn", {"game": "pong", "target_period": 2, "optimizer": "rmsprop"}),
-    "dqn_prioritised_flicker": ("dqn", {"observe": "flicker", "priority_exponent": 0.9, "exploration": "per-actor"}),
+    "dqn_prioritised_flicker": (
+        "dqn",
+        {"observe": "flicker", "priority_exponent": 0.9, "exploration": "per-actor", "eval_frames": 1_500},
+    ),
 }
 
 
@@ -38,6 +42,43 @@ def test_stopped_and_resumed_twice_is_never_stopped(case: str, tmp_path: Path, m
         state = load_latest(parts, training=True, report=pytest.fail).training
         assert (state["envs.episode_start"] < state["envs.tape_length"]).any()  # in the middle of episodes
     small.resume(parts)
+    assert small.differences(whole, parts) == []
+
+
+@pytest.mark.parametrize("preset", ["dqn", "drqn"])
+def test_stops_at_random_moments_change_nothing(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = {"frames": 1_600, "observe": "flicker", "priority_exponent": 0.9, "target_period": 4}
+    whole = small.start(tmp_path, "whole", preset, **settings)
+    stops = sorted(random.SystemRandom().sample(range(8, 1_600, 8), 3))  # other ones each time the test is run
+    for frame in stops:
+        with monkeypatch.context() as patch:
+            small.at_frame(patch, frame, small.ask_to_stop)
+            if frame == stops[0]:
+                parts = small.start(tmp_path, "parts", preset, **settings)
+            else:
+                small.resume(parts)
+        assert saved_frames(parts)[0] == frame
+    small.resume(parts)
+    assert (stops, small.differences(whole, parts)) == (stops, [])
+
+
+def test_after_damage_the_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    whole = small.start(tmp_path, "whole", frames=1_600)
+    with monkeypatch.context() as patch:
+        small.at_frame(patch, 1_240, small.ask_to_stop)
+        parts = small.start(tmp_path, "parts", frames=1_600)
+    assert saved_frames(parts) == [1_240, 800]
+    path = parts / "checkpoint" / f"{1_240:012d}" / "training.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 16
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert small.resume(parts) == 0
+    out = capsys.readouterr().out
+    assert out.count("damaged checkpoint") == 1
+    assert "resumed at 800 frames" in out
     assert small.differences(whole, parts) == []
 
 
