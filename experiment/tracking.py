@@ -8,6 +8,7 @@ training. The same command sends an old run by hand:
 """
 
 import argparse
+import errno
 import fcntl
 import json
 import math
@@ -95,7 +96,7 @@ class MetricsFile:
     def _write_line(self, line: bytes) -> None:
         try:
             if self._file.write(line) != len(line):
-                raise OSError("the disk took only a part of the row")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part of the row went in
         except OSError:
             self._file.truncate(self.position)  # half a row must never stay
             raise

@@ -154,7 +154,7 @@ def test_a_long_run_without_checkpoints_is_not_begun_again(tmp_path: Path, capsy
     assert (folder / "metrics.jsonl").read_bytes() == rows
 
 
-PONG = {"frames": 4_800, "game": "pong"}
+PONG = {"frames": 9_600, "game": "pong"}
 
 
 @pytest.fixture(scope="module")
