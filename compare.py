@@ -21,6 +21,7 @@ from experiment.report import Cell
 from experiment.run import check_same
 from experiment.tracking import page_command
 
+OF_THE_GRID = ("--game", "--seed", "--frames", "--name", "--runs-dir", "--resume")
 ROOT = Path(__file__).resolve().parent
 
 
@@ -53,6 +54,13 @@ def make_cells(wanted: CompareConfig, flags: list[str]) -> list[Cell]:
     for flag, value in (("--seeds", wanted.seeds), ("--episodes", wanted.episodes), ("--frames", wanted.frames)):
         if value < 1:
             raise UsageError(f"{flag} {value}: must be at least 1")
+    if not 0 <= wanted.epsilon <= 1:
+        raise UsageError(f"--epsilon {wanted.epsilon}: must be from 0 to 1")
+    if not 0 <= wanted.eval_seed < 2**31:
+        raise UsageError(f"--eval-seed {wanted.eval_seed}: must be from 0, and below 2147483648")
+    for word in flags:
+        if word.partition("=")[0].replace("_", "-") in OF_THE_GRID:
+            raise UsageError(f"{word} after --: the grid sets it; see --help")
     cells = []
     for seed in range(1, wanted.seeds + 1):
         for game in wanted.games.split(","):
@@ -61,7 +69,7 @@ def make_cells(wanted: CompareConfig, flags: list[str]) -> list[Cell]:
                 words += ["--runs-dir", str(wanted.runs_dir), *flags]
                 config, preset, _ = parse_train(words)
                 setup.check_config(config)
-                cells.append(Cell(preset, config, config.runs_dir / f"{preset}-{game}-s{seed}", words))
+                cells.append(Cell(preset, config, config.runs_dir / f"{preset}-{game}-s{seed}", words, flags))
     if len({cell.folder for cell in cells}) < len(cells):
         raise UsageError(f"--agents {wanted.agents} --games {wanted.games}: one is given twice")
     return cells
@@ -91,7 +99,7 @@ def finish(cell: Cell, wanted: CompareConfig) -> None:
     if not cell.folder.exists():
         run("train.py", cell.words)
     elif cell.frames < wanted.frames:
-        run("train.py", ["--resume", str(cell.folder), "--frames", str(wanted.frames)])
+        run("train.py", ["--resume", str(cell.folder), "--frames", str(wanted.frames), *cell.flags])
     if cell.frames < wanted.frames:
         raise UsageError(f"{cell.folder}: stopped at {cell.frames:,} frames; the same command goes on from here")
     if not report.evaluation(cell, wanted.episodes, wanted.epsilon, wanted.eval_seed):

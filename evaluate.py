@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from experiment import setup
 from experiment.checkpoint import load_latest
 from experiment.cli import exit_on_usage_error, parse_evaluate
 from experiment.config import UsageError, check, from_dict
-from experiment.evaluation import evaluate, load_network, write_evaluation, write_videos
+from experiment.evaluation import evaluate, load_network, spread, write_evaluation, write_videos
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,14 @@ class EvaluateConfig:
     protocol: str = ""
     """v5, machado18 or dqn-2015. Default: the run's own."""
     game: str = ""
-    """Refuse the checkpoint unless it was trained on this game."""
+    """Only to be sure: refuse the checkpoint unless it was trained on this game."""
     observe: str = ""
     """full, flicker, blackout, delay, blinkered or noise. Default: what the agent was trained on."""
     hide_probability: float | None = None
     """With --observe flicker: probability that a frame is hidden."""
     observe_parameter: float | None = None
-    """The parameter of --observe, in its own unit."""
+    """flicker: probability; blackout: frames hidden at a time; delay: steps; blinkered: share of the height seen;
+    noise: standard deviation in grey levels."""
     epsilon: float = 0.001
     """Share of random actions."""
     seed: int = 1
@@ -50,7 +51,14 @@ def main(argv: list[str]) -> int:
     trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
     if wanted.game and wanted.game != trained.game:
         raise UsageError(f"--game {wanted.game}: {folder} was trained on {trained.game}")
-    changes = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
+    for name, ok, allowed in (
+        ("episodes", 1 <= wanted.episodes <= 10_000, "1 to 10000"),
+        ("epsilon", 0 <= wanted.epsilon <= 1, "0 to 1"),
+    ):
+        if not ok:
+            raise UsageError(f"--{name} {getattr(wanted, name)}: must be from {allowed}")
+    changes: dict[str, Any] = {"device": "cpu", "compile": False}
+    changes |= {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
     changes |= {"protocol": wanted.protocol or trained.protocol, "threads": wanted.threads, "start_rows": 0}
     if wanted.observe:
         changes |= {"observe": wanted.observe, "observe_parameter": None, "hide_probability": None}
@@ -59,17 +67,23 @@ def main(argv: list[str]) -> int:
             "hide_probability": wanted.hide_probability,
             "observe_parameter": wanted.observe_parameter,
         }
-    config = replace(trained, **changes)  # type: ignore[arg-type]
+    config = replace(trained, **changes)
     check(config)
     protocol = setup.check_names(config)
     setup.use_threads(config)
     network = load_network(saved, config, protocol, folder)
+    for part in ("eval", "videos"):
+        try:
+            (folder / part).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder / part}: cannot be made ({error.strerror})") from None
     result = evaluate(network, config, protocol, config.eval_episodes, config.eval_epsilon, config.seed)
     summary = result.summary(config.game)
 
     seen = setup.observe(config)
     frames = int(saved.meta["frames"])
-    label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}-e{wanted.epsilon:g}-s{wanted.seed}"
+    label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}"
+    label += f"-e{wanted.epsilon:g}-n{wanted.episodes}-s{wanted.seed}"
     about = {
         "preset": preset,
         "game": config.game,
@@ -81,18 +95,23 @@ def main(argv: list[str]) -> int:
         "eval_seed": wanted.seed,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    path = write_evaluation(folder / "eval" / label, result, summary, about)
-    low, high = summary["interval_95"]
+    try:
+        path = write_evaluation(folder / "eval" / label, result, summary, about)
+    except OSError as error:
+        raise UsageError(f"{folder / 'eval'}: cannot be written ({error.strerror})") from None
     print(f"{preset} on {config.game}, protocol {config.protocol}, observe {seen.kind} {seen.parameter:g},")
     print(f"trained for {frames:,} frames, {summary['episodes']} episodes, epsilon {wanted.epsilon:g}")
-    print(f"mean    {summary['mean']:.1f}   95 % interval {low:.1f} to {high:.1f}, median {summary['median']:.1f}, "
-          f"standard error {summary['standard_error']:.2f}")  # fmt: skip
+    error = "" if summary["standard_error"] is None else f", standard error {summary['standard_error']:.2f}"
+    print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}{error}")
     if summary["human_normalised"] is not None:
         print(f"random  {summary['random_score']}   human {summary['human_score']}   "
               f"human-normalised {summary['human_normalised']:.3f}")  # fmt: skip
     print(f"scores  {path}")
-    for video in write_videos(result, wanted.video, folder / "videos", f"{preset} {config.game} {label}"):
-        print(f"video   {video}")
+    try:
+        for video in write_videos(result, wanted.video, folder / "videos", f"{preset} {config.game} {label}"):
+            print(f"video   {video}")
+    except OSError as error:
+        raise UsageError(f"{folder / 'videos'}: cannot be written ({error.strerror})") from None
     return 0
 
 

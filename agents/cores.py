@@ -1,4 +1,4 @@
-"""Cores: the one thing that tells a recurrent policy from a feed-forward one.
+"""Cores: the one module that tells a recurrent policy from a feed-forward one.
 
 A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one tensor, so
 that replay, actor and checkpoint handle every core alike; a core without memory has S = 0. A row marked
@@ -58,7 +58,10 @@ class Identity(Core):
 
 
 class Rnn(Core):
-    """Elman (1990): h_t = tanh(W x_t + U h_{t-1} + b)."""
+    """Elman (1990): h_t = tanh(W x_t + U h_{t-1} + b).
+
+    U starts orthogonal, so that signals neither grow nor shrink; the rest uniform within 1 / sqrt(H), as in torch.
+    """
 
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=size)
@@ -71,7 +74,7 @@ class Rnn(Core):
 
 
 class Gru(Core):
-    """Cho et al. (2014)."""
+    """Cho et al. (2014). Weights start uniform within 1 / sqrt(H), as in torch."""
 
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=size)
@@ -85,7 +88,8 @@ class Gru(Core):
 class Lstm(Core):
     """LSTM with a forget gate (Gers et al. 2000). State: h and c side by side, S = 2 H.
 
-    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015).
+    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015); the rest uniform within
+    1 / sqrt(H), as in torch.
     """
 
     def __init__(self, input_size: int, size: int) -> None:
@@ -111,7 +115,8 @@ class Lstm1997(Core):
     The self-connection of weight 1.0 is the constant error carousel. Since g(z) = 2 tanh(z / 2) and
     h(z) = tanh(z / 2), this is a fused LSTM that holds s / 2, whose forget gate is stuck at 1 (sigma(40) is 1 in
     floating point) and whose cell input is halved. Gradients flow through the gates as well (full
-    backpropagation through time; the paper cut them there). State: y and s side by side, S = 2 H.
+    backpropagation through time; the paper cut them there). State: y and s side by side, S = 2 H. Weights start
+    uniform within 1 / sqrt(H).
     """
 
     FORGET_BIAS = 40.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -48,18 +49,12 @@ class NonFiniteError(RuntimeError):
     """Loss or gradient is no longer a number."""
 
 
-def make_optimizer(name: str, parameters: list[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
-    """torch's optimisers under short names, fused where torch can."""
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
-    if name == "radam":
-        return torch.optim.RAdam(parameters, lr=lr, eps=eps, foreach=True)
-    if name == "rmsprop":  # centred, as in Mnih et al. 2015
-        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.95, eps=eps, centered=True, foreach=True)
-    return torch.optim.Adadelta(parameters, lr=lr, rho=0.95, eps=eps, foreach=True)
-
-
-OPTIMIZERS = ("adam", "radam", "rmsprop", "adadelta")
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fused where it can
+    "adam": partial(torch.optim.Adam, fused=True),
+    "radam": partial(torch.optim.RAdam, foreach=True),
+    "rmsprop": partial(torch.optim.RMSprop, alpha=0.95, centered=True, foreach=True),  # as in Mnih et al. 2015
+    "adadelta": partial(torch.optim.Adadelta, rho=0.95, foreach=True),  # as in Hausknecht & Stone 2015
+}
 
 
 class Learner:
@@ -78,8 +73,8 @@ class Learner:
         self._autocast = autocast
         # Without a target network the online one bootstraps from itself.
         self.target = copy.deepcopy(online).requires_grad_(False) if config.target_period else online
-        self.optimizer = make_optimizer(
-            config.optimizer, list(online.parameters()), config.learning_rate, config.optimizer_epsilon
+        self.optimizer = OPTIMIZERS[config.optimizer](
+            online.parameters(), lr=config.learning_rate, eps=config.optimizer_epsilon
         )
         self.updates = 0
 

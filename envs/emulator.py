@@ -17,6 +17,10 @@ SIZE = 84  # height and width of what agents see, pixels
 MAX_SEED = 2**31 - 1  # the emulator takes 32-bit signed seeds; a negative one means "no seed"
 
 
+# These need two players: opened for one, the emulator ends the process.
+TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
+
+
 class Machine(NamedTuple):
     """What a game's cartridge fixes."""
 
@@ -31,8 +35,8 @@ class Machine(NamedTuple):
 
 
 def available_games() -> list[str]:
-    """The names of all games that ale_py brings, sorted."""
-    return sorted(roms.get_all_rom_ids())
+    """The names of all games that ale_py brings and one player can play, sorted."""
+    return sorted(set(roms.get_all_rom_ids()) - TWO_PLAYERS)
 
 
 def check_game(name: str) -> str:

@@ -71,9 +71,9 @@ SCORES: dict[str, tuple[float, float]] = {  # game: (random, human)
 def no_such(what: str, name: str, allowed: Iterable[str], hint: str | None = None) -> str:
     """One line that says a name is unknown, and what was probably meant or what is allowed."""
     names = list(allowed)
-    near = difflib.get_close_matches(hint or name, names, n=1)
+    near = difflib.get_close_matches(hint or name, names, n=3, cutoff=0.7)
     if near:
-        return f"no {what} named {name!r}: did you mean {near[0]!r}?"
+        return f"no {what} named {name!r}: did you mean {' or '.join(map(repr, near))}?"
     some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return f"no {what} named {name!r}: there are {some}"
 

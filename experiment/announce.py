@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from agents.types import Inputs, Sequence
-from envs.emulator import FRAME_SKIP
+from envs.emulator import FRAME_SKIP, SIZE
 from experiment import setup
 from experiment.config import Config
 from experiment.display import duration
@@ -56,7 +56,7 @@ def _blank_batch(c: Config, state_size: int) -> Sequence:
     action, reward = torch.zeros(rows, size, dtype=torch.int64), torch.zeros(rows, size)
     never = torch.zeros(rows, size, dtype=torch.bool)
     inputs = Inputs(
-        torch.zeros(*with_history, 84, 84, dtype=torch.uint8),
+        torch.zeros(*with_history, SIZE, SIZE, dtype=torch.uint8),
         torch.zeros(*with_history, dtype=torch.bool),
         action,
         reward,

@@ -31,6 +31,9 @@ def exit_on_usage_error(main: Callable[[list[str]], int]) -> Callable[[list[str]
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            return 130
 
     return wrapped
 
@@ -40,7 +43,8 @@ def _fail(message: str) -> NoReturn:
 
 
 def check_flags(argv: list[str], known: list[str]) -> None:
-    """UsageError on a flag that does not exist, with the near miss; on a flag without its value."""
+    """UsageError on a flag that does not exist, with the near miss; without its value; or given twice."""
+    given = set()
     for i, word in enumerate(argv):
         if not word.startswith("--") or word == "--help":
             continue
@@ -51,6 +55,9 @@ def check_flags(argv: list[str], known: list[str]) -> None:
         following = argv[i + 1] if i + 1 < len(argv) else "--"
         if not equals and following.startswith("--"):
             _fail(f"{name}: needs a value")
+        if name in given:
+            _fail(f"{name}: given twice")
+        given.add(name)
 
 
 def _parse(prog: str, kind: type[T], argv: list[str], default: T, description: str) -> T:
@@ -86,7 +93,8 @@ def _complaint(kind: type, argv: list[str], default: object) -> str:
                 choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
                 return f"{settings.flag(field)} {value}: expected {_readable(hint)}.{near(value, choices)}"
     stray = [word for i, word in enumerate(argv) if not word.startswith("--") and not argv[i - 1].startswith("--")]
-    return f"cannot understand {' '.join(stray or argv)!r}. See --help."
+    first = " The preset comes first." if stray and stray[0] in PRESETS else ""
+    return f"cannot understand {' '.join(stray or argv)!r}.{first} See --help."
 
 
 def _readable(hint: Any) -> str:
@@ -103,12 +111,15 @@ def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
     resume: Path | None = None
     for i, word in enumerate(argv):
         if word == "--resume" or word.startswith("--resume="):
-            value = word.partition("=")[2] or (argv[i + 1] if i + 1 < len(argv) else "")
-            if not value:
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            value = word.partition("=")[2] if "=" in word else following
+            if not value or value.startswith("--"):
                 _fail("--resume: needs the folder of a run, such as runs/NAME")
             resume = Path(value)
             del argv[i : i + (1 if "=" in word else 2)]
             break
+    if any(word.partition("=")[0] == "--resume" for word in argv):
+        _fail("--resume: given twice")
     name = "drqn"
     given = bool(argv) and not argv[0].startswith("-")
     if given:
@@ -123,6 +134,9 @@ def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
             _fail(f"--resume {resume}: the run has its preset already; leave {name!r} out")
         if not resume.is_dir():
             _fail(f"--resume {resume}: no such run folder")
+        for word in argv:
+            if word.partition("=")[0].replace("_", "-") in ("--name", "--runs-dir"):
+                _fail(f"--resume {resume}: the folder says both name and place; leave {word} out")
         stored, name = settings.load(resume / "config.yaml")
         return parse_fields("train.py --resume", Config, argv, stored, description), name, resume
     return parse_fields(f"train.py {name}", Config, argv, default, description), name, None

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 MAX_BYTES = 65_536  # of a config.yaml; ours take 2 KB
+MAX_COUNT = 10**15  # of anything counted
 CoreName = Literal["identity", "rnn", "lstm1997", "lstm", "gru"]
 
 
@@ -47,7 +48,8 @@ class Config:
     hide_probability: float | None = None
     """With --observe flicker: probability that a frame is hidden. The same as --observe-parameter."""
     observe_parameter: float | None = None
-    """The parameter of --observe, in its own unit. Default: that of the kind."""
+    """flicker: probability; blackout: frames hidden at a time; delay: steps; blinkered: share of the height seen;
+    noise: standard deviation in grey levels. Default: that of the kind."""
 
     # --- the network
     frame_stack: int = 1
@@ -101,7 +103,7 @@ class Config:
     unroll: int = 16
     """Rows of a sequence that are trained."""
     n_step: int = 1
-    """Rows after the unroll that lend targets their look-ahead; with --no-trace, n of the n-step return."""
+    """Rows after the unroll that lend targets their look-ahead; with --trace-lambda None, n of the n-step return."""
     sequence_stride: int = 8
     """Sequences may start at every so many rows; the core state is kept there."""
     trace_lambda: float | None = 0.65
@@ -117,11 +119,11 @@ class Config:
     reward_clip: float | None = 1.0
     """Learn from rewards clipped to +- this. None: from the game's own points."""
     loss: Literal["squared", "huber"] = "squared"
-    """Of the TD error."""
+    """What is made of a TD error: 0.5 error^2, or linear beyond 1 (huber)."""
     optimizer: Literal["adam", "radam", "rmsprop", "adadelta"] = "adam"
-    """torch's own."""
+    """Adam, RAdam, centred RMSProp or Adadelta, as torch has them."""
     learning_rate: float = 2.5e-4
-    """Step size."""
+    """Step size of the optimiser."""
     optimizer_epsilon: float = 1e-5
     """Added to the denominator of the step."""
     max_grad_norm: float | None = 10.0
@@ -133,7 +135,7 @@ class Config:
     eval_frames: int = 1_000_000
     """Frames between evaluations. 0: none."""
     eval_episodes: int = 10
-    """Episodes an evaluation, one an env."""
+    """Whole episodes an evaluation, the same number in each of up to 32 envs."""
     eval_epsilon: float = 0.001
     """Share of random actions in evaluations."""
     log_frames: int = 20_000
@@ -165,7 +167,8 @@ PRESETS: dict[str, dict[str, Any]] = {"drqn": DRQN, "dqn": DQN}
 
 def near(value: str, allowed: list[str]) -> str:
     """' Did you mean x?' or ''."""
-    close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
+    lower = {name.lower(): name for name in allowed}
+    close = [lower[name] for name in difflib.get_close_matches(value.lower(), lower, n=1, cutoff=0.5)]
     return f" Did you mean {close[0]}?" if close else ""
 
 
@@ -202,11 +205,12 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("must be between 0 and 1", lambda x: 0 <= x <= 1),
     ),
     **dict.fromkeys(
-        ("samples_per_step", "learning_rate", "optimizer_epsilon", "max_grad_norm", "reward_clip"),
+        ("learning_rate", "optimizer_epsilon", "max_grad_norm", "reward_clip"),
         ("must be above 0", lambda x: 0 < x < float("inf")),
     ),
+    "samples_per_step": ("must be above 0 and at most 1000", lambda x: 0 < x <= 1000),
     "discount": ("must be at least 0 and below 1", lambda x: 0 <= x < 1),
-    "device": ("must be cpu, cuda or cuda:N", lambda x: x.partition(":")[0] in ("cpu", "cuda")),
+    "device": ("must be cpu, cuda or cuda:N", lambda x: re.fullmatch(r"cpu|cuda(:\d{1,3})?", x)),
 }  # fmt: skip
 
 
@@ -215,7 +219,9 @@ def check(config: Config) -> None:
     for field, (allowed, ok) in _RANGES.items():
         value = getattr(config, field)
         if value is not None:
-            _require(field, value, ok(value), allowed)
+            _require(field, value, bool(ok(value)), allowed)
+        if isinstance(value, int):
+            _require(field, value, value <= MAX_COUNT, f"must be at most {MAX_COUNT}")
     for field in dataclasses.fields(config):
         hint = get_type_hints(Config)[field.name]
         if get_origin(hint) is Literal:
@@ -229,6 +235,12 @@ def check(config: Config) -> None:
     _require("seed", config.seed, config.seed < 2**31, "must be below 2147483648")
     _require("num_envs", config.num_envs, config.num_envs <= 1024, "must be at most 1024")
     _require("frame_stack", config.frame_stack, config.frame_stack <= 32, "must be at most 32")
+    _require("sequence_stride", config.sequence_stride, config.sequence_stride <= 2000, "must be at most 2000")
+    _require("eval_episodes", config.eval_episodes, config.eval_episodes <= 10_000, "must be at most 10000")
+    _require("name", repr(config.name), len(config.name.encode()) <= 200, "must be at most 200 bytes")
+    _require("runs_dir", repr(str(config.runs_dir)), str(config.runs_dir) not in ("", "."), "needs a folder's name")
+    if config.value_rescaling:
+        _require("value_rescaling", True, config.reward_clip is None, "takes the place of clipping: --reward-clip None")
     _require(
         "name",
         repr(config.name),
@@ -270,7 +282,9 @@ def from_dict(data: Mapping[str, Any], source: str) -> tuple[Config, str]:
     if not re.fullmatch(r"[\w.-]{1,64}", name):  # it becomes part of file names
         raise UsageError(f"{source}: preset {name!r:.80} is not a plain name")
     hints = get_type_hints(Config)
-    unknown = sorted(set(map(str, data)) - set(hints))
+    if not all(isinstance(key, str) and len(key) <= 64 for key in data):
+        raise UsageError(f"{source}: not the settings of a run")
+    unknown = sorted(set(data) - set(hints))
     if unknown:
         raise UsageError(f"{source}: unknown setting {unknown[0]!r}.{near(unknown[0], list(hints))}")
     values = {}
@@ -294,6 +308,11 @@ def from_dict(data: Mapping[str, Any], source: str) -> tuple[Config, str]:
 
 def _scalar(key: str, value: object, source: str) -> Any:
     """The value, if it is a plain one. A stranger's file may hold lists of lists of lists, too long to print."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{source}: {key} is too large a number")
+    folder = key in ("name", "runs_dir")  # which may have any name
+    if isinstance(value, str) and (len(value) > 4096 or not (value.isprintable() or folder)):
+        raise UsageError(f"{source}: {key} is no plain text")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise UsageError(f"{source}: {key} is a {type(value).__name__}, expected one plain value")
@@ -304,7 +323,7 @@ def load(path: Path) -> tuple[Config, str]:
     try:
         with path.open("rb") as file:
             data = yaml.safe_load(file.read(MAX_BYTES).decode())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML lets out whatever its constructors meet, such as IndexError
         raise UsageError(f"{path}: cannot be read ({type(error).__name__})") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: not the settings of a run")

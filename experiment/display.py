@@ -70,7 +70,7 @@ class Display:
 
     def show(self, row: Mapping[str, Any]) -> None:
         """The newest figures."""
-        self._values |= {k: v for k, v in row.items() if k in LABELS}
+        self._values |= {k: v for k, v in row.items() if k in LABELS and v is not None}
         rate, frames = self._values.get("frames_per_second"), self._values.get("frames", 0)
         if rate:
             self._values["eta"] = duration((self._total - frames) / rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.networks import QNetwork
+from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord, replay_colour
 from envs.games import human_normalised, human_score, random_score
 from envs.protocols import Protocol
@@ -40,17 +41,28 @@ class Evaluation:
             "episodes": len(scores),
             "mean": float(scores.mean()),
             "median": float(np.median(scores)),
-            "standard_error": float(standard_error(scores)),
-            "interval_95": [float(low), float(high)],
+            "standard_error": _known(standard_error(scores)),
+            "interval_95": [_known(low), _known(high)],
             "human_normalised": human_normalised(game, float(scores.mean())),
             "random_score": random_score(game),
             "human_score": human_score(game),
-            "mean_frames": float(4 * np.mean([r.steps for r in self.records])),
+            "mean_frames": float(FRAME_SKIP * np.mean([r.steps for r in self.records])),
         }
 
     def ranked(self) -> list[int]:
         """Indices of the episodes from the best score to the worst; ties in order of play."""
         return sorted(range(len(self.scores)), key=lambda i: -self.scores[i])
+
+
+def _known(value: float) -> float | None:
+    """None for NaN: one episode says nothing of the spread."""
+    return float(value) if np.isfinite(value) else None
+
+
+def spread(summary: Mapping[str, Any]) -> str:
+    """The interval of a summary in words."""
+    low, high = summary["interval_95"]
+    return "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
 
 
 class StoppedError(Exception):
@@ -65,31 +77,32 @@ def evaluate(
     epsilon: float,
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
-    **envs: Any,
 ) -> Evaluation:
     """Play `episodes` whole episodes, the same number in every env: no bias towards short ones.
 
+    Up to 32 envs; where they do not divide the episodes, the last one plays fewer, which is settled before play.
+
     Asked before each step, `should_stop` can end it early: StoppedError.
 
-    Envs are chosen so that they divide the episodes. The random streams are the evaluation's own: training
-    is not disturbed. `envs` changes what AtariEnvs is given (observe).
+    The random streams are the evaluation's own: training is not disturbed.
     """
-    num_envs = max(n for n in range(1, MAX_ENVS + 1) if episodes % n == 0)
-    per_env = episodes // num_envs
-    games = setup.make_envs(config, protocol, setup.EVAL_ENVS, num_envs=num_envs, seed=seed, **envs)
+    per_env = -(-episodes // MAX_ENVS)
+    num_envs = -(-episodes // per_env)
+    quota = [per_env] * (num_envs - 1) + [episodes - per_env * (num_envs - 1)]
+    games = setup.make_envs(config, protocol, setup.EVAL_ENVS, num_envs=num_envs, seed=seed)
     actor = setup.make_actor(config, network, num_envs, setup.rng(seed, "evaluation"))
     eps = np.full(num_envs, epsilon)
     found: list[list[EpisodeRecord]] = [[] for _ in range(num_envs)]
     try:
         frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
-        while any(len(done) < per_env for done in found):
+        while [*map(len, found)] != quota:
             if should_stop():
                 raise StoppedError
             games.send(actor.act(frame, is_first, reward, eps))
             step = games.recv()
             frame, is_first, reward = step.frame, step.is_first, step.reward
             for record in games.finished():
-                if len(found[record.env]) < per_env:
+                if len(found[record.env]) < quota[record.env]:
                     found[record.env].append(record)
     finally:
         games.close()
@@ -121,7 +134,7 @@ def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], ab
         record.save(stem / f"episode-{i:03d}.json")
     path = stem.with_name(stem.name + ".json")
     temporary = stem.with_name(f".{stem.name}.tmp")
-    temporary.write_text(json.dumps({**about, **summary, "scores": result.scores}, indent=1) + "\n")
+    temporary.write_text(json.dumps({**about, **summary, "scores": result.scores}, indent=1, allow_nan=False) + "\n")
     os.replace(temporary, path)
     return path
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.learner import Learner, make_optimizer
+from agents.learner import OPTIMIZERS, Learner
 from envs.emulator import FRAME_SKIP
 from experiment import setup
 from experiment.checkpoint import Checkpoint, is_count, show
@@ -25,12 +25,9 @@ from experiment.config import Config, UsageError
 def check_weights(config: Config, num_actions: int, weights: Mapping[str, Tensor], source: str) -> None:
     """UsageError unless the settings' network has exactly these weights. Nothing of its size is allocated."""
     try:
-        with torch.device("meta"):
-            network = setup.make_network(config, num_actions)
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"{source}: no network can be built from its settings") from None
-    try:
-        check_tensors(network.state_dict(), weights)
+        check_tensors(setup.blueprint(config, num_actions).state_dict(), weights)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
     except ValueError as error:
         raise UsageError(f"{source}: weights do not fit the network: {error}") from None
 
@@ -39,7 +36,7 @@ def check_size(config: Config, saved: Checkpoint, source: str) -> None:
     """UsageError unless the checkpoint holds what a run of these settings would: so building it costs no more."""
     check_weights(config, saved.meta["num_actions"], saved.weights, source)
     shape = tuple(saved.training["replay.action"].shape) if "replay.action" in saved.training else ()
-    if len(shape) != 2 or shape[1] != config.num_envs or not 0 <= config.replay_rows - shape[0] * shape[1] < 2**20:
+    if shape != setup.replay_shape(config):
         raise UsageError(f"{source}: its replay of {shape} rows is not that of its settings")
 
 
@@ -68,7 +65,7 @@ def check_learner(learner: Learner, found: Mapping[str, Tensor]) -> None:
     if not 0 <= updates <= 2**53:
         raise ValueError(f"updates is {updates}")
     probe = nn.Parameter(torch.zeros(2))
-    optimizer = make_optimizer(learner.config.optimizer, [probe], 1.0, 1.0)
+    optimizer = OPTIMIZERS[learner.config.optimizer]([probe], lr=1.0, eps=1.0)
     probe.grad = torch.zeros(2)
     optimizer.step()
     slots = {k: torch.as_tensor(v) for k, v in optimizer.state[probe].items()}

@@ -39,6 +39,7 @@ class Cell:
     config: Config
     folder: Path
     words: list[str]  # of train.py
+    flags: list[str]  # those of them that all runs share
 
     @property
     def frames(self) -> int:
@@ -152,7 +153,7 @@ def print_table(results: list[dict[str, Any]], command: str, stem: Path) -> None
                  "random", "human", "normalised"):  # fmt: skip
         shown.add_column(name, justify="left" if name in ("agent", "game") else "right")
     for row in table:
-        low, high = row["interval_95"]
+        low, high = (float("nan") if end is None else end for end in row["interval_95"])
         known = ["-" if row[k] is None else f"{row[k]:g}" for k in ("random", "human")]
         normalised = "-" if row["normalised"] is None else f"{row['normalised']:.3f}"
         shown.add_row(
@@ -172,10 +173,12 @@ def print_table(results: list[dict[str, Any]], command: str, stem: Path) -> None
     for r in results:
         if r["video"]:
             print(f"video       {r['video']}")
-    stem.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"command": command, "table": table, "runs": results}, indent=1, allow_nan=False)
-    stem.with_suffix(".json").write_text(text + "\n")
-    print(f"report      {stem.with_suffix('.json')}, {draw(results, stem.with_suffix('.png'))}", flush=True)
+    try:
+        stem.with_suffix(".json").write_text(text + "\n")
+        print(f"report      {stem.with_suffix('.json')}, {draw(results, stem.with_suffix('.png'))}", flush=True)
+    except OSError as error:
+        raise UsageError(f"{stem}: the report cannot be written ({error.strerror})") from None
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> Path:

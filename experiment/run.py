@@ -28,7 +28,7 @@ from experiment import fits, setup
 from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tree
 from experiment.config import Config, UsageError
 from experiment.display import Display
-from experiment.evaluation import StoppedError, evaluate, write_evaluation
+from experiment.evaluation import StoppedError, evaluate, spread, write_evaluation
 from experiment.folder import check_links
 from experiment.tracking import MetricsFile, Tracker, start_tracker
 
@@ -162,7 +162,7 @@ class Run:
             if record.score > self._best_score:
                 self._best_score = record.score
                 record.save(self.folder / "episodes" / "best.json")
-            if self.episodes % 20 == 0:
+            if self.episodes % 20 == 1:
                 record.save(self.folder / "episodes" / "latest.json")
 
     def _write_row(self, epsilon: float, display: Display) -> None:
@@ -222,7 +222,7 @@ class Run:
         display.show({"eval_score": summary["mean"]})
         display.say(
             f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
-            f"(95 % interval {low:.1f} to {high:.1f}, {summary['episodes']} episodes)"
+            f"({spread(summary)}, {summary['episodes']} episodes)"
         )
 
     def describe_evaluation(self) -> dict[str, Any]:
@@ -341,8 +341,8 @@ class Run:
         self.save(display)
         if self._save_failed:
             raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
-        word = "done" if self.frames >= self.config.frames else "stopped"
-        display.say(f"{word} at {self.frames:,} frames; go on with: python train.py --resume {self.folder}")
+        word, more = ("done", " --frames MORE") if self.frames >= self.config.frames else ("stopped", "")
+        display.say(f"{word} at {self.frames:,} frames; go on with: python train.py --resume {self.folder}{more}")
 
 
 def _open_metrics(path: Path, position: int) -> MetricsFile:
@@ -361,9 +361,8 @@ def _open_metrics(path: Path, position: int) -> MetricsFile:
 
 
 @contextlib.contextmanager
-def open_run(config: Config | None, preset: str, resume: Path | None) -> Iterator[Run]:
+def open_run(config: Config, preset: str, resume: Path | None) -> Iterator[Run]:
     """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
-    assert config is not None
     setup.check_config(config)
     folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
     if resume is None:
@@ -372,7 +371,7 @@ def open_run(config: Config | None, preset: str, resume: Path | None) -> Iterato
         stack.enter_context(checkpoints.lock(folder))
         try:
             run = _begin(config, preset, folder) if resume is None else _go_on(config, preset, folder)
-        except UsageError:
+        except Exception:
             if resume is None:
                 shutil.rmtree(folder, ignore_errors=True)  # nothing has begun: the name stays free
             raise

@@ -38,8 +38,13 @@ def observe(config: Config) -> Observe:
     return observability.observe(config.observe, parameter)
 
 
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads(config: Config) -> int:
-    return config.threads or os.cpu_count() or 1
+    return config.threads or cores()
 
 
 def use_threads(config: Config) -> None:
@@ -81,9 +86,8 @@ def check_names(config: Config) -> Protocol:
         observe(config)
     except ValueError as error:
         raise UsageError(f"--observe {error}") from None
-    cores = os.cpu_count() or 1
-    if config.threads > cores:
-        raise UsageError(f"--threads {config.threads}: this machine has {cores} cores")
+    if config.threads > cores():
+        raise UsageError(f"--threads {config.threads}: this process may use {cores()} cores")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {config.device}: no CUDA device on this machine; use cpu")
     return chosen
@@ -95,10 +99,13 @@ def check_config(config: Config) -> Protocol:
     chosen = check_names(config)
     if config.start_rows > config.replay_rows:
         raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
-    try:
-        ring_times(config.replay_rows, config.num_envs, *_lengths(config))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    replay_shape(config)
+    parameters = sum(p.numel() for p in blueprint(config).parameters())
+    weights = parameters * 20 / 1e9  # weights, target, gradient, two moments: 4 bytes each
+    if weights > psutil.virtual_memory().available / 1e9:
+        raise UsageError(
+            f"--core-size {config.core_size} --hidden {config.hidden}: the network needs about {weights:.1f} GB"
+        )
     need, free = replay_gigabytes(config), psutil.virtual_memory().available / 1e9
     if need > free:
         raise UsageError(
@@ -119,8 +126,7 @@ FRAME_BYTES = 600
 
 def replay_gigabytes(config: Config) -> float:
     """Estimated memory of a full replay."""
-    state = {"identity": 0, "rnn": 1, "gru": 1}.get(config.core, 2) * config.core_size
-    row = FRAME_BYTES + 40 + 7 + 2 * state / config.sequence_stride
+    row = FRAME_BYTES + 40 + 7 + 2 * blueprint(config).state_size / config.sequence_stride
     return config.replay_rows * row / 1e9 + config.num_envs * 8 * 7056 / 1e9
 
 
@@ -146,6 +152,15 @@ def make_network(config: Config, num_actions: int) -> QNetwork:
         )
 
 
+def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
+    """The network's shapes, without memory. UsageError if there can be no such network."""
+    try:
+        with torch.device("meta"):
+            return make_network(config, num_actions)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise UsageError("no network can be built from its settings: too large") from None
+
+
 def make_learner(config: Config, network: QNetwork) -> Learner:
     fields = {name: getattr(config, name) for name in LearnerConfig.__dataclass_fields__}
     learner = Learner(network, LearnerConfig(**fields), autocast(config), config.device)
@@ -153,6 +168,14 @@ def make_learner(config: Config, network: QNetwork) -> Learner:
         learner.online.compile()
         learner.target.compile()
     return learner
+
+
+def replay_shape(config: Config) -> tuple[int, int]:
+    """Times and lanes of the replay. UsageError if it is too small for a sequence."""
+    try:
+        return ring_times(config.replay_rows, config.num_envs, *_lengths(config)), config.num_envs
+    except (ValueError, OverflowError) as error:
+        raise UsageError(str(error)) from None
 
 
 def make_replay(config: Config, state_size: int) -> Replay:

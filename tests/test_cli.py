@@ -96,6 +96,21 @@ BAD_TRAIN = [
     ("--name a/b", "--name", "plain folder name"),
     ("--name ..", "--name", "plain folder name"),
     ("stray", "cannot understand 'stray'", "--help"),
+    ("--seed 5 drqn", "cannot understand 'drqn'", "preset comes first"),
+    ("--device cpu:foo", "--device cpu:foo", "cuda:N"),
+    ("--core lstm --core-size 1000000", "--core-size 1000000", "GB"),
+    ("--hidden 99999999999", "--hidden 99999999999", "GB"),
+    ("--sequence-stride 999999999999999999999", "--sequence-stride", "at most"),
+    ("--samples-per-step 1e308", "--samples-per-step", "at most 1000"),
+    ("--frames 999999999999999999999999999999", "--frames", "at most"),
+    ("--eval-episodes 999999999999", "--eval-episodes", "at most"),
+    ("--seed 1 --seed 2", "--seed", "given twice"),
+    ("--core LSTM", "--core LSTM", "lstm?"),
+    ("--value-rescaling True", "--value-rescaling", "--reward-clip None"),
+    ("--game joust", "--game", "joust"),
+    ("--resume --frames 5", "--resume", "needs the folder"),
+    ("--resume= --frames 5", "--resume", "needs the folder"),
+    (f"--name {'x' * 300}", "--name", "at most 200"),
 ]
 
 
@@ -198,8 +213,8 @@ def test_a_bad_checkpoint_is_refused(
         ("--protocol v7", "v5"),
         ("--observe flikker", "flicker"),
         ("--hide-probability 0.5", "--observe flicker"),
-        ("--episodes 0", "at least 1"),
-        ("--epsilon -1", "between 0 and 1"),
+        ("--episodes 0", "--episodes 0: must be from 1"),
+        ("--epsilon -1", "--epsilon -1.0: must be from 0 to 1"),
         ("--video bests", "best?"),
         ("--episode 3", "--episodes"),
         ("--seed x", "whole number"),
@@ -218,6 +233,31 @@ def test_evaluate_without_a_folder_says_what_it_needs(capsys: pytest.CaptureFixt
 def test_resume_refuses_what_changes_the_run_and_shows_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(train.main, ["--resume", str(trained), "--discount", "0.5"], capsys)
     assert "--discount 0.99 -> 0.5" in line
+
+
+@pytest.mark.parametrize("words", ["--name other", "--runs-dir elsewhere", "--resume again"])
+def test_resume_takes_name_and_place_from_the_folder(
+    words: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words.split()[0] in refused(train.main, ["--resume", str(trained), *words.split()], capsys)
+
+
+def test_evaluate_finds_out_before_it_plays_that_it_cannot_write(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    (tmp_path / "run" / "eval").write_text("a file")
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("it played"))
+    assert "cannot be made" in refused(evaluate.main, [str(tmp_path / "run")], capsys)
+
+
+def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "parse_train", interrupt)
+    assert train.main([]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_a_checkpoint_moved_to_a_run_of_another_game_is_refused(

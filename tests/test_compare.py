@@ -55,6 +55,10 @@ def test_the_second_call_trains_and_plays_nothing_and_says_the_same(
         (["--games", "brekout"], "breakout"),
         (["--seeds", "0"], "at least 1"),
         (["--episode", "3"], "--episodes"),
+        (["--epsilon", "5"], "--epsilon 5.0"),
+        (["--eval-seed", "-1"], "--eval-seed -1"),
+        (["--", "--name", "mine"], "--name"),
+        (["--", "--seed=3"], "--seed=3"),
         (["--", "--samples-per-steps", "1"], "--samples-per-step"),
     ],
 )

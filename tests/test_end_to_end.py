@@ -50,7 +50,7 @@ def test_training_leaves_a_whole_folder(run: Path) -> None:
 def test_evaluation_is_repeatable_true_and_filmed(run: Path) -> None:
     argv = [str(run), "--episodes", "2", "--seed", "5", "--threads", "1", "--video", "median"]
     assert evaluate.main(argv) == 0
-    path = next(path for path in (run / "eval").glob("*-v5-full0-e0.001-s5.json"))
+    path = next(path for path in (run / "eval").glob("*-v5-full0-e0.001-n2-s5.json"))
     first = json.loads(path.read_text())
     assert evaluate.main([*argv[:-1], "none"]) == 0
     assert json.loads(path.read_text()) == first

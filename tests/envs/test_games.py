@@ -1,6 +1,6 @@
 import pytest
 
-from envs.emulator import available_games, check_game
+from envs.emulator import available_games, check_game, machine
 from envs.games import SCORES, human_normalised, human_score, random_score
 
 
@@ -27,6 +27,13 @@ def test_a_game_without_figures_has_no_normalised_score():
     assert random_score("tetris") is None
     assert human_score("tetris") is None
     assert human_normalised("tetris", 99.0) is None
+
+
+def test_every_listed_game_opens_and_those_for_two_players_are_not_listed():
+    for game in available_games():
+        assert machine(game).minimal_actions
+    with pytest.raises(ValueError, match="no game named 'joust'"):
+        check_game("joust")
 
 
 def test_a_bundled_name_is_taken_as_it_is():
