@@ -210,7 +210,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "samples_per_step": ("must be above 0 and at most 1000", lambda x: 0 < x <= 1000),
     "discount": ("must be at least 0 and below 1", lambda x: 0 <= x < 1),
-    "device": ("must be cpu, cuda or cuda:N", lambda x: re.fullmatch(r"cpu|cuda(:\d{1,3})?", x)),
+    "device": ("must be cpu, cuda or cuda:N", lambda x: re.fullmatch(r"cpu|cuda(:\d{1,3})?", x) is not None),
 }  # fmt: skip
 
 

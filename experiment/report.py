@@ -125,7 +125,10 @@ def across_games(results: list[dict[str, Any]]) -> list[str]:
     rng, lines = np.random.default_rng(0), []
     tables = {
         agent: np.reshape(
-            [human_normalised(r["game"], r["mean"]) for r in results if r["agent"] == agent and r["game"] in known],
+            np.array(
+                [human_normalised(r["game"], r["mean"]) for r in results if r["agent"] == agent and r["game"] in known],
+                dtype=float,
+            ),
             (seeds, len(known)),  # seeds are outermost in a grid
         )
         for agent in agents
