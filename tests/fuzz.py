@@ -189,7 +189,7 @@ class Lab:
         self._put(TRAINING, self.tiny)
         with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(data)
-            if isinstance(found, dict) and zlib.crc32(data) % 8:  # most lies come signed
+            if isinstance(found, dict) and (zlib.crc32(data) % 8 or data in self.targets[0].true):  # most come signed
                 data = self._sealed(found)
         self._put("manifest.json", data)
         meta = checkpoint.load(self.work, training=True).meta

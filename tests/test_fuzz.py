@@ -11,7 +11,7 @@ import pytest
 
 from tests import fuzz, small
 
-LOADERS = ["manifest", "network", "training", "episode", "tracking"]
+LOADERS = ["manifest", "network", "training", "config", "episode", "tracking"]
 
 
 def tally(inputs: int, only: list[str], keep: Path) -> list[list[str]]:
@@ -32,11 +32,6 @@ def test_damaged_and_made_up_files_are_loaded_or_refused_in_one_clear_line(tmp_p
     assert sorted(line[0] for line in lines) == sorted(LOADERS)
     assert [line[0] for line in lines if line[6] == "0,"] == []  # each accepts some
     assert [line[0] for line in lines if line[4] == "0,"] == ["tracking"]  # it may not refuse anything
-
-
-@pytest.mark.xfail(reason="experiment/config.py lets PyYAML's errors and endless numbers through", strict=False)
-def test_damaged_and_made_up_settings_are_loaded_or_refused_in_one_clear_line(tmp_path: Path):
-    tally(500, ["config"], tmp_path / "crashes")
 
 
 def _writes_outside(_: bytes) -> None:
