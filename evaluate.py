@@ -6,8 +6,11 @@ python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker -
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from experiment import setup
@@ -44,6 +47,15 @@ class EvaluateConfig:
     """CPU threads. 0: all cores."""
 
 
+@contextlib.contextmanager
+def refused(place: Path, what: str) -> Iterator[None]:
+    """UsageError in place of an OSError within."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None
+
+
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     folder, wanted = parse_evaluate(argv, EvaluateConfig)
@@ -73,10 +85,8 @@ def main(argv: list[str]) -> int:
     setup.use_threads(config)
     network = load_network(saved, config, protocol, folder)
     for part in ("eval", "videos"):
-        try:
+        with refused(folder / part, "made"):
             (folder / part).mkdir(exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{folder / part}: cannot be made ({error.strerror})") from None
     result = evaluate(network, config, protocol, config.eval_episodes, config.eval_epsilon, config.seed)
     summary = result.summary(config.game)
 
@@ -95,10 +105,8 @@ def main(argv: list[str]) -> int:
         "eval_seed": wanted.seed,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    try:
+    with refused(folder / "eval", "written"):
         path = write_evaluation(folder / "eval" / label, result, summary, about)
-    except OSError as error:
-        raise UsageError(f"{folder / 'eval'}: cannot be written ({error.strerror})") from None
     print(f"{preset} on {config.game}, protocol {config.protocol}, observe {seen.kind} {seen.parameter:g},")
     print(f"trained for {frames:,} frames, {summary['episodes']} episodes, epsilon {wanted.epsilon:g}")
     error = "" if summary["standard_error"] is None else f", standard error {summary['standard_error']:.2f}"
@@ -107,11 +115,9 @@ def main(argv: list[str]) -> int:
         print(f"random  {summary['random_score']}   human {summary['human_score']}   "
               f"human-normalised {summary['human_normalised']:.3f}")  # fmt: skip
     print(f"scores  {path}")
-    try:
+    with refused(folder / "videos", "written"):
         for video in write_videos(result, wanted.video, folder / "videos", f"{preset} {config.game} {label}"):
             print(f"video   {video}")
-    except OSError as error:
-        raise UsageError(f"{folder / 'videos'}: cannot be written ({error.strerror})") from None
     return 0
 
 
