@@ -31,7 +31,7 @@ def train(run: Run, display: Display) -> None:
         for _ in range(run.updates_due()):
             batch = replay.sample(config.batch_size)
             update = learner.update(batch)
-            replay.update_priorities(batch.origin, update.priority)
+            replay.learned(batch.origin, update.priority, update.core_state.cpu().numpy())
             run.record_update(update.metrics)
 
         step = envs.recv()

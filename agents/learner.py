@@ -36,6 +36,8 @@ class LearnerConfig:
     max_grad_norm: float | None
     target_period: int  # updates between copies; 0: no target network
     priority_eta: float
+    munchausen: bool = False
+    seed: int = 0  # of the fractions that a quantile head is trained at
 
 
 class Update(NamedTuple):
@@ -43,11 +45,15 @@ class Update(NamedTuple):
 
     metrics: dict[str, float]
     priority: np.ndarray  # [B]
+    core_state: Tensor  # [B, S] the online network's, after the unroll
 
 
 class NonFiniteError(RuntimeError):
     """Loss or gradient is no longer a number."""
 
+
+FRACTIONS = 20  # the random stream of quantile fractions, beside those of setup.STREAMS
+MUNCHAUSEN = {"scale": 0.9, "temperature": 0.03, "floor": -1.0}  # Vieillard et al. 2020, appendix B.1
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fused where it can
     "adam": partial(torch.optim.Adam, fused=True),
@@ -82,19 +88,23 @@ class Learner:
         """Burn in, unroll, take one step. Rows of the burn-in give no loss, no gradient and no priority."""
         c = self.config
         batch = to_device(batch, self.device)
-        mask = losses.loss_mask(batch.truncated[c.burn_in : c.burn_in + c.unroll])  # [T, B]
+        unrolled = slice(c.burn_in, c.burn_in + c.unroll)
+        mask = losses.loss_mask(batch.truncated[unrolled])  # [T, B]
+        # A stream of its own for every update: there is no generator to save.
+        rng = np.random.default_rng([c.seed, FRACTIONS, self.updates])
+        tau = self.online.head.random_fractions(mask.shape, rng)  # [T, B, N]
         with self._autocast():
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, c.burn_in)
-            rows = batch.inputs.rows(c.burn_in, c.burn_in + c.unroll)
-            q, state = self.online(rows, state)  # [T, B, A]
+            z, state = self.online.returns(batch.inputs.rows(unrolled.start, unrolled.stop), state, tau)
             with torch.no_grad():
-                value = self._values(batch, q.detach(), state.detach())  # [T + n, B]
-        target = self._target(batch, value)  # [T, B]
-        action = batch.action[c.burn_in : c.burn_in + c.unroll]
-        chosen = q.gather(-1, action[..., None]).squeeze(-1)  # [T, B]
-        td_error = target - chosen
-        loss = (losses.LOSSES[c.loss](td_error) * mask * batch.weight).sum() / mask.sum().clamp(min=1)
+                z_next = self._bootstrap(batch, z.detach(), state.detach(), rng)  # [T + n, B, A, N'] twice
+        target = self._target(batch, *z_next)  # [T, B, N']
+        chosen = losses.at_action(z, batch.action[unrolled])  # [T, B, N]
+        td_error = target[..., None, :] - chosen[..., None]  # [T, B, N, N']
+        quantiles = self.online.head.samples > 1
+        row_loss = losses.quantile_huber(td_error, tau) if quantiles else losses.LOSSES[c.loss](td_error)[..., 0, 0]
+        loss = (row_loss * mask * batch.weight).sum() / mask.sum().clamp(min=1)
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -106,8 +116,8 @@ class Learner:
         self.updates += 1
         if c.target_period and self.updates % c.target_period == 0:
             self.target.load_state_dict(self.online.state_dict())
-        priority = losses.sequence_priority(td_error.detach(), mask, c.priority_eta)
-        return Update(metrics, priority.cpu().numpy())
+        priority = losses.sequence_priority(td_error.detach().mean((-1, -2)), mask, c.priority_eta)
+        return Update(metrics, priority.cpu().numpy(), state.detach())
 
     def _burn_in(self, network: QNetwork, batch: Sequence, rows: int) -> Tensor:
         """The network's own core state [B, S] after the first rows (R2D2 section 3)."""
@@ -115,31 +125,42 @@ class Learner:
             return batch.core_state
         return network(batch.inputs.rows(0, rows), batch.core_state)[1]
 
-    def _values(self, batch: Sequence, q: Tensor, state: Tensor) -> Tensor:
-        """v(s_t) for the unrolled rows and the n after them [T + n, B]. q, state: the online pass so far."""
+    def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Returns [T + n, B, A, N'] of the unrolled rows and the n after them: of the online network, which selects
+        actions, and of the target network, which values them. z, state: the online pass so far."""
         c = self.config
-        start, stop = c.burn_in + 1, c.burn_in + c.unroll + c.n_step
+        stop = c.burn_in + c.unroll + c.n_step
         tail = batch.inputs.rows(c.burn_in + c.unroll, stop)
-        online = torch.cat([q, self.online(tail, state)[0]])  # [T + n, B, A]
-        value = online
-        if self.target is not self.online:  # no target looks at v of the first row: the target network is spared it
-            rest = self.target(batch.inputs.rows(start, stop), self._burn_in(self.target, batch, start))[0]
-            value = torch.cat([online[:1], rest])
-        return losses.double_q_value(online if c.double else value, value)
+        tau = self.online.head.random_fractions(tail.prev_action.shape, rng)
+        online = torch.cat([z, self.online.returns(tail, state, tau)[0]])
+        if self.target is self.online:
+            return online, online
+        # Only Munchausen looks at the first row's target values: the others are spared it.
+        start = c.burn_in if c.munchausen else c.burn_in + 1
+        rows = batch.inputs.rows(start, stop)
+        tau = self.target.head.random_fractions(rows.prev_action.shape, rng)
+        valued = self.target.returns(rows, self._burn_in(self.target, batch, start), tau)[0]
+        return online, torch.cat([online[: start - c.burn_in], valued])
 
-    def _target(self, batch: Sequence, value: Tensor) -> Tensor:
-        """The regression targets [T, B]: clipped rewards, n-step or Q(lambda), in the network's value scale."""
+    def _target(self, batch: Sequence, z_online: Tensor, z: Tensor) -> Tensor:
+        """The regression targets [T, B, N']: clipped rewards, n-step or Q(lambda), in the network's value scale."""
         c = self.config
         reward = batch.reward[c.burn_in :]
         if c.reward_clip is not None:
             reward = reward.clamp(-c.reward_clip, c.reward_clip)
-        ends = batch.terminated[c.burn_in :], batch.truncated[c.burn_in :]
-        if c.value_rescaling:
-            value = losses.unscale(value)
-        if c.trace_lambda is None:
-            target = losses.n_step_target(reward, *ends, value, c.discount, c.n_step)
+        scaled = losses.unscale(z) if c.value_rescaling else z
+        if c.munchausen:
+            reward = reward + losses.munchausen_reward(scaled, batch.action[c.burn_in :], **MUNCHAUSEN)
+            value = losses.munchausen_value(scaled, MUNCHAUSEN["temperature"])
         else:
-            target = losses.q_lambda_target(reward, *ends, value, c.discount, c.trace_lambda, c.n_step)
+            value = losses.double_q_value((z_online if c.double else z).mean(-1), scaled)  # [T + n, B, N']
+        reward, terminated, truncated = (
+            x[..., None] for x in (reward, batch.terminated[c.burn_in :], batch.truncated[c.burn_in :])
+        )
+        if c.trace_lambda is None:
+            target = losses.n_step_target(reward, terminated, truncated, value, c.discount, c.n_step)
+        else:
+            target = losses.q_lambda_target(reward, terminated, truncated, value, c.discount, c.trace_lambda, c.n_step)
         return losses.rescale(target) if c.value_rescaling else target
 
     def state(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.cores import CORES, Core
+from agents.heads import HEADS
 from agents.types import Inputs
 
 
@@ -72,16 +73,17 @@ class TileConv(PixelConv):
 class NatureTorso(nn.Sequential):
     """The three convolutions of Mnih et al. 2015: stacks of [21, 21, 16 K] tiles -> [N, 3136]."""
 
-    output_size = 3136
+    output_size = 64 * 7 * 7
+    # outputs, kernel, stride, side of the image that comes out
+    layers = ((32, 8, 4, 20), (64, 4, 2, 9), (64, 3, 1, 7))
 
     def __init__(self, images: int, norm: bool) -> None:
         layers: list[nn.Module] = []
-        for conv, outputs, side in (
-            (TileConv(images, 32), 32, 20),
-            (nn.Conv2d(32, 64, 4, 2), 64, 9),
-            (nn.Conv2d(64, 64, 3, 1), 64, 7),
-        ):
-            layers += [conv, *([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
+        inputs = images
+        for outputs, kernel, stride, side in self.layers:
+            layers.append(nn.Conv2d(inputs, outputs, kernel, stride) if layers else TileConv(images, outputs))
+            layers += [*([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
+            inputs = outputs
         super().__init__(*layers, ChannelsLastFlatten())
 
     @staticmethod
@@ -89,6 +91,13 @@ class NatureTorso(nn.Sequential):
         """[T, B, 84, 84] uint8 -> [T, B, 21, 21, 16]: tiles of 4x4 pixels as channels."""
         words = frames.view(torch.int32)  # [T, B, 84, 21]: four pixels move at once
         return words.unflatten(2, (21, 4)).transpose(3, 4).contiguous().view(torch.uint8)
+
+
+class Torso2013(NatureTorso):
+    """The two convolutions of Mnih et al. 2013, section 4.1: stacks of [21, 21, 16 K] tiles -> [N, 2592]."""
+
+    output_size = 32 * 9 * 9
+    layers = ((16, 8, 4, 20), (32, 4, 2, 9))
 
 
 class Residual(nn.Module):
@@ -126,33 +135,20 @@ class ImpalaTorso(nn.Sequential):
         return frames[..., None]
 
 
-TORSOS: dict[str, type[NatureTorso] | type[ImpalaTorso]] = {"nature": NatureTorso, "impala": ImpalaTorso}
-
-
-class Head(nn.Module):
-    """Q from the core's output: plain, or dueling q = v + a - mean(a) (Wang et al. 2016, eq. 9).
-
-    Always in single precision: between 2 and 4 bf16 has steps of 0.016, about what one action is better than another.
-    """
-
-    def __init__(self, input_size: int, num_actions: int, dueling: bool) -> None:
-        super().__init__()
-        self.advantage = nn.Linear(input_size, num_actions)
-        self.value = nn.Linear(input_size, 1) if dueling else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., A]"""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.advantage.weight.dtype)
-            a = self.advantage(x)
-            return a if self.value is None else self.value(x) + a - a.mean(-1, keepdim=True)
+TORSOS: dict[str, type[NatureTorso] | type[ImpalaTorso]] = {
+    "nature": NatureTorso,
+    "dqn-2013": Torso2013,
+    "impala": ImpalaTorso,
+}
 
 
 class QNetwork(nn.Module):
     """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S].
 
-    Acting is L = 1. `hidden` is the width of the fully connected layer between torso and core (0: none).
-    With `last_action_reward` the core also sees the previous action (one-hot) and the clipped reward.
+    Acting is L = 1. `hidden` is the width of the fully connected layer between torso and core (0: none), `head_hidden`
+    that of a layer within the head. With `center` every image is seen minus its own mean grey: on a plain bright
+    background, such as Pong's, the ball is otherwise lost beside it for a long time. With `last_action_reward` the
+    core also sees the previous action (one-hot) and the clipped reward.
     """
 
     def __init__(
@@ -164,12 +160,15 @@ class QNetwork(nn.Module):
         hidden: int = 512,
         core: str = "lstm",
         core_size: int = 512,
+        head: str = "mean",
+        head_hidden: int = 0,
         dueling: bool = False,
         norm: bool = False,
+        center: bool = False,
         last_action_reward: bool = False,
     ) -> None:
         super().__init__()
-        self.num_actions, self.frame_stack = num_actions, frame_stack
+        self.num_actions, self.frame_stack, self.center = num_actions, frame_stack, center
         self.last_action_reward = last_action_reward
         conv = TORSOS[torso](frame_stack, norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conv = conv
@@ -183,19 +182,26 @@ class QNetwork(nn.Module):
         self.fc = nn.Sequential(*layers)
         extra = num_actions + 1 if last_action_reward else 0
         self.core: Core = CORES[core](size + extra, core_size)
-        self.head = Head(self.core.output_size, num_actions, dueling)
+        self.head = HEADS[head](self.core.output_size, num_actions, head_hidden, dueling, norm)
 
     @property
     def state_size(self) -> int:
         return self.core.state_size
 
     def initial_state(self, batch_size: int) -> Tensor:
-        return self.core.initial_state(batch_size).to(self.head.advantage.weight.device)
+        return self.core.initial_state(batch_size).to(next(self.parameters()).device)
 
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        z, state = self.returns(inputs, state, self.head.even_fractions(inputs.prev_action.shape))
+        return z.mean(-1), state
+
+    def returns(self, inputs: Inputs, state: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples of the return, of which q is the mean: z [L, B, A, N] at the fractions tau [L, B, N]."""
         is_first = inputs.is_first[self.frame_stack - 1 :]  # [L, B]
         planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H, W, C]
         planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in
+        if self.center:
+            planes = planes - planes.mean((2, 3, 4), keepdim=True)
         stacks = stack_frames(planes, inputs.is_first, self.frame_stack).flatten(0, 1)  # [L B, H, W, K C]
         images = stacks.permute(0, 3, 1, 2)  # channels last
         x = self.fc(self.conv(images)).unflatten(0, is_first.shape)  # [L, B, D]
@@ -204,7 +210,7 @@ class QNetwork(nn.Module):
             reward = inputs.prev_reward.clamp(-1, 1).masked_fill(is_first, 0)[..., None]
             x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
         y, state = self.core(x, state, is_first)
-        return self.head(y), state
+        return self.head(y, tau), state
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

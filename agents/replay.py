@@ -83,6 +83,11 @@ class Replay:
     `stride`: sequences start at every stride-th time; the actor's core state is kept for those rows only, in half
     precision. `history`: frames before the first row that stacks need (frame_stack - 1).
     `priority_exponent` 0 draws uniformly. One random generator, passed in, drives all draws.
+
+    `readers` 0: sequences start anywhere, from the stored state, or with `zero_state` from zeros (the bootstrapped
+    random updates of Hausknecht & Stone 2015, section 4.2). `readers` B: each of the B sequences of a batch goes on,
+    `advance` rows further and with the state the learner came to, where it was in its episode, and at the episode's
+    end turns to the start of another (their bootstrapped sequential updates).
     """
 
     def __init__(
@@ -98,7 +103,12 @@ class Replay:
         frame_shape: tuple[int, int] = (84, 84),
         priority_exponent: float = 0.0,
         importance_exponent: float = 0.0,
+        zero_state: bool = False,
+        readers: int = 0,
+        advance: int = 0,
     ) -> None:
+        if readers and (stride > 1 or priority_exponent):
+            raise ValueError("sequential draws need a stride of 1 and no priorities")
         self.capacity = ring_times(rows, lanes, length, history, stride)
         self.lanes, self.length, self.history, self.stride, self.rng = lanes, length, history, stride, rng
         self.time = 0  # rows written so far in every lane
@@ -110,7 +120,13 @@ class Replay:
         self._reward = np.zeros((self.capacity, lanes), np.float32)
         self._terminated = np.zeros((self.capacity, lanes), bool)
         self._truncated = np.zeros((self.capacity, lanes), bool)
-        self._state = np.zeros((self.capacity // stride, lanes, state_size), np.float16)
+        self._zero_state = zero_state or readers > 0
+        self._state_size = state_size
+        self._state = np.zeros((self.capacity // stride, lanes, 0 if self._zero_state else state_size), np.float16)
+        self._advance = advance
+        self._reader_time = np.full(readers, -1)  # of the next row; -1: its episode has ended
+        self._reader_lane = np.zeros(readers, np.int64)
+        self._reader_state = np.zeros((readers, state_size), np.float32)
         self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
         self._tree = SumTree(self.capacity // stride * lanes) if priority_exponent else None
         self._max_priority = 1.0
@@ -126,7 +142,7 @@ class Replay:
         self._reward[slot] = rows.reward
         self._terminated[slot] = rows.terminated
         self._truncated[slot] = rows.truncated
-        if self.time % self.stride == 0:
+        if self.time % self.stride == 0 and not self._zero_state:
             self._state[slot // self.stride] = rows.core_state
         if place == BLOCK - 1:
             self._blocks[slot // BLOCK] = [
@@ -165,13 +181,15 @@ class Replay:
     @property
     def can_sample(self) -> bool:
         first, last = self._starts()
-        return last > first
+        return last > first and (not len(self._reader_time) or len(self._episode_starts()) > 0)
 
     def sample(self, batch_size: int) -> Sequence:
-        """Draw `batch_size` sequences with replacement."""
+        """Draw `batch_size` sequences with replacement; sequential draws are as many as there are readers."""
         first, last = self._starts()
         if last == first:
             raise ValueError(f"the replay holds {self.time} rows a lane: no sequence of {self.length} yet")
+        if len(self._reader_time):
+            return self._read_on()
         if self._tree is None:
             choice = self.rng.integers(first * self.lanes, last * self.lanes, size=batch_size)
             start, lane = np.divmod(choice, self.lanes)
@@ -187,6 +205,25 @@ class Replay:
             weight = (weight / weight.max()).astype(np.float32)
         return self._gather(start * self.stride, lane, weight, start * self.lanes + lane)
 
+    def _episode_starts(self) -> np.ndarray:
+        """(time, lane) of the episodes' first rows that can be drawn [M, 2]."""
+        first, last = self._starts()
+        time, lane = self._is_first[np.arange(first, last) % self.capacity].nonzero()
+        return np.stack([first + time, lane], axis=1)
+
+    def _read_on(self) -> Sequence:
+        """The next rows of every reader. One whose episode has ended or cannot be read further begins another."""
+        first, last = self._starts()
+        lost = (self._reader_time < first) | (self._reader_time >= last)
+        if lost.any():
+            starts = self._episode_starts()
+            chosen = starts[self.rng.integers(len(starts), size=int(lost.sum()))]
+            self._reader_time[lost], self._reader_lane[lost] = chosen.T
+            self._reader_state[lost] = 0.0
+        readers = np.arange(len(lost))
+        batch = self._gather(self._reader_time, self._reader_lane, np.ones(len(lost), np.float32), readers)
+        return batch._replace(core_state=torch.from_numpy(self._reader_state.copy()))
+
     def _gather(self, time: np.ndarray, lane: np.ndarray, weight: np.ndarray, index: np.ndarray) -> Sequence:
         t = time + np.arange(-self._before, self.length)[:, None]  # [before + L, B]
         slot = t % self.capacity
@@ -201,7 +238,10 @@ class Replay:
             torch.from_numpy(action[previous]),
             torch.from_numpy(reward[previous]),
         )
-        state = self._state[time // self.stride % len(self._state), lane].astype(np.float32)
+        if self._zero_state:
+            state = np.zeros((len(time), self._state_size), np.float32)
+        else:
+            state = self._state[time // self.stride % len(self._state), lane].astype(np.float32)
         return Sequence(
             inputs,
             torch.from_numpy(action[rows]),
@@ -230,6 +270,15 @@ class Replay:
                 low, high = max(begin, block * BLOCK), min(begin + count, (block + 1) * BLOCK)
                 out[low - begin : high - begin] = images[low - block * BLOCK : high - block * BLOCK]
         return frames
+
+    def learned(self, index: np.ndarray, priority: np.ndarray, core_state: np.ndarray) -> None:
+        """What came of a batch: its `origin`, new priorities [B], the core state after the unrolled rows [B, S]."""
+        if len(self._reader_time):
+            rows = self._reader_time + np.arange(1, self._advance + 1)[:, None]  # [T, B]
+            ended = self._is_first[rows % self.capacity, self._reader_lane].any(0)
+            self._reader_time = np.where(ended, -1, self._reader_time + self._advance)
+            self._reader_state[:] = core_state
+        self.update_priorities(index, priority)
 
     def update_priorities(self, index: np.ndarray, priority: np.ndarray) -> None:
         """New priorities [B] for drawn sequences; those overwritten since are passed over."""
@@ -260,7 +309,8 @@ class Replay:
             state["priority"] = self._tree.nodes[self._tree.leaves :]
         return state
 
-    _COLUMNS = ("pending", "is_first", "action", "reward", "terminated", "truncated", "state")
+    _COLUMNS = ("pending", "is_first", "action", "reward", "terminated", "truncated", "state",
+                "reader_time", "reader_lane", "reader_state")  # fmt: skip
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take back what `state` gave. ValueError if it does not fit this replay, whoever made it."""
@@ -279,6 +329,8 @@ class Replay:
         ends = np.cumsum(sizes)
         data = [state["frames"][end - n : end].tobytes() for end, n in zip(ends, sizes, strict=True)]
         self._blocks = [data[i : i + self.lanes] for i in range(0, len(data), self.lanes)]
+        if (self._reader_lane < 0).any() or (self._reader_lane >= self.lanes).any():
+            raise ValueError("a replay reader is in a lane that is not there")
         self.time, self._max_priority = time, most
         self._check_blocks()
         if self._tree is not None:

@@ -54,18 +54,25 @@ class Config:
     # --- the network
     frame_stack: int = 1
     """Images the network sees at once, each 4 frames after the last."""
-    torso: Literal["nature", "impala"] = "nature"
-    """Convolutions: nature (Mnih et al. 2015) or impala (15 layers, residual; about 7 times the work)."""
+    torso: Literal["nature", "dqn-2013", "impala"] = "nature"
+    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013) or impala (15, residual; about
+    7 times the work)."""
     hidden: int = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: CoreName = "lstm"
     """identity (feed-forward), rnn (Elman), lstm1997 (no forget gate), lstm or gru."""
     core_size: int = 256
     """Units of the recurrent core."""
+    head: Literal["mean", "iqn"] = "mean"
+    """What is learned of the return: its mean, or its quantiles (IQN; trained with the quantile Huber loss)."""
+    head_hidden: int = 0
+    """Width of a fully connected layer in each stream of the head, in units. 0: none."""
     dueling: bool = False
     """Separate value and advantage streams."""
     norm: bool = True
     """LayerNorm after each convolution and fully connected layer."""
+    center: bool = True
+    """Subtract from each image its mean grey."""
     last_action_reward: bool = True
     """The core also sees the last action and the last clipped reward."""
 
@@ -82,6 +89,9 @@ class Config:
     """Frames over which epsilon falls."""
 
     # --- replay
+    update: Literal["stored", "random", "sequential"] = "stored"
+    """Core state a drawn sequence starts from: the stored one (R2D2), zeros at a random row, or carried through whole
+    episodes from their start (both DRQN, Hausknecht & Stone 2015)."""
     replay_rows: int = 1_000_000
     """Rows kept, of all envs together."""
     start_rows: int = 20_000
@@ -112,6 +122,8 @@ class Config:
     """Discount a step (4 frames)."""
     double: bool = True
     """The online network selects, the target network values (double Q-learning)."""
+    munchausen: bool = False
+    """Add the scaled log-policy to the reward, bootstrap softly (Vieillard et al. 2020). --double has no part then."""
     target_period: int = 0
     """Updates between copies to the target network. 0: no target network."""
     value_rescaling: bool = False
@@ -154,6 +166,7 @@ class Config:
     """Run the networks through torch.compile, for GPUs (untested)."""
 
 
+# A preset is its difference from the defaults. docs/presets.md tells where every number comes from.
 DRQN: dict[str, Any] = {}
 DQN: dict[str, Any] = {
     "frame_stack": 4,
@@ -162,7 +175,111 @@ DQN: dict[str, Any] = {
     "sequence_stride": 1,
     "last_action_reward": False,
 }
-PRESETS: dict[str, dict[str, Any]] = {"drqn": DRQN, "dqn": DQN}
+# Mnih et al. 2015, extended data table 1.
+DQN_2015 = DQN | {
+    "protocol": "dqn-2015",
+    "norm": False,
+    "center": False,
+    "epsilon_final": 0.1,
+    "epsilon_frames": 4_000_000,
+    "start_rows": 50_000,
+    "samples_per_step": 8.0,
+    "batch_size": 32,
+    "unroll": 1,
+    "trace_lambda": None,
+    "double": False,
+    "target_period": 2_500,
+    "loss": "huber",
+    "optimizer": "rmsprop",
+    "optimizer_epsilon": 3.125e-3,
+    "max_grad_norm": None,
+    "eval_epsilon": 0.05,
+}
+DQN_2013 = DQN_2015 | {"torso": "dqn-2013", "hidden": 256, "target_period": 0, "loss": "squared"}
+DOUBLE_DQN = DQN_2015 | {"double": True}
+DUELING = DOUBLE_DQN | {
+    "hidden": 0,
+    "head_hidden": 512,
+    "dueling": True,
+    "learning_rate": 6.25e-5,
+    "max_grad_norm": 10.0,
+    "epsilon_final": 0.01,
+    "target_period": 7_500,
+    "eval_epsilon": 0.001,
+}
+RAINBOW_LITE = DUELING | {
+    "epsilon_frames": 1_000_000,
+    "start_rows": 20_000,
+    "n_step": 3,
+    "target_period": 2_000,
+    "priority_exponent": 0.5,
+    "importance_exponent": 0.4,
+    "optimizer": "adam",
+    "optimizer_epsilon": 1.5e-4,
+}
+DQN_10 = DQN_2015 | {  # the feed-forward baseline of Hausknecht & Stone 2015
+    "frame_stack": 10,
+    "replay_rows": 400_000,
+    "loss": "squared",
+    "optimizer": "adadelta",
+    "learning_rate": 0.1,
+    "optimizer_epsilon": 1e-6,
+    "max_grad_norm": 10.0,
+}
+DRQN_2015 = DQN_10 | {
+    "frame_stack": 1,
+    "core": "lstm",
+    "core_size": 512,
+    "hidden": 0,
+    "update": "random",
+    "unroll": 10,
+}
+R2D2: dict[str, Any] = {  # Kapturowski et al. 2019, table 2
+    "core_size": 512,
+    "head_hidden": 512,
+    "dueling": True,
+    "norm": False,
+    "center": False,
+    "exploration": "per-actor",
+    "priority_exponent": 0.9,
+    "samples_per_step": 1.5,
+    "batch_size": 64,
+    "burn_in": 40,
+    "unroll": 80,
+    "n_step": 5,
+    "sequence_stride": 40,
+    "trace_lambda": None,
+    "discount": 0.997,
+    "target_period": 2_500,
+    "value_rescaling": True,
+    "reward_clip": None,
+    "learning_rate": 1e-4,
+    "optimizer_epsilon": 1e-3,
+    "max_grad_norm": None,
+}
+PQN_REPLAY = DQN | {  # Gallici et al. 2024
+    "epsilon_final": 0.001,
+    "epsilon_frames": 1_000_000,
+    "num_envs": 128,
+    "samples_per_step": 2.0,
+    "batch_size": 4,
+    "unroll": 32,
+    "optimizer": "radam",
+    "optimizer_epsilon": 1e-8,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "drqn": DRQN,
+    "dqn": DQN,
+    "dqn-2013": DQN_2013,
+    "dqn-2015": DQN_2015,
+    "double-dqn": DOUBLE_DQN,
+    "dueling": DUELING,
+    "rainbow-lite": RAINBOW_LITE,
+    "drqn-2015": DRQN_2015,
+    "dqn-10": DQN_10,
+    "r2d2": R2D2,
+    "pqn-replay": PQN_REPLAY,
+}
 
 
 def near(value: str, allowed: list[str]) -> str:
@@ -196,7 +313,8 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("must be at least 1", lambda x: x >= 1),
     ),
     **dict.fromkeys(
-        ("seed", "hidden", "epsilon_frames", "start_rows", "burn_in", "target_period", "eval_frames", "threads"),
+        ("seed", "hidden", "head_hidden", "epsilon_frames", "start_rows", "burn_in", "target_period", "eval_frames",
+         "threads"),
         ("must be 0 or more", lambda x: x >= 0),
     ),
     **dict.fromkeys(
@@ -239,6 +357,10 @@ def check(config: Config) -> None:
     _require("eval_episodes", config.eval_episodes, config.eval_episodes <= 10_000, "must be at most 10000")
     _require("name", repr(config.name), len(config.name.encode()) <= 200, "must be at most 200 bytes")
     _require("runs_dir", repr(str(config.runs_dir)), str(config.runs_dir) not in ("", "."), "needs a folder's name")
+    if config.update == "sequential":
+        for field, value in (("sequence_stride", 1), ("burn_in", 0), ("priority_exponent", 0)):
+            _require(field, getattr(config, field), getattr(config, field) == value,
+                     f"must be {value} with --update sequential")  # fmt: skip
     if config.value_rescaling:
         _require("value_rescaling", True, config.reward_clip is None, "takes the place of clipping: --reward-clip None")
     _require(

@@ -104,7 +104,8 @@ def check_config(config: Config) -> Protocol:
     weights = parameters * 20 / 1e9  # weights, target, gradient, two moments: 4 bytes each
     if weights > psutil.virtual_memory().available / 1e9:
         raise UsageError(
-            f"--core-size {config.core_size} --hidden {config.hidden}: the network needs about {weights:.1f} GB"
+            f"--core-size {config.core_size} --hidden {config.hidden} --head-hidden {config.head_hidden}: "
+            f"the network needs about {weights:.1f} GB"
         )
     need, free = replay_gigabytes(config), psutil.virtual_memory().available / 1e9
     if need > free:
@@ -126,7 +127,8 @@ FRAME_BYTES = 600
 
 def replay_gigabytes(config: Config) -> float:
     """Estimated memory of a full replay."""
-    row = FRAME_BYTES + 40 + 7 + 2 * blueprint(config).state_size / config.sequence_stride
+    stored = blueprint(config).state_size if config.update == "stored" else 0
+    row = FRAME_BYTES + 40 + 7 + 2 * stored / config.sequence_stride
     return config.replay_rows * row / 1e9 + config.num_envs * 8 * 7056 / 1e9
 
 
@@ -146,8 +148,11 @@ def make_network(config: Config, num_actions: int) -> QNetwork:
             hidden=config.hidden,
             core=config.core,
             core_size=config.core_size,
+            head=config.head,
+            head_hidden=config.head_hidden,
             dueling=config.dueling,
             norm=config.norm,
+            center=config.center,
             last_action_reward=config.last_action_reward,
         )
 
@@ -190,6 +195,9 @@ def make_replay(config: Config, state_size: int) -> Replay:
         rng=rng(config.seed, "replay"),
         priority_exponent=config.priority_exponent,
         importance_exponent=config.importance_exponent,
+        zero_state=config.update != "stored",
+        readers=config.batch_size if config.update == "sequential" else 0,
+        advance=config.unroll,
     )
 
 

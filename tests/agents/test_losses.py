@@ -145,7 +145,7 @@ def test_lanes_do_not_mix() -> None:
 def test_double_q_takes_the_value_of_the_action_the_other_network_selects() -> None:
     select = torch.tensor([[[1.0, 3.0, 2.0]], [[5.0, 0.0, 0.0]]])  # argmax 1, 0
     value = torch.tensor([[[-7.0, 4.0, 99.0]], [[6.0, 99.0, -7.0]]])
-    assert losses.double_q_value(select, value).tolist() == [[4.0], [6.0]]
+    assert losses.double_q_value(select, value[..., None])[..., 0].tolist() == [[4.0], [6.0]]
 
 
 def test_squared_is_half_the_square() -> None:
@@ -196,7 +196,7 @@ def test_a_tensor_of_another_rank_is_refused() -> None:
     no = torch.zeros(3, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"rank 2, got shape \(3,\)"):
         losses.n_step_target(bad, no, no, good, 0.9, 1)
-    with pytest.raises(ValueError, match=r"rank 2, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"\[T, B\] or \[T, B, N\], got shape \(3,\)"):
         losses.q_lambda_target(good, no, no, bad, 0.9, 0.5, 1)
     with pytest.raises(ValueError, match=r"rank 3, got shape \(3, 2\)"):
         losses.double_q_value(good, good)

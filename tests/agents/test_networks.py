@@ -3,11 +3,11 @@ import torch
 from torch import Tensor, nn
 
 from agents.cores import CORES
+from agents.heads import MeanHead, QuantileHead
 from agents.networks import (
     TORSOS,
     ChannelsLastFlatten,
     ChannelsLastNorm,
-    Head,
     ImpalaTorso,
     NatureTorso,
     PixelConv,
@@ -184,18 +184,44 @@ def test_the_impala_torso_has_15_convolutions_of_3x3() -> None:
 
 
 def test_the_advantages_of_a_dueling_head_average_0() -> None:
-    head, x = Head(6, A, dueling=True), torch.randn(L, B, 6, generator=torch.Generator().manual_seed(0))
+    head = MeanHead(6, A, hidden=0, dueling=True, norm=False)
+    x = torch.randn(L, B, 6, generator=torch.Generator().manual_seed(0))
     assert head.value is not None
-    q = head(x)
+    q = head(x, torch.empty(0)).squeeze(-1)
     torch.testing.assert_close(q.mean(-1, keepdim=True), head.value(x))
     advantage = head.advantage(x)
     torch.testing.assert_close(q - q[..., :1], advantage - advantage[..., :1])
 
 
 def test_a_plain_head_is_one_linear_layer() -> None:
-    head, x = Head(6, A, dueling=False), torch.randn(L, B, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(head(x), x @ head.advantage.weight.T + head.advantage.bias)
+    head = MeanHead(6, A, hidden=0, dueling=False, norm=False)
+    x = torch.randn(L, B, 6, generator=torch.Generator().manual_seed(0))
+    assert isinstance(head.advantage, nn.Linear)
+    assert torch.equal(head(x, torch.empty(0)).squeeze(-1), x @ head.advantage.weight.T + head.advantage.bias)
     assert parameter_count(head) == 6 * A + A
+
+
+def test_a_quantile_head_is_the_papers_equation() -> None:
+    head = QuantileHead(6, A, hidden=0, dueling=False, norm=False)
+    assert isinstance(head.advantage, nn.Linear)
+    generator = torch.Generator().manual_seed(0)
+    x, tau = torch.randn(L, B, 6, generator=generator), torch.rand(L, B, 5, generator=generator)
+    z = head(x, tau)
+    assert z.shape == (L, B, A, 5)
+    phi = torch.zeros(6)
+    for j in range(6):
+        phi[j] = head.embedding.bias[j] + sum(
+            torch.cos(torch.pi * i * tau[2, 1, 3]) * head.embedding.weight[j, i] for i in range(64)
+        )
+    expected = (x[2, 1] * phi.relu()) @ head.advantage.weight.T + head.advantage.bias
+    torch.testing.assert_close(z[2, 1, :, 3], expected)
+
+
+def test_q_of_a_quantile_network_is_the_mean_of_32_even_quantiles() -> None:
+    network, seen = make(head="iqn", core="lstm"), inputs()
+    state = network.initial_state(B)
+    tau = ((torch.arange(32) + 0.5) / 32).expand(L, B, 32)
+    torch.testing.assert_close(network(seen, state)[0], network.returns(seen, state, tau)[0].mean(-1))
 
 
 # --- the whole network

@@ -1,0 +1,140 @@
+"""Our equations against rlax's, on random inputs in double precision. Needs the extra `agreement`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.heads import MeanHead
+
+rlax = pytest.importorskip("rlax", reason="needs the extra: pip install '.[agreement]'")
+jax = pytest.importorskip("jax")
+jax.config.update("jax_enable_x64", True)
+jnp = jax.numpy
+
+T, B, A, N, M, GAMMA = 9, 6, 4, 8, 5, 0.97
+SEEDS = range(5)
+
+
+def close(ours: Tensor, theirs: object) -> None:
+    np.testing.assert_allclose(ours.numpy(), np.asarray(theirs), rtol=1e-6, atol=1e-9)
+
+
+def lanes(function: object, *columns: Tensor) -> np.ndarray:
+    """rlax knows one lane [T, ...]: the same over lanes [T, B, ...]."""
+    return np.asarray(jax.vmap(function, in_axes=1, out_axes=1)(*(jnp.asarray(x.numpy()) for x in columns)))
+
+
+class Batch:
+    """Random rewards, values and ends; rlax sees an end as a discount of 0, a cut as a lambda of 0 before it."""
+
+    def __init__(self, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.reward, self.value = torch.randn(2, T, B, generator=g, dtype=torch.float64)
+        self.terminated = torch.rand(T, B, generator=g) < 0.15
+        self.truncated = (torch.rand(T, B, generator=g) < 0.15) & ~self.terminated
+        self.discount = GAMMA * (~self.terminated)[:-1].double()
+        self.not_cut = (~self.truncated)[1:].double()
+        self.z, self.z_next = torch.randn(2, T, B, A, N, generator=g, dtype=torch.float64)
+        self.action = torch.randint(A, (T, B), generator=g)
+        self.tau = torch.rand(T, B, N, generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_n_step_targets(seed: int, n: int) -> None:
+    b = Batch(seed)
+    ours = losses.n_step_target(b.reward, b.terminated, b.truncated, b.value, GAMMA, n)
+    theirs = lanes(lambda r, d, v, k: rlax.n_step_bootstrapped_returns(r, d, v, n, k),
+                   b.reward[:-1], b.discount, b.value[1:], b.not_cut)  # fmt: skip
+    close(ours, theirs[: T - n])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("trace", [0.0, 0.65, 1.0])
+def test_q_lambda_targets(seed: int, trace: float) -> None:
+    b = Batch(seed)
+    ours = losses.q_lambda_target(b.reward, b.terminated, b.truncated, b.value, GAMMA, trace, 1)
+    close(ours, lanes(rlax.lambda_returns, b.reward[:-1], b.discount, b.value[1:], trace * b.not_cut))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_double_q_td_errors(seed: int) -> None:
+    b = Batch(seed)
+    q, select, value = b.z[..., :1], b.z_next[..., 0], b.z_next[..., 1:2]
+    v = losses.double_q_value(select, value)[..., 0]
+    target = losses.n_step_target(b.reward, b.terminated, torch.zeros_like(b.truncated), v, GAMMA, 1)
+    ours = target - losses.at_action(q, b.action)[:-1, :, 0]
+    theirs = jax.vmap(jax.vmap(rlax.double_q_learning))(
+        *(jnp.asarray(x.numpy()) for x in (q[:-1, ..., 0], b.action[:-1], b.reward[:-1], b.discount,
+                                           value[1:, ..., 0], select[1:]))
+    )  # fmt: skip
+    close(ours, theirs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_huber_and_value_rescaling_and_its_inverse(seed: int) -> None:
+    x = 50 * torch.randn(100, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    close(losses.huber(x), rlax.huber_loss(jnp.asarray(x.numpy())))
+    close(losses.rescale(x), rlax.signed_hyperbolic(jnp.asarray(x.numpy())))
+    close(losses.unscale(x), rlax.signed_parabolic(jnp.asarray(x.numpy())))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_transformed_n_step_targets(seed: int) -> None:
+    b = Batch(seed)
+    target = losses.n_step_target(b.reward, b.terminated, b.truncated, losses.unscale(b.value), GAMMA, 5)
+    theirs = lanes(lambda r, d, v, k: rlax.signed_hyperbolic(
+        rlax.n_step_bootstrapped_returns(r, d, rlax.signed_parabolic(v), 5, k)),
+        b.reward[:-1], b.discount, b.value[1:], b.not_cut)  # fmt: skip
+    close(losses.rescale(target), theirs[: T - 5])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_quantile_huber_losses_of_double_iqn(seed: int) -> None:
+    b = Batch(seed)
+    z_next = b.z_next[..., :M]
+    value = losses.double_q_value(b.z_next.mean(-1), z_next)  # [T, B, M]
+    none = torch.zeros_like(b.truncated)[..., None]
+    target = losses.n_step_target(b.reward[..., None], b.terminated[..., None], none, value, GAMMA, 1)
+    delta = target[..., None, :] - losses.at_action(b.z, b.action)[:-1][..., None]
+    ours = losses.quantile_huber(delta, b.tau[:-1])
+    theirs = jax.vmap(jax.vmap(lambda *x: rlax.quantile_q_learning(*x, huber_param=1.0)))(
+        *(jnp.asarray(x.numpy()) for x in (b.z[:-1].transpose(-1, -2), b.tau[:-1], b.action[:-1], b.reward[:-1],
+                                           b.discount, b.z_next[1:].transpose(-1, -2), z_next[1:].transpose(-1, -2)))
+    )  # fmt: skip
+    close(ours, theirs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_munchausen_reward_and_value(seed: int) -> None:
+    """rlax has no Munchausen: its softmax policy and entropy stand in for the equation's two parts."""
+    b, alpha, temperature, floor = Batch(seed), 0.9, 0.3, -1.0
+    q = jnp.asarray(b.z.mean(-1).numpy())
+    policy = rlax.softmax(temperature)
+    probability = np.asarray(policy.probs(q))
+    soft = (probability * np.asarray(q)).sum(-1) + temperature * np.asarray(policy.entropy(q))
+    close(losses.munchausen_value(b.z, temperature).mean(-1), soft)
+    log_pi = np.take_along_axis(np.log(probability), b.action.numpy()[..., None], -1)[..., 0]
+    theirs = alpha * np.clip(temperature * log_pi, floor, 0)
+    close(losses.munchausen_reward(b.z, b.action, alpha, temperature, floor), theirs)
+
+
+def test_the_dueling_head_is_its_equation() -> None:
+    """Wang et al. 2016, equation 9; rlax has none."""
+    head = MeanHead(6, A, hidden=0, dueling=True, norm=False).double()
+    x = torch.randn(T, B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert head.value is not None
+    v, a = (stream(x).detach().numpy() for stream in (head.value, head.advantage))
+    close(head(x, torch.empty(0)).detach()[..., 0], v + a - a.mean(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sequence_priorities_are_r2d2s(seed: int) -> None:
+    """Kapturowski et al. 2019, section 2.3; rlax has none."""
+    td = Batch(seed).value
+    theirs = 0.9 * np.abs(td.numpy()).max(0) + 0.1 * np.abs(td.numpy()).mean(0)
+    close(losses.sequence_priority(td, torch.ones_like(td), 0.9), theirs)
