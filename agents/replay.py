@@ -85,7 +85,7 @@ class Replay:
     `priority_exponent` 0 draws uniformly. One random generator, passed in, drives all draws.
 
     `readers` 0: sequences start anywhere, from the stored state, or with `zero_state` from zeros (the bootstrapped
-    random updates of Hausknecht & Stone 2015, section 4.2). `readers` B: each of the B sequences of a batch goes on,
+    random updates of Hausknecht & Stone 2015). `readers` B: each of the B sequences of a batch goes on,
     `advance` rows further and with the state the learner came to, where it was in its episode, and at the episode's
     end turns to the start of another (their bootstrapped sequential updates).
     """

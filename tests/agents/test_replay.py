@@ -450,3 +450,71 @@ def test_rows_of_another_shape_are_refused() -> None:
     for name, array in wrong.items():
         with pytest.raises(ValueError, match="broadcast"):
             replay.append(good._replace(**{name: array}))
+
+
+# --- the two updates of DRQN (Hausknecht & Stone 2015)
+
+
+def test_random_updates_start_anywhere_from_zeros() -> None:
+    replay = Replay(400, 2, length=4, history=0, stride=1, state_size=STATE, rng=np.random.default_rng(0),
+                    frame_shape=FRAME, zero_state=True)  # fmt: skip
+    for _, row in zip(range(60), rows(2), strict=False):
+        replay.append(row)
+    starts = {tell(replay.sample(16).inputs.frames[0, b]) for _ in range(30) for b in range(16)}
+    assert len(starts) > 100  # of 2 x 56
+    assert not replay.sample(16).core_state.any()
+
+
+def tell(frame: torch.Tensor) -> tuple[int, int]:
+    """(time, lane) of a row, from its frame."""
+    return int(frame[0, 0]) * 256 + int(frame[0, 1]), int(frame[0, 2])
+
+
+def test_sequential_updates_read_whole_episodes_from_their_start_with_the_state_carried() -> None:
+    unroll, readers = 3, 5
+    replay = Replay(4000, 2, length=unroll + 1, history=0, stride=1, state_size=STATE, rng=np.random.default_rng(0),
+                    frame_shape=FRAME, readers=readers, advance=unroll)  # fmt: skip
+    written = []
+    for _, row in zip(range(400), rows(2), strict=False):
+        written.append(row)
+        replay.append(row)
+    at: list[tuple[int, int] | None] = [None] * readers  # where each reader should go on
+    carried, began = np.zeros((readers, STATE)), 0
+    for step in range(1, 40):
+        batch = replay.sample(99)  # as many as there are readers, whatever is asked for
+        assert batch.core_state.shape == (readers, STATE)
+        for b, expected in enumerate(at):
+            time, lane = tell(batch.inputs.frames[0, b])
+            if expected is None or expected[0] + unroll >= 400:
+                assert written[time].is_first[lane]
+                assert not batch.core_state[b].any()
+                began += 1
+            else:
+                assert (time, lane) == expected
+                assert batch.core_state[b].tolist() == carried[b].tolist()
+            ended = any(written[t].is_first[lane] for t in range(time + 1, time + unroll + 1))
+            at[b] = None if ended else (time + unroll, lane)
+        carried = np.full((readers, STATE), float(step)) + np.arange(readers)[:, None]
+        replay.learned(batch.origin, np.ones(readers), carried)
+    assert 50 < began < 39 * readers
+
+
+def test_a_reader_whose_episode_is_overwritten_begins_another() -> None:
+    replay = Replay(3 * BLOCK * 2, 2, length=4, history=0, stride=1, state_size=0, rng=np.random.default_rng(0),
+                    frame_shape=FRAME, readers=3, advance=3)  # fmt: skip
+    source = rows(2)
+    for _ in range(40):
+        for _ in range(7):
+            replay.append(next(source))
+        if replay.can_sample:
+            batch = replay.sample(3)
+            assert all(tell(batch.inputs.frames[0, b])[0] >= replay._oldest for b in range(3))
+            replay.learned(batch.origin, np.ones(3), np.zeros((3, 0)))
+
+
+def test_sequential_updates_wait_for_an_episodes_start() -> None:
+    replay = Replay(4000, 1, length=4, history=0, stride=1, state_size=0, rng=np.random.default_rng(0),
+                    frame_shape=FRAME, readers=1, advance=3)  # fmt: skip
+    for time, row in zip(range(30), rows(1), strict=False):
+        replay.append(row._replace(is_first=np.array([time == 20])))
+        assert replay.can_sample == (time >= 20 + 3)
