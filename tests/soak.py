@@ -22,8 +22,8 @@ import psutil
 
 from tests import small
 
-DEFAULT = ["drqn", "--game", "breakout", "--replay-rows", "20000", "--start-rows", "5000",
-           "--checkpoint-frames", "200000", "--eval-frames", "0", "--log-frames", "1000", "--track", "none"]  # fmt: skip
+DEFAULT = ["drqn", "--game", "breakout", "--replay-rows", "20000", "--start-rows", "5000", "--log-frames", "1000",
+           "--checkpoint-frames", "200000", "--eval-frames", "0", "--track", "none"]  # fmt: skip
 
 
 def last_row(folder: Path) -> dict[str, Any]:
