@@ -112,7 +112,7 @@ class Target:
     name: str
     share: float  # of all inputs
     true: list[bytes]
-    lies: st.SearchStrategy[bytes]
+    lies: st.SearchStrategy[bytes] | st.SearchStrategy[Callable[[], bytes]]
     read: Callable[[bytes], object]
     refusal: type[Exception] = UsageError
     inputs: int = 0
@@ -423,8 +423,11 @@ TENSOR_CHANGES = st.one_of(
 )
 
 
-def tensor_lies(true: bytes) -> st.SearchStrategy[bytes]:
-    """Other tensors in a true file, or another header before true tensors."""
+def tensor_lies(true: bytes) -> st.SearchStrategy[Callable[[], bytes]]:
+    """Other tensors in a true file, or another header before true tensors.
+
+    Recipes, not files: Hypothesis keeps what it has made, and these are half a MB each.
+    """
     tensors = safetensors.torch.load(true)
     size = struct.unpack("<Q", true[:8])[0]
     header, body = json.loads(true[8 : 8 + size]), true[8 + size :]
@@ -442,7 +445,9 @@ def tensor_lies(true: bytes) -> st.SearchStrategy[bytes]:
 
     parts = st.lists(st.tuples(st.sampled_from(sorted(tensors)), TENSOR_CHANGES), min_size=1, max_size=2)
     length = st.sampled_from([0, 0, 0, 1, -1, 2**20, 2**62, -(2**40)])
-    return parts.map(other_tensors) | st.tuples(changes(header), length).map(other_header)
+    tensors_changed = parts.map(lambda drawn: functools.partial(other_tensors, drawn))
+    header_changed = st.tuples(changes(header), length).map(lambda drawn: functools.partial(other_header, drawn))
+    return tensors_changed | header_changed
 
 
 YAML = ["!!int ''", "!!float ''", "!!bool x", "!!timestamp x", "!!binary é", "!!null x", "!!set {a}", "!!pairs [a]",
@@ -515,9 +520,9 @@ def hypothesis_inputs(target: Target, count: int, number: int, attempt: Callable
     """`count` lies, in chunks: Hypothesis keeps a memory of all that it has made."""
     end = target.inputs + count
 
-    def feed(data: bytes) -> None:
+    def feed(data: bytes | Callable[[], bytes]) -> None:
         if target.inputs < end:
-            attempt(data)
+            attempt(data if isinstance(data, bytes) else data())
 
     for chunk in itertools.count():
         if target.inputs >= end:
