@@ -70,11 +70,6 @@ def check_agents(agents: list[Agent]) -> None:
             raise UsageError(f"{agent.folder}: given twice")
 
 
-def clear_value(kind: str) -> float | None:
-    """The value that hides nothing; None stands for the full screen, where no value does."""
-    return KINDS[kind].clear
-
-
 def scores(agent: Agent, values: tuple[float, ...]) -> Iterator[tuple[float | None, list[float]]]:
     """The agent's scores [episodes] at the full screen and at each value; what is missing is played and kept at once.
 
@@ -83,10 +78,10 @@ def scores(agent: Agent, values: tuple[float, ...]) -> Iterator[tuple[float | No
     c, path = agent.config, agent.results
     about = {**agent.about, "sweep": c.observe, "episodes": c.eval_episodes}
     known = _read(path, about)
-    for value in dict.fromkeys((clear_value(c.observe), *values)):
+    for value in dict.fromkeys((KINDS[c.observe].clear, *values)):
         if value not in known:
             seen = {"observe": "full"} if value is None else {"observe_parameter": value}
-            config = replace(c, hide_probability=None, **seen)
+            config = replace(c, **seen)
             result = evaluate(agent.network, config, agent.protocol, c.eval_episodes, c.eval_epsilon, c.seed)
             known[value] = [float(score) for score in result.scores]
             _write(path, about, known)
@@ -95,7 +90,7 @@ def scores(agent: Agent, values: tuple[float, ...]) -> Iterator[tuple[float | No
 
 def _read(path: Path, about: dict[str, Any]) -> Scores:
     """What was played before, with the same network and settings. Nothing if the file is another's or damaged."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, OverflowError, RecursionError, TypeError, KeyError, AttributeError):
         found = json.loads(path.read_text())
         known = {point["value"]: [float(x) for x in point["scores"]] for point in found["points"]}
         values = [x for value, points in known.items() for x in (value or 0.0, *points)]
@@ -141,7 +136,7 @@ def draw(agents: list[Agent], found: list[Scores], values: tuple[float, ...], ou
             mean, low, high = np.transpose([_summary(known[value]) for value in sorted(values)])
             line = score.plot(x, mean, marker=marker, label=f"{name}, {agent.about['frames'] / 1e6:.3g} M frames")[0]
             score.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-            whole = float(np.mean(known[clear_value(config.observe)]))
+            whole = float(np.mean(known[kind.clear]))
             if whole > 0:  # a share of nothing, or of less, says nothing
                 share.plot(x, 100 * mean / whole, marker=marker, color=line.get_color())
         for panel, label in ((score, "score, 95 % interval"), (share, "% of the score with the full screen")):

@@ -102,7 +102,9 @@ def test_a_sweep_that_was_cut_off_goes_on_where_it_was(
     assert played == [("flicker", 0), ("flicker", 0.5), ("flicker", 1)]
 
 
-@pytest.mark.parametrize("damage", ["cut", "another network", "a list", "few scores", "no numbers", "not finite"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "another network", "a list", "few scores", "no numbers", "not finite", "huge"]
+)
 def test_scores_that_are_not_this_agents_are_played_again(damage: str, copies: list[Path], played: list):
     run = copies[0]
     assert evaluate.main([str(run), *SWEEP]) == 0
@@ -115,6 +117,7 @@ def test_scores_that_are_not_this_agents_are_played_again(damage: str, copies: l
         "a list": "[1]",
         "few scores": json.dumps(good | {"points": [point | {"scores": [1.0]}]}),
         "no numbers": json.dumps(good | {"points": [point | {"value": [0]}]}),
+        "huge": json.dumps(good | {"points": [point | {"scores": [1.0, 10**400]}]}),
         "not finite": json.dumps(good | {"points": [point | {"scores": [1.0, float("nan")]}]}),
     }[damage]
     path.write_text(text)
