@@ -2,6 +2,7 @@
 
 python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker --hide-probability 0.5]
                              [--epsilon 0.001] [--seed S] [--video best|median|all|none]
+python evaluate.py runs/A runs/B ... --observe flicker --sweep 0 0.25 0.5 0.75 1 [--out FIGURE.png]
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiment import setup
-from experiment.checkpoint import load_latest
+from experiment import sweep as sweeps
+from experiment.checkpoint import NETWORK, load_latest
 from experiment.cli import exit_on_usage_error, parse_evaluate
 from experiment.config import UsageError, check, from_dict
 from experiment.evaluation import evaluate, load_network, spread, write_evaluation, write_videos
@@ -43,6 +45,11 @@ class EvaluateConfig:
     """Of the games and the random actions; the same seed gives the same episodes."""
     video: Literal["best", "median", "all", "none"] = "best"
     """Episodes to film, in colour, 60 pictures a second."""
+    sweep: tuple[float, ...] = ()
+    """With --observe KIND: score at each of these parameters, any number of runs, and draw one figure; no films.
+    What was played before is not played again."""
+    out: Path | None = None
+    """With --sweep: the figure, a PNG. Default: beside the scores of the first run."""
     threads: int = 0
     """CPU threads. 0: all cores."""
 
@@ -56,19 +63,12 @@ def refused(place: Path, what: str) -> Iterator[None]:
         raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None
 
 
-@exit_on_usage_error
-def main(argv: list[str]) -> int:
-    folder, wanted = parse_evaluate(argv, EvaluateConfig)
+def prepare(folder: Path, wanted: EvaluateConfig) -> sweeps.Agent:
+    """The agent of a run's newest whole checkpoint. UsageError if it, or what is wanted of it, makes no sense."""
     saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
     trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
     if wanted.game and wanted.game != trained.game:
         raise UsageError(f"--game {wanted.game}: {folder} was trained on {trained.game}")
-    for name, ok, allowed in (
-        ("episodes", 1 <= wanted.episodes <= 10_000, "1 to 10000"),
-        ("epsilon", 0 <= wanted.epsilon <= 1, "0 to 1"),
-    ):
-        if not ok:
-            raise UsageError(f"--{name} {getattr(wanted, name)}: must be from {allowed}")
     changes: dict[str, Any] = {"device": "cpu", "compile": False}
     changes |= {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
     changes |= {"protocol": wanted.protocol or trained.protocol, "threads": wanted.threads, "start_rows": 0}
@@ -87,24 +87,77 @@ def main(argv: list[str]) -> int:
     for part in ("eval", "videos"):
         with refused(folder / part, "made"):
             (folder / part).mkdir(exist_ok=True)
-    result = evaluate(network, config, protocol, config.eval_episodes, config.eval_epsilon, config.seed)
-    summary = result.summary(config.game)
-
-    seen = setup.observe(config)
-    frames = int(saved.meta["frames"])
-    label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}"
-    label += f"-e{wanted.epsilon:g}-n{wanted.episodes}-s{wanted.seed}"
     about = {
         "preset": preset,
         "game": config.game,
         "protocol": config.protocol,
-        "observe": [seen.kind, seen.parameter],
-        "frames": frames,
+        "frames": int(saved.meta["frames"]),
         "epsilon": wanted.epsilon,
         "train_seed": trained.seed,
         "eval_seed": wanted.seed,
         "parameters": sum(p.numel() for p in network.parameters()),
+        "network_sha256": saved.meta["files"][NETWORK]["sha256"],
     }
+    return sweeps.Agent(folder, config, protocol, network, about)
+
+
+def check_wanted(folders: list[Path], wanted: EvaluateConfig) -> None:
+    """UsageError on values out of range, and on flags that do not go together."""
+    for name, ok, allowed in (
+        ("episodes", 1 <= wanted.episodes <= 10_000, "1 to 10000"),
+        ("epsilon", 0 <= wanted.epsilon <= 1, "0 to 1"),
+    ):
+        if not ok:
+            raise UsageError(f"--{name} {getattr(wanted, name)}: must be from {allowed}")
+    if not wanted.sweep:
+        if len(folders) > 1:
+            raise UsageError(f"{folders[1]}: more than one run needs --sweep")
+        if wanted.out is not None:
+            raise UsageError(f"--out {wanted.out}: needs --sweep")
+        return
+    sweeps.check_values(wanted.observe, wanted.sweep)
+    for name in ("hide_probability", "observe_parameter"):
+        if getattr(wanted, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: --sweep gives the values")
+    out = wanted.out
+    if out is not None and (out.suffix != ".png" or out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"--out {out}: must be a file NAME.png in a folder that exists")
+
+
+def sweep(agents: list[sweeps.Agent], wanted: EvaluateConfig) -> int:
+    """Score each agent at each value, and draw them all."""
+    sweeps.check_agents(agents)
+    out, found = wanted.out or agents[0].results.with_suffix(".png"), []
+    for agent in agents:
+        print(f"run     {agent.folder}")
+        known = {}
+        for value, scores in sweeps.scores(agent, wanted.sweep):
+            known[value] = scores
+            print(sweeps.describe(value, wanted.observe, scores), flush=True)
+        print(f"scores  {agent.results}")
+        found.append(known)
+    with refused(out, "written"):
+        sweeps.draw(agents, found, wanted.sweep, out)
+    print(f"figure  {out}")
+    return 0
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    folders, wanted = parse_evaluate(argv, EvaluateConfig)
+    check_wanted(folders, wanted)
+    agents = [prepare(folder, wanted) for folder in folders]
+    if wanted.sweep:
+        return sweep(agents, wanted)
+    folder, config, network = agents[0].folder, agents[0].config, agents[0].network
+    preset, frames = agents[0].about["preset"], agents[0].about["frames"]
+    result = evaluate(network, config, agents[0].protocol, config.eval_episodes, config.eval_epsilon, config.seed)
+    summary = result.summary(config.game)
+
+    seen = setup.observe(config)
+    label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}"
+    label += f"-e{wanted.epsilon:g}-n{wanted.episodes}-s{wanted.seed}"
+    about = {**agents[0].about, "observe": [seen.kind, seen.parameter]}
     with refused(folder / "eval", "written"):
         path = write_evaluation(folder / "eval" / label, result, summary, about)
     print(f"{preset} on {config.game}, protocol {config.protocol}, observe {seen.kind} {seen.parameter:g},")

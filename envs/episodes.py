@@ -96,8 +96,8 @@ def _read(path: Path) -> EpisodeRecord:
     seen = take("observe", dict)
     if set(seen) != {"kind", "parameter"} or type(seen["kind"]) is not str:
         raise ValueError("observe must hold a kind and a parameter")
-    if type(seen["parameter"]) not in (int, float):
-        raise ValueError("the parameter of observe is not a number")
+    if type(seen["parameter"]) not in (int, float) or abs(seen["parameter"]) > 1e9:
+        raise ValueError("the parameter of observe is not a number, or out of all range")
     observe = Observe(seen["kind"], seen["parameter"])
     check_observe(observe)
 

@@ -26,6 +26,8 @@ class Observer:
     """Sees everything. The parent of the other kinds."""
 
     default: float = 0  # the parameter where none is given
+    clear: float | None = 0  # the parameter that hides nothing, if there is one
+    meaning: str = ""  # of the parameter, for the axis of a figure
     lowest: float = 0
     highest: float = 0
     whole: bool = True  # the parameter is a whole number
@@ -45,6 +47,7 @@ class Observer:
 class Flicker(Observer):
     """Each frame is black with this probability, independently (Hausknecht & Stone 2015: 0.5)."""
 
+    meaning = "probability that a frame is hidden"
     default, lowest, highest, whole = 0.5, 0.0, 1.0, False
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
@@ -59,7 +62,8 @@ class Blackout(Observer):
     its episode.
     """
 
-    default, lowest, highest = 8, 1, 1000
+    meaning = "frames hidden at a time, a third of all in the mean"
+    default, lowest, highest, clear = 8, 1, 1000, None
 
     def __init__(self, parameter: float, seed: int) -> None:
         super().__init__(parameter, seed)
@@ -79,6 +83,7 @@ class Blackout(Observer):
 class Delay(Observer):
     """The screen of n steps ago; black during the first n steps of an episode."""
 
+    meaning = "steps that the screen is late"
     default, lowest, highest = 4, 0, 1000
 
     def __init__(self, parameter: float, seed: int) -> None:
@@ -93,9 +98,10 @@ class Delay(Observer):
 
 
 class Blinkered(Observer):
-    """Only a band in the middle of the screen, this share of its height at least one row."""
+    """Only a band in the middle of the screen, this share of its height, at least one row."""
 
-    default, lowest, highest, whole = 0.5, 0.0, 1.0, False
+    meaning = "share of the screen's height that is seen"
+    default, lowest, highest, whole, clear = 0.5, 0.0, 1.0, False, 1
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         height = len(frame)
@@ -109,6 +115,7 @@ class Blinkered(Observer):
 class Noise(Observer):
     """Gaussian noise of this standard deviation, in grey levels, on every pixel, cut off at 0 and 255."""
 
+    meaning = "standard deviation of the noise, grey levels"
     default, lowest, highest, whole = 25.0, 0.0, 255.0, False
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -81,9 +82,12 @@ def parse_fields(prog: str, kind: type[T], argv: list[str], default: T, descript
 def _complaint(kind: type, argv: list[str], default: object) -> str:
     """The first flag whose value is refused, in one line."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for i, word in enumerate(words):
-        if word.startswith("--"):
-            field, value = word[2:].replace("-", "_"), words[i + 1]
+    word = ""
+    for value in words:
+        if value.startswith("--"):
+            word = value
+        elif word:
+            field = word[2:].replace("-", "_")
             silence = io.StringIO()
             try:
                 with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
@@ -92,6 +96,8 @@ def _complaint(kind: type, argv: list[str], default: object) -> str:
                 hint = get_type_hints(kind)[field]
                 choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
                 return f"{settings.flag(field)} {value}: expected {_readable(hint)}.{near(value, choices)}"
+            if get_origin(get_type_hints(kind)[field]) is not tuple:
+                word = ""  # it takes no more
     stray = [word for i, word in enumerate(argv) if not word.startswith("--") and not argv[i - 1].startswith("--")]
     first = " The preset comes first." if stray and stray[0] in PRESETS else ""
     return f"cannot understand {' '.join(stray or argv)!r}.{first} See --help."
@@ -101,8 +107,27 @@ def _readable(hint: Any) -> str:
     """A type as a user would say it."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        hint = get_args(hint)[0]  # each of its values
     names = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
     return " or ".join(names.get(kind, "text") for kind in (get_args(hint) or (hint,)))
+
+
+def _show_train_help(default: Config, name: str, description: str) -> None:
+    """Print the settings and what the command line takes besides them. Leaves with status 0."""
+    presets = f"Where the settings start from: {', '.join(PRESETS)}. Comes first."
+    about_preset = tyro.conf.arg(metavar="[PRESET]", help=presets)
+    about_resume = tyro.conf.arg(metavar="FOLDER", help="Go on with the run in this folder, in place of a PRESET.")
+    kind = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("preset", Annotated[tyro.conf.Positional[str], about_preset], name),
+            ("resume", Annotated[Path | None, about_resume], None),
+        ],
+        bases=(Config,),
+        frozen=True,
+    )
+    _parse("train.py", kind, ["--help"], kind(**vars(default)), description)
 
 
 def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
@@ -129,6 +154,8 @@ def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
         f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)} (default drqn) and comes "
         "first. `--resume runs/NAME` goes on with a run from its last checkpoint."
     )
+    if "--help" in argv or "-h" in argv:
+        _show_train_help(default, name, description)
     if resume is not None:
         if given:
             _fail(f"--resume {resume}: the run has its preset already; leave {name!r} out")
@@ -142,12 +169,13 @@ def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
     return parse_fields(f"train.py {name}", Config, argv, default, description), name, None
 
 
-def parse_evaluate(argv: list[str], kind: type[T]) -> tuple[Path, T]:
-    """FOLDER and flags -> (folder of the run, settings)."""
-    argv = list(argv)
+def parse_evaluate(argv: list[str], kind: type[T]) -> tuple[list[Path], T]:
+    """FOLDER ... and flags -> (folders of the runs, settings)."""
+    argv, folders = list(argv), []
     description = "Score a trained agent. The folder of its run comes first: python evaluate.py runs/NAME"
-    folder = Path(argv.pop(0)) if argv and not argv[0].startswith("-") else None
+    while argv and not argv[0].startswith("-"):
+        folders.append(Path(argv.pop(0)))
     wanted = parse_fields("evaluate.py RUN", kind, argv, kind(), description)
-    if folder is None:
+    if not folders:
         _fail("evaluate.py needs the folder of a run, such as runs/NAME")
-    return folder, wanted
+    return folders, wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -442,6 +443,8 @@ def _scalar(key: str, value: object, source: str) -> Any:
 
 def load(path: Path) -> tuple[Config, str]:
     """A run's settings from its config.yaml. UsageError if it is missing or not ours."""
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise UsageError(f"{path}: missing, or not a file")
     try:
         with path.open("rb") as file:
             data = yaml.safe_load(file.read(MAX_BYTES).decode())

@@ -30,7 +30,8 @@ from experiment.config import Config, UsageError
 from experiment.display import Display
 from experiment.evaluation import StoppedError, evaluate, spread, write_evaluation
 from experiment.folder import check_links
-from experiment.tracking import MetricsFile, Tracker, start_tracker
+from experiment.metrics import MetricsFile
+from experiment.tracking import Tracker, start_tracker
 
 # Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile"})

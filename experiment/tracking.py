@@ -1,17 +1,14 @@
-"""Metrics on disk, and the trackers that show them.
+"""The trackers that show a run: trackio (a local page) and wandb (an account, or offline files).
 
-Training only ever appends to `metrics.jsonl`. The trackers (trackio: a local page; wandb: an account, or
-offline files) run in one separate process that follows that file, so no tracker can slow, block or harm
-training. The same command sends an old run by hand:
+They run in one separate process that follows `metrics.jsonl`, so no tracker can slow, block or harm training. The
+same command sends an old run by hand:
 
     python -m experiment.tracking runs/NAME --track local|wandb|all
 """
 
 import argparse
-import errno
 import fcntl
 import json
-import math
 import netrc
 import os
 import re
@@ -23,8 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,78 +33,15 @@ from experiment.folder import check_links
 
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
-MAX_PENDING_ROWS = 10_000  # a few MB: what a full disk may cost in memory
 MAX_LOG_BYTES = 1_000_000
 MAX_ROW_BYTES = 65_536  # of a row and of tracking.json; ours take a few hundred
 MAX_FRAMES = 2**53
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 60.0  # how long the process may outlive training
 WANDB_SECONDS = 10.0  # to connect, and again to finish: both fit in the time `finish` gives
+MARKS_LOCK = threading.Lock()  # of tracking.json: each tracker has a thread
 
 Value = float | int | str | None
-
-
-# --- what training writes -----------------------------------------------------------------------------------
-
-
-def _plain(value: Any) -> Value:
-    """A JSON value: numpy scalars unpacked, NaN and infinity as null (JSON has neither)."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class MetricsFile:
-    """Append-only `metrics.jsonl`: one JSON object per line.
-
-    Opening truncates the file to `position` bytes, the number a checkpoint remembers: after a resume no row
-    is missing and none is there twice. A row that cannot be written (a full disk) waits in memory and goes
-    first at the next write.
-    """
-
-    def __init__(self, path: Path, position: int = 0) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (kept open for the whole run)
-        size = self._file.seek(0, os.SEEK_END)
-        if size < position:
-            self._file.close()
-            raise ValueError(f"{path} has {size} bytes; the checkpoint expects at least {position}")
-        self._file.truncate(position)
-        self.position = position  # bytes: the end of the last whole row
-        self._pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)  # oldest rows are dropped first
-
-    @property
-    def pending(self) -> int:
-        """Rows that wait for room on the disk."""
-        return len(self._pending)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers (numpy's too), strings and nulls. A full disk is no error."""
-        line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
-        self._pending.append(line.encode() + b"\n")
-        with suppress(OSError):
-            self._write_pending()
-
-    def _write_pending(self) -> None:
-        while self._pending:
-            self._write_line(self._pending[0])
-            self._pending.popleft()
-
-    def _write_line(self, line: bytes) -> None:
-        try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part of the row went in
-        except OSError:
-            self._file.truncate(self.position)  # half a row must never stay
-            raise
-        self.position += len(line)
-
-    def sync(self) -> None:
-        """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one cannot be written."""
-        self._write_pending()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
 
 
 # --- the training side: start the process, end it -----------------------------------------------------------
@@ -186,8 +119,8 @@ def _from_here(path: Path) -> str:
 class Sink(Protocol):
     note: dict[str, str]  # kept in tracking.json
 
-    def stored_frames(self) -> int | None:
-        """The last frame count the tracker holds, -1 if it is empty, None if it cannot say."""
+    def stored_rows(self) -> int | None:
+        """How many rows the tracker holds, None if it cannot say."""
         ...
 
     def log(self, row: dict[str, Value], frames: int) -> None: ...
@@ -201,31 +134,26 @@ class LocalSink:
     def __init__(self, folder: Path, name: str, group: str, config: dict[str, Any], wait: float) -> None:
         import trackio
 
-        self._folder = folder
         self.note: dict[str, str] = {}
         known = "local" in _read_marks(folder)  # a new folder with an old name is a new run
         self._run = trackio.init(
             PROJECT,
             name=name,
             group=group,
-            config={key: value for key, value in config.items() if not key.startswith("_")},  # else it raises
+            config=config,
             resume="allow" if known else "never",
             embed=False,
             auto_log_cpu=False,
             auto_log_gpu=False,
         )
 
-    def stored_frames(self) -> int | None:
+    def stored_rows(self) -> int | None:
         from trackio.sqlite_storage import SQLiteStorage
 
-        frames = SQLiteStorage.get_max_step_for_run(PROJECT, self._run.name, run_id=self._run.id)
-        return -1 if frames is None else frames
+        return SQLiteStorage.get_log_count(PROJECT, self._run.name, run_id=self._run.id)
 
     def log(self, row: dict[str, Value], frames: int) -> None:
-        import trackio
-
-        media = {key: trackio.Video(path) for key, path in _videos(self._folder, row)}
-        self._run.log({**row, **media}, step=frames)
+        self._run.log(row, step=frames)
 
     def finish(self) -> None:
         self._run.finish()
@@ -237,7 +165,6 @@ class WandbSink:
     def __init__(self, folder: Path, name: str, group: str, config: dict[str, Any], wait: float) -> None:
         import wandb
 
-        self._folder = folder
         # One id for the life of the folder: a resumed run is one run.
         known = _read_marks(folder).get("wandb", {}).get("run")  # it becomes part of a path
         if not isinstance(known, str) or not re.fullmatch(r"[\w-]{1,64}", known):
@@ -279,14 +206,11 @@ class WandbSink:
             self._run = wandb.init(mode="offline", **options)
         self._run.define_metric("*", step_metric="frames")
 
-    def stored_frames(self) -> int | None:
+    def stored_rows(self) -> int | None:
         return None
 
     def log(self, row: dict[str, Value], frames: int) -> None:
-        import wandb
-
-        media = {key: wandb.Video(str(path), format="mp4") for key, path in _videos(self._folder, row)}
-        self._run.log({**row, **media}, step=frames)  # our own step: wandb's starts at 0 again when offline
+        self._run.log(row, step=frames)  # our own step: wandb's starts at 0 again when offline
 
     def finish(self) -> None:
         self._run.finish()
@@ -304,16 +228,6 @@ def wandb_mode() -> Any:
     return os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
 
 
-def _videos(folder: Path, row: dict[str, Value]) -> list[tuple[str, Path]]:
-    """Take "video" (a path relative to the run's folder) out of the row; no file in that folder, no video."""
-    path = row.pop("video", None)
-    with suppress(OSError, ValueError):
-        video = (folder / path).resolve() if isinstance(path, str) else folder
-        if video.is_relative_to(folder.resolve()) and video.is_file():
-            return [("video", video)]
-    return []
-
-
 # --- the process --------------------------------------------------------------------------------------------
 
 
@@ -326,47 +240,14 @@ def _read_marks(folder: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _count(value: object, otherwise: int) -> int:
-    return value if type(value) is int and 0 <= value <= MAX_FRAMES else otherwise
-
-
-class Mark:
-    """How far one tracker has got: the last frame count, and how many rows it has had with that count.
-
-    A resumed run writes the rows since its checkpoint again, bit for bit. Those already sent are skipped.
-    """
-
-    _lock = threading.Lock()
-
-    def __init__(self, folder: Path, kind: str, sink: Sink) -> None:
-        self._folder, self._kind, self._note = folder, kind, sink.note
-        saved = _read_marks(folder).get(kind, {})
-        self.frames, self.rows = _count(saved.get("frames"), -1), _count(saved.get("rows"), 0)
-        stored = sink.stored_frames()
-        if stored is not None and stored != self.frames:  # the tracker knows better than the note about it
-            self.frames, self.rows = stored, 1
-        self._sent_frames, self._rows_to_skip = self.frames, self.rows
-
-    def is_new(self, frames: int) -> bool:
-        """Whether the file's next row, at this frame count, is yet to be sent. If so it counts as sent."""
-        if frames < self._sent_frames:
-            return False
-        if frames == self._sent_frames and self._rows_to_skip > 0:
-            self._rows_to_skip -= 1
-            return False
-        self.frames, self.rows = frames, self.rows + 1 if frames == self.frames else 1
-        return True
-
-    def save(self) -> None:
-        temporary = self._folder / "tracking.json.tmp"
-        try:
-            with self._lock:
-                marks = _read_marks(self._folder)
-                marks[self._kind] = {**self._note, "frames": self.frames, "rows": self.rows}
-                temporary.write_text(json.dumps(marks))
-                temporary.replace(self._folder / "tracking.json")
-        except OSError as error:
-            print(f"tracking.json is not written: {error}")
+def _save_mark(folder: Path, kind: str, mark: dict[str, Any]) -> None:
+    temporary = folder / "tracking.json.tmp"
+    try:
+        with MARKS_LOCK:
+            temporary.write_text(json.dumps({**_read_marks(folder), kind: mark}))
+            temporary.replace(folder / "tracking.json")
+    except OSError as error:
+        print(f"tracking.json is not written: {error}")
 
 
 def read_rows(path: Path, done: threading.Event, poll: float) -> Iterator[dict[str, Value] | None]:
@@ -401,21 +282,30 @@ def follow(run_folder: Path, kind: str, done: threading.Event, wait: float = 0.0
         if not isinstance(name, str) or not re.fullmatch(r"(?!\.+$)[^/\\\0]{1,200}", name):
             name = run_folder.name  # a name becomes part of a path
         group = f"{config.get('preset', '')} {config.get('game', '')}".strip()
+        noted = _read_marks(run_folder).get(kind, {}).get("sent")
         sink = SINKS[kind](run_folder, name, group, config, wait)
-        mark = Mark(run_folder, kind, sink)
-        mark.save()
+        # A resumed run writes the rows since its checkpoint again, bit for bit: those already sent are counted off.
+        sent = sink.stored_rows()  # the tracker knows better than the note about it
+        if sent is None:
+            sent = noted if type(noted) is int else 0
+        _save_mark(run_folder, kind, {**sink.note, "sent": sent})
     except Exception as error:
         print(f"{kind}: no tracking ({type(error).__name__}: {error})")
         return
+    seen = 0
     try:
         for row in read_rows(run_folder / "metrics.jsonl", done, POLL_SECONDS):
             if row is None:
-                mark.save()
+                _save_mark(run_folder, kind, {**sink.note, "sent": sent})
                 _bound_log(run_folder)
                 continue
             frames = row.get("frames")
-            if not isinstance(frames, (int, float)) or not 0 <= frames <= MAX_FRAMES or not mark.is_new(int(frames)):
+            if not isinstance(frames, (int, float)) or not 0 <= frames <= MAX_FRAMES:
                 continue
+            seen += 1
+            if seen <= sent:
+                continue
+            sent = seen
             try:
                 sink.log({k: v for k, v in row.items() if isinstance(v, (int, float, str))}, int(frames))
             except Exception as error:
@@ -426,11 +316,12 @@ def follow(run_folder: Path, kind: str, done: threading.Event, wait: float = 0.0
 
 
 def _read_config(folder: Path) -> dict[str, Value]:
-    """The run's settings that are plain values: lists of lists of lists could be too long to show."""
+    """The run's plain settings: lists of lists of lists could be too long to show, and trackio keeps `_` for itself."""
     with suppress(Exception), open(folder / "config.yaml", "rb") as file:  # what PyYAML may raise has no end
         config = yaml.safe_load(file.read(MAX_BYTES).decode())
         if isinstance(config, dict):
-            return {k: v for k, v in config.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
+            plain = {k: v for k, v in config.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
+            return {k: v for k, v in plain.items() if not k.startswith("_")}
     return {}
 
 

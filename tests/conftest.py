@@ -2,6 +2,10 @@
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
 
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
@@ -14,3 +18,15 @@ settings.load_profile("recall")
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A small disk of the test's own: 24 MB, or as its parameter says."""
+    path, size = tmp_path / "disk", getattr(request, "param", "24m")
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes rights that this process has not")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)

@@ -22,7 +22,7 @@ import psutil
 
 from tests import small
 
-DEFAULT = ["drqn", "--game", "breakout", "--replay-rows", "20000", "--start-rows", "5000",
+DEFAULT = ["drqn", "--game", "breakout", "--replay-rows", "20000", "--start-rows", "5000", "--log-frames", "1000",
            "--checkpoint-frames", "200000", "--eval-frames", "0", "--track", "none"]  # fmt: skip
 
 
@@ -39,8 +39,9 @@ def slope(hours: list[float], values: list[float]) -> float:
 
 
 def report(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """First, last, least and most of each figure, and its slope."""
+    """First, last, least and most of each figure, the means of its first and last quarter, and its slope."""
     hours = [s["seconds"] / 3600 for s in samples]
+    quarter = -(-len(samples) // 4)
     found: dict[str, Any] = {"samples": len(samples), "minutes": round((hours[-1] - hours[0]) * 60, 1)}
     for name in ("resident_mb", "open_files", "threads", "frames_per_second", "frames_per_cpu_second"):
         values = [s[name] for s in samples]
@@ -49,6 +50,8 @@ def report(samples: list[dict[str, float]]) -> dict[str, Any]:
             "last": values[-1],
             "least": min(values),
             "most": max(values),
+            "first_quarter": round(float(np.mean(values[:quarter])), 2),
+            "last_quarter": round(float(np.mean(values[-quarter:])), 2),
             "slope_per_hour": round(slope(hours, values), 3),
         }
     return found
@@ -87,8 +90,8 @@ def main(words: list[str]) -> int:
     ):
         f = found[name]
         print(
-            f"{name:18} first {f['first']:g}, last {f['last']:g}, from {f['least']:g} to {f['most']:g}, "
-            f"slope {f['slope_per_hour']:+g} {unit} an hour"
+            f"{name:21} first {f['first']:g}, last {f['last']:g}, from {f['least']:g} to {f['most']:g}, "
+            f"quarters {f['first_quarter']:g} and {f['last_quarter']:g}, slope {f['slope_per_hour']:+g} {unit} an hour"
         )
     print(f"soak: {found['minutes']} minutes, {found['samples']} measurements, {frames:,} frames; {options.out}")
     return 0

@@ -74,18 +74,6 @@ def test_a_stop_never_saves_what_is_not_finite(tmp_path: Path, monkeypatch: pyte
 # --- the disk ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", path], check=False, capture_output=True
-    ).returncode:
-        pytest.skip("mounting a small disk takes rights that this process has not")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
 def fill(path: Path) -> None:
     """Write a file until there is no room for another byte."""
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -478,6 +466,13 @@ def test_hostile_settings_are_one_clear_line(name: str, copy: Path, capsys: pyte
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert len(error) < 500
+
+
+def test_settings_that_are_a_pipe_are_one_clear_line(copy: Path, capsys: pytest.CaptureFixture):
+    (copy / "config.yaml").unlink()
+    os.mkfifo(copy / "config.yaml")  # opening it would wait for ever
+    assert small.resume(copy) == 2
+    assert "config.yaml: missing, or not a file" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):

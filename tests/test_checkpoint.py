@@ -314,17 +314,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run: Path, monk
     assert allowed > 12
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB, of the test's own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=False).returncode:
-        pytest.skip("mounting a small disk takes rights that this process has not")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
+@pytest.mark.parametrize("disk", ["1m"], indirect=True)
 def test_a_full_disk_leaves_the_older_ones_whole(disk: Path):
     for frames in (100, 200):
         save(disk / "checkpoint", made(frames))

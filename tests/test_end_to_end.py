@@ -10,8 +10,12 @@ import yaml
 
 import evaluate
 import train
+from agents.actor import Actor
 from agents.networks import QNetwork
 from envs.episodes import EpisodeRecord, replay_colour, replay_grey
+from envs.observability import KINDS, Observer
+from experiment.run import Run
+from tests import small
 
 TINY = (
     "--game pong --num-envs 3 --hidden 16 --core-size 8 --replay-rows 900 --start-rows 90 --batch-size 2 --unroll 4 "
@@ -83,6 +87,33 @@ def test_evaluation_under_flicker_hides_the_screen_from_the_agent(run: Path) -> 
     path = next((run / "eval").glob("*-v5-flicker1-*.json"))
     frames, _ = replay_grey(EpisodeRecord.load(path.with_suffix("") / "episode-000.json"))
     assert not frames.any()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "full"])
+def test_the_replay_holds_what_the_agent_saw(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, hidden, act, observe = [], [], Actor.act, KINDS[kind].__call__
+
+    def act_and_note(actor: Actor, frame: np.ndarray, *others: np.ndarray) -> np.ndarray:
+        seen.append(frame.copy())  # [N, 84, 84]
+        return act(actor, frame, *others)
+
+    def observe_and_note(observer: Observer, frame: np.ndarray, is_first: bool) -> np.ndarray:
+        shown = observe(observer, frame, is_first)
+        hidden.append(bool((shown != frame).any()))
+        return shown
+
+    def compare(run: Run) -> None:
+        batch = run.replay.sample(32)
+        start, lane = np.divmod(batch.origin, run.config.num_envs)
+        for i, (time, env) in enumerate(zip(start * run.config.sequence_stride, lane, strict=True)):
+            frames = batch.inputs.frames[:, i].numpy()  # [L, 84, 84]
+            assert (frames == np.stack(seen[time : time + len(frames)])[:, env]).all()
+
+    monkeypatch.setattr(Actor, "act", act_and_note)
+    monkeypatch.setattr(KINDS[kind], "__call__", observe_and_note)
+    small.at_frame(monkeypatch, 1_200, compare)
+    small.start(tmp_path, "run", frames=1_200, observe=kind, start_rows=150, replay_rows=600)
+    assert any(hidden)
 
 
 def test_a_finished_run_can_be_made_longer(run: Path) -> None:

@@ -24,3 +24,15 @@ def test_open_files_and_threads_stay_the_same_through_checkpoints_and_evaluation
     early, late = measured[: len(measured) // 3 + 1], measured[-(len(measured) // 3) - 1 :]
     for name in ("open_files", "threads"):
         assert min(m[name] for m in late) <= min(m[name] for m in early)
+    assert min(m["frames_per_cpu_second"] for m in measured) >= 0 < found["frames_per_cpu_second"]["most"]
+
+
+def test_the_report_gives_slopes_and_the_means_of_the_first_and_last_quarter():
+    names = ("resident_mb", "open_files", "threads", "frames_per_second", "frames_per_cpu_second")
+    samples = [{"seconds": 360.0 * i, **dict.fromkeys(names, 5.0), "frames_per_cpu_second": 10.0 * i} for i in range(8)]
+    found = soak.report(samples)
+    speed = found["frames_per_cpu_second"]
+    assert (speed["first_quarter"], speed["last_quarter"]) == ((0 + 10) / 2, (60 + 70) / 2)
+    assert speed["slope_per_hour"] == 100.0  # 10 more every tenth of an hour
+    assert found["resident_mb"]["slope_per_hour"] == 0.0
+    assert found["minutes"] == 7 * 6.0

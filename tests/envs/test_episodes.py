@@ -178,6 +178,7 @@ LIES = {
     "unknown observe": {"observe": {"kind": "flickr", "parameter": 0}},
     "more observe": {"observe": {"kind": "full", "parameter": 0, "more": 1}},
     "observe in words": {"observe": {"kind": "full", "parameter": "0"}},
+    "huge observe": {"observe": {"kind": "flicker", "parameter": 10**400}},
     "observe out of range": {"observe": {"kind": "flicker", "parameter": 2}},
     "a list for a kind": {"observe": {"kind": ["full"], "parameter": 0}},
     "negative observe_seed": {"observe_seed": -1},

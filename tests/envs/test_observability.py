@@ -126,6 +126,14 @@ def test_every_kind_repeats_itself_from_its_seed_and_leaves_the_given_frame_alon
         assert (one != watch(how, shown, {0, 30}, seed=4)).any()
 
 
+def test_the_clear_value_of_a_kind_hides_nothing():
+    shown = RNG.integers(1, 256, (60, 84, 84)).astype(np.uint8)
+    for kind, made in KINDS.items():
+        if made.clear is not None:
+            assert (watch(Observe(kind, made.clear), shown) == shown).all()
+        assert bool(made.meaning) == (kind != "full")
+
+
 def test_the_default_parameter_of_every_kind_is_allowed():
     for kind, made in KINDS.items():
         assert observe(kind) == Observe(kind, made.default)

@@ -1,6 +1,5 @@
 import json
 import os
-import resource
 import signal
 import socket
 import sqlite3
@@ -12,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from experiment import tracking
 from experiment.folder import check_links
-from experiment.tracking import MetricsFile, Tracker, page_command, start_tracker
+from experiment.metrics import MetricsFile
+from experiment.tracking import Tracker, page_command, start_tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_KEY = "0123456789abcdef" * 2 + "deadbeef"  # 40 characters, as wandb asks
@@ -90,66 +89,6 @@ def pid_of(tracker: Tracker) -> int:
 
 def files_with(text: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
-
-
-# --- metrics.jsonl ----------------------------------------------------------------------------------------
-
-
-def test_each_row_is_one_json_line_and_nan_is_null(tmp_path: Path) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.write({"frames": 4, "loss": float("nan"), "game": "pong", "q": np.float32(0.5), "n": np.int64(3)})
-    metrics.write({"frames": 8, "loss": float("-inf"), "q": float(np.float32("nan"))})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"frames": 4, "loss": None, "game": "pong", "q": 0.5, "n": 3}
-    assert json.loads(lines[1]) == {"frames": 8, "loss": None, "q": None}
-    assert metrics.position == (tmp_path / "metrics.jsonl").stat().st_size
-
-
-def test_resuming_at_a_position_leaves_no_gap_and_no_double(tmp_path: Path) -> None:
-    position = write_rows(tmp_path, range(3)).position
-    whole = write_rows(tmp_path, range(3, 9), position)
-    assert whole.position > position
-    write_rows(tmp_path, range(3, 5), position)  # the run died after row 8; its checkpoint is from row 2
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["frames"] for row in rows] == [0, 1, 2, 3, 4]
-
-
-def test_a_file_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"frames": 1}\n')
-    with pytest.raises(ValueError, match="has 14 bytes; the checkpoint expects at least 99"):
-        MetricsFile(path, 99)
-    assert path.read_text() == '{"frames": 1}\n'
-
-
-def test_rows_wait_in_memory_while_the_disk_is_full(tmp_path: Path) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.write({"frames": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # room for 6 bytes of the next row
-    try:
-        metrics.write({"frames": 2})
-        metrics.write({"frames": 3})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert metrics.pending == 2
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"frames": 1}\n'
-    metrics.write({"frames": 4})
-    assert metrics.pending == 0
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert rows == [{"frames": 1}, {"frames": 2}, {"frames": 3}, {"frames": 4}]
-
-
-def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
-
-    def no_space(line: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(metrics, "_write_line", no_space)
-    for frames in range(tracking.MAX_PENDING_ROWS + 5):
-        metrics.write({"frames": frames})
-    assert metrics.pending == tracking.MAX_PENDING_ROWS
 
 
 # --- the tracker seen from training -----------------------------------------------------------------------
@@ -241,7 +180,7 @@ def test_a_resumed_run_sends_no_row_twice(run_folder: Path) -> None:
     write_rows(run_folder, range(2, 5), position)
     track(run_folder, "local")
     write_rows(run_folder, range(2, 7), position)  # rows 2 to 4 come again
-    (run_folder / "tracking.json").write_text('{"local": {"frames": 1, "rows": 1}}')  # killed before the note
+    (run_folder / "tracking.json").write_text('{"local": {"sent": 1}}')  # killed before the note
     track(run_folder, "local")
     rows = stored_rows(run_folder)
     assert [step for _, step, _ in rows] == [0, 1, 2, 3, 4, 5, 6]
@@ -280,7 +219,7 @@ def test_damaged_lines_and_settings_do_not_stop_it(run_folder: Path) -> None:
     assert [step for _, step, _ in stored_rows(run_folder)] == [1, 2]
 
 
-@pytest.mark.parametrize("marks", ["[]", '{"local": [1]}', '{"local": {"frames": "x", "rows": 1e999}}', "[" * 50_000])
+@pytest.mark.parametrize("marks", ["[]", '{"local": [1]}', '{"local": {"sent": 1e999}}', "[" * 50_000])
 def test_a_note_that_lies_is_no_note(run_folder: Path, marks: str) -> None:
     (run_folder / "tracking.json").write_text(marks)
     (run_folder / "config.yaml").write_text("a: !!int ''\n")
@@ -294,13 +233,13 @@ def follow_with(folder: Path, _: MetricsFile) -> list[tuple[int, dict]]:
 
     class Keep:
         def __init__(self, folder: Path, name: str, *_: object) -> None:
-            self.note, self.folder, self.name = {}, folder, name
+            self.note, self.name = {}, name
 
-        def stored_frames(self) -> None:
+        def stored_rows(self) -> None:
             return None
 
         def log(self, row: dict, frames: int) -> None:
-            sent.append((frames, {**row, "videos": tracking._videos(self.folder, row), "run": self.name}))
+            sent.append((frames, {**row, "run": self.name}))
 
         def finish(self) -> None:
             pass
@@ -311,16 +250,6 @@ def follow_with(folder: Path, _: MetricsFile) -> list[tuple[int, dict]]:
         patch.setitem(tracking.SINKS, "local", Keep)
         tracking.follow(folder, "local", done)
     return sent
-
-
-def test_a_strangers_row_cannot_name_a_file_outside_the_run(run_folder: Path) -> None:
-    (run_folder.parent / "secret").write_text("dear")
-    (run_folder / "inside.mp4").write_text("film")
-    metrics = MetricsFile(run_folder / "metrics.jsonl")
-    for frames, path in enumerate(("../secret", str(run_folder.parent / "secret"), "\0", "x" * 999, ".", "inside.mp4")):
-        metrics.write({"frames": frames, "video": path})
-    videos = [row["videos"] for _, row in follow_with(run_folder, metrics)]
-    assert videos == [[], [], [], [], [], [("video", run_folder.resolve() / "inside.mp4")]]
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "..", "a\\b", "[[1], [2]]", "x" * 999])
@@ -335,17 +264,6 @@ def test_links_that_lead_out_are_refused_here_too(run_folder: Path, tmp_path: Pa
     with pytest.raises(SystemExit):
         tracking.main([str(run_folder)])
     assert (tmp_path / "dear").read_text() == "dear"
-
-
-def test_a_video_is_stored_with_its_row(run_folder: Path) -> None:
-    (run_folder / "best.mp4").write_bytes(b"not really a video")
-    metrics = MetricsFile(run_folder / "metrics.jsonl")
-    metrics.write({"frames": 1, "video": "best.mp4"})
-    metrics.write({"frames": 2, "video": "missing.mp4"})
-    track(run_folder, "local")
-    copies = list((run_folder.parent / "trackio").rglob("*.mp4"))
-    assert [copy.read_bytes() for copy in copies] == [b"not really a video"]
-    assert [step for _, step, _ in stored_rows(run_folder)] == [1, 2]
 
 
 def test_the_page_command_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

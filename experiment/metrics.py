@@ -1,0 +1,73 @@
+"""metrics.jsonl: what a run measures, one JSON object a line, with no gap and no double after a resume."""
+
+import errno
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+MAX_PENDING_ROWS = 10_000  # a few MB: what a full disk may cost in memory
+
+
+def _plain(value: Any) -> float | int | str | None:
+    """A JSON value: numpy scalars unpacked, NaN and infinity as null (JSON has neither)."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class MetricsFile:
+    """Append-only `metrics.jsonl`: one JSON object per line.
+
+    Opening truncates the file to `position` bytes, the number a checkpoint remembers: after a resume no row
+    is missing and none is there twice. A row that cannot be written (a full disk) waits in memory and goes
+    first at the next write.
+    """
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (kept open for the whole run)
+        size = self._file.seek(0, os.SEEK_END)
+        if size < position:
+            self._file.close()
+            raise ValueError(f"{path} has {size} bytes; the checkpoint expects at least {position}")
+        self._file.truncate(position)
+        self.position = position  # bytes: the end of the last whole row
+        self._pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)  # oldest rows are dropped first
+
+    @property
+    def pending(self) -> int:
+        """Rows that wait for room on the disk."""
+        return len(self._pending)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row of numbers (numpy's too), strings and nulls. A full disk is no error."""
+        line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
+        self._pending.append(line.encode() + b"\n")
+        with suppress(OSError):
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        while self._pending:
+            self._write_line(self._pending[0])
+            self._pending.popleft()
+
+    def _write_line(self, line: bytes) -> None:
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part of the row went in
+        except OSError:
+            self._file.truncate(self.position)  # half a row must never stay
+            raise
+        self.position += len(line)
+
+    def sync(self) -> None:
+        """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one cannot be written."""
+        self._write_pending()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
