@@ -404,6 +404,7 @@ def from_dict(data: Mapping[str, Any], source: str) -> tuple[Config, str]:
     name = str(_scalar("preset", data.pop("preset", "drqn"), source))
     if not re.fullmatch(r"[\w.-]{1,64}", name):  # it becomes part of file names
         raise UsageError(f"{source}: preset {name!r:.80} is not a plain name")
+    data.setdefault("center", False)  # a run from before images were centred; all others say it
     hints = get_type_hints(Config)
     if not all(isinstance(key, str) and len(key) <= 64 for key in data):
         raise UsageError(f"{source}: not the settings of a run")
