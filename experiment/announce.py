@@ -6,6 +6,7 @@ import copy
 import time
 
 import numpy as np
+import psutil
 import torch
 
 from agents.types import Inputs, Sequence
@@ -32,6 +33,9 @@ def announce(run: Run) -> None:
     print(f"replay      {c.replay_rows:,} rows, about {setup.replay_gigabytes(c):.2f} GB when full")
     print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
     print(f"device      {c.device}, {setup.precision(c)}, {setup.threads(c)} threads")
+    load = psutil.getloadavg()[0]
+    if load > 0.8 and setup.threads(c) > 1:  # barriers wait for a thread that another process has displaced
+        print(f"hint        other processes keep this machine busy (load {load:.1f}): --threads 1 may be faster")
     left = max(c.frames - run.frames, 0) / rate
     print(f"length      {c.frames:,} frames, about {duration(left)} at an estimated {rate:,.0f} frames/s", flush=True)
 
