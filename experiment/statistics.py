@@ -78,6 +78,16 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
     return wins + ties / 2
 
 
+def performance_profile(scores: ArrayLike, levels: ArrayLike) -> Array:
+    """The share of runs, of all games together, that score above each of `levels` [K]: [..., K].
+
+    Higher everywhere is better; the area between two curves says where (Agarwal et al. 2021, section 4.2).
+    """
+    table = _table(scores)
+    flat = table.reshape(*table.shape[:-2], 1, -1)  # [..., 1, runs * games]
+    return (flat > np.asarray(levels, np.float64)[:, None]).mean(axis=-1)
+
+
 # --- their intervals --------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,11 @@ def main() -> None:
     )
     points["probability_of_improvement"] = float(point["xy"][0])
     intervals["probability_of_improvement"] = interval["xy"][:, 0].tolist()
+    levels = np.linspace(0, 3, 13)
+    point, interval = library.create_performance_profile({"x": x}, levels, reps=RESAMPLES_SLOW)
+    points["profile"], intervals["profile"] = point["x"].tolist(), interval["x"].tolist()
     fixtures = {
+        "levels": levels.tolist(),
         "x": x.tolist(),
         "y": y.tolist(),
         "points": points,

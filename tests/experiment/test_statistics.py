@@ -47,6 +47,16 @@ def test_probability_of_improvement_agrees_with_rliable() -> None:
     assert interval == pytest.approx(expected, abs=0.05 * (expected[1] - expected[0]))
 
 
+def test_a_performance_profile_agrees_with_rliable() -> None:
+    def profile(scores: Any) -> Any:
+        return ours.performance_profile(scores, FIXTURES["levels"])
+
+    assert profile(X) == pytest.approx(FIXTURES["points"]["profile"], abs=1e-12)
+    interval = ours.stratified_bootstrap(X, profile, rng=np.random.default_rng(1), resamples=20_000)
+    # Shares of 30 runs: an end point is a multiple of 1/30, and two estimates may lie one step apart.
+    np.testing.assert_allclose(interval, FIXTURES["intervals"]["profile"], atol=1 / 30 + 1e-9)
+
+
 # --- by hand ----------------------------------------------------------------------------------------------
 
 
