@@ -1,44 +1,59 @@
-"""Train a grid of agents x games x seeds under one budget, score every run, print what came out.
+"""A study: train a grid of agents x games x screens x seeds, score every run alike, write the report.
 
-python compare.py [--agents dqn,drqn] [--games breakout] [--seeds 1] [--frames N] [-- flags of train.py for all]
+python compare.py --agents dqn drqn drqn:core=gru --games breakout pong --seeds 3 --frames 4000000 --out studies/NAME
+python compare.py FILE.yaml [the same flags]               (flags of train.py for all runs may follow after --)
 
 What is finished is not done again; what was stopped goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import psutil
+import yaml
 
 from experiment import report, setup
 from experiment.cli import exit_on_usage_error, parse_fields, parse_train
-from experiment.config import UsageError, load
-from experiment.report import Cell
+from experiment.config import MAX_BYTES, UsageError, check_evaluation, flag, load
+from experiment.grid import Grid, core_shares, flags
 from experiment.run import check_same
+from experiment.study import Cell, Terms, evaluation, result
 from experiment.tracking import page_command
 
-OF_THE_GRID = ("--game", "--seed", "--frames", "--name", "--runs-dir", "--resume")
-ROOT = Path(__file__).resolve().parent
+OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
+OF_THE_GRID = (*OF_EVERY_RUN, "frames", "observe", "observe_parameter", "hide_probability")
+# What must be the same for all agents: else one is given more, or is measured otherwise.
+FAIR = ("frames", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     """Compare agents on games over seeds: the same frames and the same trained samples for all."""
 
-    agents: str = "dqn,drqn"
-    """Presets, parted by commas."""
-    games: str = "breakout"
-    """Games, parted by commas."""
+    agents: tuple[str, ...] = ("dqn", "drqn")
+    """Presets, each with what is to be other: drqn:core=gru,frame_stack=2."""
+    games: tuple[str, ...] = ("breakout",)
+    """Games."""
+    observe: tuple[str, ...] = ("full",)
+    """What the agents see, in training and evaluation: full, flicker:0.5, delay:2, ..."""
     seeds: int = 1
-    """Runs of each agent on each game, with the seeds 1, 2, ..."""
+    """Runs of each agent on each game and screen, with the seeds 1, 2, ..."""
     frames: int = 4_000_000
     """Length of each run, in emulator frames."""
-    runs_dir: Path = Path("runs")
-    """Where runs are kept, and the report: compare.json and compare.png."""
+    out: Path = Path("studies/latest")
+    """The study's folder: report.html, report.json, report.png, scores.csv; the runs go to runs/ in it."""
+    question: str = ""
+    """What the study asks: the report's first line. Default: made from the grid."""
+    jobs: int = 1
+    """Runs at a time, each on its share of the cores. 0: run nothing, report what is finished."""
     episodes: int = 30
     """Whole episodes that score each finished run."""
     epsilon: float = 0.001
@@ -46,79 +61,156 @@ class CompareConfig:
     eval_seed: int = 1000
     """Of those episodes; the same for all runs."""
     video: Literal["best", "median", "all", "none"] = "best"
-    """Episodes of each run to film."""
+    """Episodes of each run to film at length; the report has short films of its own."""
+    allow_unfair: bool = False
+    """Compare agents with unequal budgets or terms all the same; the report says so."""
 
 
-def make_cells(wanted: CompareConfig, flags: list[str]) -> list[Cell]:
+def read_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The study's own words and those for train.py, from the command line over a YAML file, if one comes first."""
+    own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    if not own or own[0].startswith("-"):
+        return own, shared
+    path, own = Path(own[0]), own[1:]
+    try:
+        with path.open("rb") as file:
+            data = yaml.safe_load(file.read(MAX_BYTES).decode())
+    except Exception as error:  # PyYAML lets out whatever its constructors meet, such as IndexError
+        raise UsageError(f"{path}: cannot be read ({type(error).__name__})") from None
+    train = data.pop("train", None) or {} if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(train, dict):
+        raise UsageError(f"{path}: not a study: expected flags of compare.py by name, and those of train.py in train:")
+    return _yaml_words(path, data, own) + own, _yaml_words(path, train, shared) + shared
+
+
+def _yaml_words(path: Path, part: dict[Any, Any], given: list[str]) -> list[str]:
+    """{"games": ["pong"]} -> ["--games", "pong"], but for what is given already."""
+    over = {word.partition("=")[0].replace("_", "-") for word in given}
+    found = []
+    for key, value in part.items():
+        values = value if isinstance(value, list) else [value]
+        if not isinstance(key, str) or not all(isinstance(v, str | int | float) for v in values):
+            raise UsageError(f"{path}: {key!r:.40}: expected one plain value, or a list of them")
+        if flag(key) not in over:
+            found += [flag(key), *map(str, values)]
+    return found
+
+
+def read_settings(words: list[str], place: str, taken: tuple[str, ...]) -> dict[str, str]:
+    """["--frame-stack", "2"] or ["--frame-stack=2"] -> {"frame_stack": "2"}; train.py's parser checks them later."""
+    found, words = {}, [part for word in words for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    for name, value in zip(words[::2], [*words[1::2], ""], strict=False):
+        key = name.removeprefix("--").replace("-", "_")
+        if key in taken:
+            raise UsageError(f"{name} {place}: the grid sets it; see --help")
+        if not re.fullmatch(r"--\w[\w-]*", name) or not value or value.startswith("--"):
+            raise UsageError(f"{name} {place}: write --SETTING VALUE")
+        if key in found:
+            raise UsageError(f"{name} {place}: given twice")
+        found[key] = value
+    return found
+
+
+def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     """Every run of the grid, seeds outermost, its settings checked. UsageError on the first fault."""
-    for flag, value in (("--seeds", wanted.seeds), ("--episodes", wanted.episodes), ("--frames", wanted.frames)):
-        if value < 1:
-            raise UsageError(f"{flag} {value}: must be at least 1")
-    if not 0 <= wanted.epsilon <= 1:
-        raise UsageError(f"--epsilon {wanted.epsilon}: must be from 0 to 1")
-    if not 0 <= wanted.eval_seed < 2**31:
-        raise UsageError(f"--eval-seed {wanted.eval_seed}: must be from 0, and below 2147483648")
-    for word in flags:
-        if word.partition("=")[0].replace("_", "-") in OF_THE_GRID:
-            raise UsageError(f"{word} after --: the grid sets it; see --help")
-    cells = []
+    for name, value, least in (("seeds", wanted.seeds, 1), ("frames", wanted.frames, 1), ("jobs", wanted.jobs, 0)):
+        if value < least:
+            raise UsageError(f"--{name} {value}: must be at least {least}")
+    check_evaluation(wanted.episodes, wanted.epsilon, eval_seed=wanted.eval_seed)
+    cores, cells = len((core_shares(wanted.jobs) or core_shares(1))[0]), []
     for seed in range(1, wanted.seeds + 1):
-        for game in wanted.games.split(","):
-            for agent in wanted.agents.split(","):
-                words = [agent, "--game", game, "--seed", str(seed), "--frames", str(wanted.frames)]
-                words += ["--runs-dir", str(wanted.runs_dir), *flags]
-                config, preset, _ = parse_train(words)
-                setup.check_config(config)
-                cells.append(Cell(preset, config, config.runs_dir / f"{preset}-{game}-s{seed}", words, flags))
+        for screen in wanted.observe:
+            for game in wanted.games:
+                for arm in wanted.agents:
+                    preset, _, changes = arm.partition(":")
+                    kind, _, parameter = screen.partition(":")
+                    own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
+                    name = "-".join([arm, game, *([screen] if screen != "full" else []), f"s{seed}"])
+                    settings = {"threads": str(cores)} | shared
+                    settings |= {"frames": str(wanted.frames), "observe": kind}
+                    settings |= {"observe_parameter": parameter} if parameter else {}
+                    settings |= own | {"game": game, "seed": str(seed), "runs_dir": str(wanted.out / "runs")}
+                    settings |= {"name": re.sub(r"[^\w.-]+", "-", name)}  # safe in any shell
+                    config, *_ = parse_train([preset, *flags(settings)])
+                    setup.check_config(config)
+                    if config.threads > cores:
+                        raise UsageError(f"--threads {config.threads}: with --jobs {wanted.jobs} a run has {cores}")
+                    cells.append(Cell(arm, screen, preset, config, settings))
     if len({cell.folder for cell in cells}) < len(cells):
-        raise UsageError(f"--agents {wanted.agents} --games {wanted.games}: one is given twice")
+        words = shlex.join(["--agents", *wanted.agents, "--games", *wanted.games, "--observe", *wanted.observe])
+        raise UsageError(f"{words}: one is given twice")
+    need = sum(sorted((setup.replay_gigabytes(cell.config) for cell in cells), reverse=True)[: wanted.jobs])
+    if need > (free := psutil.virtual_memory().available / 1e9):
+        raise UsageError(f"--jobs {wanted.jobs}: need about {need:.1f} GB of memory, {free:.1f} GB are free")
     return cells
 
 
-def run(program: str, words: list[str]) -> None:
-    """A program of ours, to its end. UsageError if it fails or is stopped; it has said why itself."""
-    print(f"\n$ python {program} {shlex.join(words)}", flush=True)
-    child = subprocess.Popen([sys.executable, str(ROOT / program), *words])
-    while True:
-        try:
-            status = child.wait()
-            break
-        except KeyboardInterrupt:  # the child has it too, saves and leaves
-            continue
-    if status:
-        raise UsageError(f"{program} ended with status {status}; the same command goes on from here")
+def unfair(cells: list[Cell]) -> list[str]:
+    """What gives one agent more than another, or measures it otherwise, in words."""
+    found = {}
+    for cell in cells:
+        for name in (*FAIR, "observe"):
+            seen = setup.observe(cell.config)
+            value = f"{seen.kind} {seen.parameter:g}" if name == "observe" else getattr(cell.config, name)
+            found.setdefault((name, cell.screen if name == "observe" else ""), {})[cell.arm] = value
+    return [
+        f"{flag(name)} is " + ", ".join(f"{value} for {arm}" for arm, value in values.items())
+        for (name, _), values in found.items()
+        if len(set(values.values())) > 1
+    ]
 
 
-def finish(cell: Cell, wanted: CompareConfig) -> None:
-    """Train the run to its last frame, or as far as is missing, and score it."""
-    if cell.folder.exists():
-        stored, preset = load(cell.folder / "config.yaml")
-        if preset != cell.preset:
-            raise UsageError(f"{cell.folder}: is a run of {preset}, not of {cell.preset}")
-        check_same(stored, cell.config)
+def check_old(cell: Cell) -> None:
+    """UsageError if the cell's folder is a run of something else."""
     if not cell.folder.exists():
-        run("train.py", cell.words)
-    elif cell.frames < wanted.frames:
-        run("train.py", ["--resume", str(cell.folder), "--frames", str(wanted.frames), *cell.flags])
-    if cell.frames < wanted.frames:
-        raise UsageError(f"{cell.folder}: stopped at {cell.frames:,} frames; the same command goes on from here")
-    if not report.evaluation(cell, wanted.episodes, wanted.epsilon, wanted.eval_seed):
-        words = [str(cell.folder), "--episodes", str(wanted.episodes), "--epsilon", str(wanted.epsilon)]
-        run("evaluate.py", [*words, "--seed", str(wanted.eval_seed), "--video", wanted.video])
+        return
+    stored, preset = load(cell.folder / "config.yaml")
+    if preset != cell.preset:
+        raise UsageError(f"{cell.folder}: is a run of {preset}, not of {cell.preset}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # what may change is said by the run itself
+            check_same(stored, cell.config)
+    except UsageError as error:
+        raise UsageError(f"{cell.folder}: {str(error).removeprefix('--resume: ')}") from None
+    if cell.frames >= cell.config.frames + 4 * cell.config.num_envs:
+        raise UsageError(f"{cell.folder}: has {cell.frames:,} frames, more than --frames {cell.config.frames:,}")
 
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    text = "Compare agents on games over seeds. Flags of train.py for all runs may follow after --."
+    own, words = read_words(argv)
+    text = "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's flags follow --."
     wanted = parse_fields("compare.py", CompareConfig, own, CompareConfig(), text)
-    cells = make_cells(wanted, flags)
+    cells = make_cells(wanted, read_settings(words, "after --", OF_THE_GRID))
+    terms = Terms(wanted.episodes, wanted.epsilon, wanted.eval_seed)
+    differences = unfair(cells)
+    if differences and not wanted.allow_unfair:
+        raise UsageError(f"not a fair comparison: {'; '.join(differences)}. --allow-unfair True compares all the same")
     for cell in cells:
-        finish(cell, wanted)
-    results = [report.result(cell, wanted.episodes, wanted.epsilon, wanted.eval_seed) for cell in cells]
-    report.print_table(results, shlex.join(["python", "compare.py", *argv]), wanted.runs_dir / "compare")
+        check_old(cell)
+    try:
+        cells[0].config.runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {wanted.out}: cannot be made ({error.strerror})") from None
+    grid = Grid(cells, terms, wanted.video)
+    if wanted.jobs:
+        grid.run(wanted.jobs)
+    if grid.stopped:
+        print(f"stopped; the same command goes on; with --jobs 0 it reports what is finished in {wanted.out}")
+        return 130
+    scored = {cell.folder: evaluation(cell, terms) for cell in cells}
+    missing = [cell.folder.name for cell in cells if not scored[cell.folder]]
+    if len(missing) == len(cells):
+        print(f"no run is finished in {wanted.out}", file=sys.stderr)
+        return 1
+    results = [result(cell, scored[cell.folder], wanted.out) for cell in cells if scored[cell.folder]]
+    command = shlex.join(["python", "compare.py", *argv])
+    report.write(results, cells, wanted.out, question=wanted.question, command=command,
+                 unfair=differences, missing=missing)  # fmt: skip
     print(f"page        {page_command(cells[0].folder)}")
-    return 0
+    for name, reason in grid.failures.items():
+        print(f"failed      {name}: {reason}", file=sys.stderr)
+    return 1 if grid.failures else 0
 
 
 if __name__ == "__main__":

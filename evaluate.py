@@ -18,7 +18,7 @@ from experiment import setup
 from experiment import sweep as sweeps
 from experiment.checkpoint import NETWORK, load_latest
 from experiment.cli import exit_on_usage_error, parse_evaluate
-from experiment.config import UsageError, check, from_dict
+from experiment.config import UsageError, check, check_evaluation, from_dict
 from experiment.evaluation import evaluate, load_network, spread, write_evaluation, write_videos
 
 
@@ -103,12 +103,7 @@ def prepare(folder: Path, wanted: EvaluateConfig) -> sweeps.Agent:
 
 def check_wanted(folders: list[Path], wanted: EvaluateConfig) -> None:
     """UsageError on values out of range, and on flags that do not go together."""
-    for name, ok, allowed in (
-        ("episodes", 1 <= wanted.episodes <= 10_000, "1 to 10000"),
-        ("epsilon", 0 <= wanted.epsilon <= 1, "0 to 1"),
-    ):
-        if not ok:
-            raise UsageError(f"--{name} {getattr(wanted, name)}: must be from {allowed}")
+    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
     if not wanted.sweep:
         if len(folders) > 1:
             raise UsageError(f"{folders[1]}: more than one run needs --sweep")

@@ -256,6 +256,14 @@ def saved_frames(run: Path) -> list[int]:
     return [int(path.name) for path in _saved(run)]
 
 
+def newest_manifest(run: Path) -> dict[str, Any]:
+    """What a run's newest checkpoint says of itself. UsageError if there is none, or if it is damaged."""
+    saved = _saved(run)
+    if not saved:
+        raise UsageError(f"{run}: holds no checkpoint")
+    return _read_manifest(saved[0])
+
+
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[None]:
     """Hold the run's folder for this process. UsageError if another process has it."""

@@ -388,6 +388,14 @@ def check(config: Config) -> None:
     )
 
 
+def check_evaluation(episodes: int, epsilon: float, **seed: int) -> None:
+    """UsageError on terms of an evaluation that make no sense. The seed goes by the name of its flag."""
+    _require("episodes", episodes, 1 <= episodes <= 10_000, "must be from 1 to 10000")
+    _require("epsilon", epsilon, 0 <= epsilon <= 1, "must be from 0 to 1")
+    for name, value in seed.items():
+        _require(name, value, 0 <= value < 2**31, "must be from 0, and below 2147483648")
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain values for YAML and JSON."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}

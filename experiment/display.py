@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -35,18 +35,15 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-class Display:
-    """Shows metric rows as they come. A plain line at most every `line_seconds` when the output is no terminal."""
+class Screen:
+    """A console with one live panel, where it is a terminal. One that was closed must not end the program."""
 
-    def __init__(self, title: str, total_frames: int, console: Console | None = None, line_seconds: float = 10.0):
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self._title, self._total, self._line_seconds = title, total_frames, line_seconds
-        self._values: dict[str, Any] = {}
-        self._last_line = -float("inf")
         self._gone = False  # nobody reads any more: the terminal was closed, or the pipe
         self._live = Live(console=self.console, refresh_per_second=4) if self.console.is_terminal else None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         if self._live:
             self._try(self._live.start)
         return self
@@ -56,7 +53,7 @@ class Display:
             self._try(self._live.stop)
 
     def _try(self, write: Callable[[], object]) -> None:
-        """A closed terminal must not end the run. rich itself exits on a broken pipe."""
+        """rich itself exits on a broken pipe."""
         if self._gone:
             return
         try:
@@ -68,21 +65,38 @@ class Display:
         """A line that stays."""
         self._try(lambda: self.console.print(text, markup=False, soft_wrap=True))
 
+    def update(self, panel: Callable[[], Table]) -> bool:
+        """Show the panel. False where there is none."""
+        live = self._live
+        if live:
+            self._try(lambda: live.update(panel()))
+        return live is not None
+
+
+class Display(Screen):
+    """Shows metric rows as they come. A plain line at most every `line_seconds` when the output is no terminal."""
+
+    def __init__(self, title: str, total_frames: int, console: Console | None = None, line_seconds: float = 10.0):
+        super().__init__(console)
+        self._title, self._total, self._line_seconds = title, total_frames, line_seconds
+        self._values: dict[str, Any] = {}
+        self._last_line = -float("inf")
+
     def show(self, row: Mapping[str, Any]) -> None:
         """The newest figures."""
         self._values |= {k: v for k, v in row.items() if k in LABELS and v is not None}
         rate, frames = self._values.get("frames_per_second"), self._values.get("frames", 0)
         if rate:
             self._values["eta"] = duration((self._total - frames) / rate)
-        if self._live:
-            table = Table(title=self._title, min_width=48)
-            table.add_column("", style="cyan")
-            table.add_column("", justify="right")
-            for key, label in LABELS.items():
-                table.add_row(label, _text(self._values.get(key)))
-            live = self._live
-            self._try(lambda: live.update(table))
-        elif time.monotonic() - self._last_line >= self._line_seconds:
+        if not self.update(self._panel) and time.monotonic() - self._last_line >= self._line_seconds:
             self._last_line = time.monotonic()
             parts = (f"{label} {_text(self._values[k])}" for k, label in LABELS.items() if k in self._values)
             self.say(", ".join(parts))
+
+    def _panel(self) -> Table:
+        table = Table(title=self._title, min_width=48)
+        table.add_column("", style="cyan")
+        table.add_column("", justify="right")
+        for key, label in LABELS.items():
+            table.add_row(label, _text(self._values.get(key)))
+        return table

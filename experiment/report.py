@@ -1,4 +1,4 @@
-"""What a comparison came to: a table, `compare.json`, and `compare.png` with learning curves and a screen of each game.
+"""What a study came to: a table, and `report.html`, `report.json`, `report.png` and `scores.csv` in its folder.
 
 Scores are true game scores under one protocol. With one seed the interval is over its evaluation episodes; with
 more it is over the runs' mean scores, since episodes of one run say nothing of other seeds (Henderson et al. 2018).
@@ -6,10 +6,10 @@ more it is over the runs' mean scores, since episodes of one run say nothing of 
 
 from __future__ import annotations
 
-import contextlib
+import csv
+import io
 import json
-from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,207 +17,219 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from envs.episodes import EpisodeRecord, replay_colour
 from envs.games import human_normalised, human_score, random_score
-from experiment import setup
-from experiment.checkpoint import saved_frames
-from experiment.config import Config, UsageError
+from experiment import page
+from experiment.clips import make_clips
+from experiment.config import UsageError, to_dict
 from experiment.statistics import (
     interquartile_mean,
     mean_interval,
+    performance_profile,
     probability_of_improvement,
     probability_of_improvement_interval,
     stratified_bootstrap,
 )
+from experiment.study import Cell
+
+FEW_GAMES = 3  # below it a measure over games says less than each game's own score
+NOT_AN_AGENTS = ("game", "seed", "name", "runs_dir", "threads", "track")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a comparison."""
-
-    preset: str
-    config: Config
-    folder: Path
-    words: list[str]  # of train.py
-    flags: list[str]  # those of them that all runs share
-
-    @property
-    def frames(self) -> int:
-        """How far its newest checkpoint is; 0 without one."""
-        return max(saved_frames(self.folder), default=0)
-
-
-def evaluation(cell: Cell, episodes: int, epsilon: float, seed: int) -> dict[str, Any]:
-    """The newest evaluation of the finished run with these figures, its file as `path`; {} if there is none."""
-    seen = setup.observe(cell.config)
-    wanted = {
-        "protocol": cell.config.protocol,
-        "observe": [seen.kind, seen.parameter],
-        "episodes": episodes,
-        "epsilon": epsilon,
-        "eval_seed": seed,
-        "frames": cell.frames,
-    }
-    for path in sorted((cell.folder / "eval").glob("*.json"), reverse=True):
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            found = json.loads(path.read_text())
-            if isinstance(found, dict) and wanted.items() <= found.items():
-                return found | {"path": path}
-    return {}
-
-
-def rows(cell: Cell) -> list[dict[str, Any]]:
-    """The whole rows of metrics.jsonl. UsageError if it cannot be read."""
-    path = cell.folder / "metrics.jsonl"
+def write(
+    results: list[dict[str, Any]],
+    cells: list[Cell],
+    out: Path,
+    *,
+    question: str,
+    command: str,
+    unfair: list[str],
+    missing: list[str],
+) -> None:
+    """Print the table; write the report's files. UsageError if they cannot be written."""
+    study = describe(results, cells) | {"command": command, "unfair": unfair, "missing": missing}
+    study["question"] = question or study["question"]
+    print_table(study)
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
+        clips, study["clips_missing"] = make_clips(results, out)
+        (out / "report.json").write_text(json.dumps(study, indent=1, allow_nan=False) + "\n")
+        (out / "scores.csv").write_text(scores_csv(results))
+        (out / "report.html").write_text(page.render(study, clips, scores_csv(results)))
+        page.picture(study, out, out / "report.png")
+    except OSError as error:
+        raise UsageError(f"{out}: the report cannot be written ({error.strerror})") from None
+    for r in results:
+        if r["video"]:
+            print(f"video       {out / r['video']}")
+    print(f"report      {out / 'report.html'} (figures: report.json, scores.csv; picture: report.png)", flush=True)
 
 
-def result(cell: Cell, episodes: int, epsilon: float, seed: int) -> dict[str, Any]:
-    """All that the report says of one run."""
-    found, metrics = evaluation(cell, episodes, epsilon, seed), rows(cell)
-    last = next((row for row in reversed(metrics) if "updates" in row), {})
-    videos = sorted((cell.folder / "videos").glob(f"*-{found['frames']:012d}-*.mp4"), key=lambda p: p.stat().st_mtime)
-    best = found["path"].with_suffix("") / f"episode-{int(np.argmax(found['scores'])):03d}.json"
+def describe(results: list[dict[str, Any]], cells: list[Cell]) -> dict[str, Any]:
+    """The study as plain values: all that the page says."""
+    arms, games, screens = (list(dict.fromkeys(r[key] for r in results)) for key in ("arm", "game", "screen"))
+    table = summary(results)
+    across = [across_games([r for r in results if r["screen"] == screen]) | {"screen": screen} for screen in screens]
+    frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
     return {
-        "agent": cell.preset,
-        "game": cell.config.game,
-        "seed": cell.config.seed,
-        "parameters": found["parameters"],
-        "frames": found["frames"],
-        "samples": last.get("samples"),
-        "samples_per_step": cell.config.samples_per_step,
-        "training_seconds": last.get("seconds"),
-        **{k: found[k] for k in ("protocol", "observe", "epsilon", "eval_seed", "mean", "interval_95", "scores")},
-        "curve": [[r["frames"], r["eval_score"], r["eval_low"], r["eval_high"]] for r in metrics if "eval_score" in r],
-        "curve_episodes": cell.config.eval_episodes,
-        "best_episode": str(best),
-        "video": str(videos[-1]) if videos else None,
+        "question": f"Which plays better after {frames} frames: {' or '.join(arms)}?",
+        "arms": arms,
+        "games": games,
+        "screens": screens,
+        "conclusions": conclusions(table, across),
+        "differences": differences(cells),
+        "budgets": unequal(table),
+        "table": table,
+        "across": across,
+        "runs": results,
     }
 
 
 def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each agent and game, over its seeds."""
+    """One row for each game, screen and arm, over its seeds."""
     table = []
-    for agent, game in dict.fromkeys((r["agent"], r["game"]) for r in results):
-        group = [r for r in results if (r["agent"], r["game"]) == (agent, game)]
-        means = [r["mean"] for r in group]
+    for game, screen, arm in dict.fromkeys((r["game"], r["screen"], r["arm"]) for r in results):
+        group = [r for r in results if (r["game"], r["screen"], r["arm"]) == (game, screen, arm)]
+        means, seconds = [r["mean"] for r in group], [r["training_seconds"] for r in group]
         low, high = mean_interval(means) if len(group) > 1 else group[0]["interval_95"]
         mean = float(np.mean(means))
         table.append(
-            {k: group[0][k] for k in ("agent", "game", "parameters", "frames", "samples", "samples_per_step")}
-            | {"seeds": len(group), "mean": mean, "interval_95": [low, high]}
+            {k: group[0][k] for k in ("arm", "game", "screen", "parameters", "frames", "samples", "samples_per_step")}
+            | {"seeds": len(group), "mean": mean, "interval_95": [low, high], "seed_means": means}
             | {"interval_over": "seeds" if len(group) > 1 else f"{len(group[0]['scores'])} episodes of one run"}
             | {"random": random_score(game), "human": human_score(game), "normalised": human_normalised(game, mean)}
+            | {"seconds": None if None in seconds else float(np.mean(seconds))}
         )
-    return table
+    return sorted(table, key=lambda row: (row["screen"] != "full", row["screen"]))
 
 
-def across_games(results: list[dict[str, Any]]) -> list[str]:
-    """What the grid says of agents: IQM of human-normalised scores, and who beats whom. Nothing for one seed."""
-    agents, games = (list(dict.fromkeys(r[key] for r in results)) for key in ("agent", "game"))
+def across_games(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Measures over all games of one screen; `why_not` says in words which are left out.
+
+    IQM and profile are of human-normalised scores, so of the games that have a human's.
+    """
+    arms, games, seeds = (list(dict.fromkeys(r[key] for r in results)) for key in ("arm", "game", "seed"))
     known = [game for game in games if human_score(game) is not None]
-    seeds = max(r["seed"] for r in results)
-    if seeds < 2 or not known:
-        return []
-    rng, lines = np.random.default_rng(0), []
-    tables = {
-        agent: np.reshape(
-            np.array(
-                [human_normalised(r["game"], r["mean"]) for r in results if r["agent"] == agent and r["game"] in known],
-                dtype=float,
-            ),
-            (seeds, len(known)),  # seeds are outermost in a grid
+    scores = {(r["arm"], r["game"], r["seed"]): r["mean"] for r in results}
+    found: dict[str, Any] = {"games": games, "known": known, "seeds": len(seeds), "why_not": ""}
+    if len(seeds) < 2:
+        return found | {"why_not": "One seed: nothing can be said of other seeds, and no measure over games is shown."}
+    if len(scores) < len(arms) * len(games) * len(seeds):
+        return found | {"why_not": "Not all runs are finished: no measure over games is shown yet."}
+    rng = np.random.default_rng(0)
+    raw = {arm: np.array([[scores[arm, game, seed] for game in games] for seed in seeds]) for arm in arms}
+    found["improvement"] = [
+        [x, y, float(probability_of_improvement(raw[x], raw[y])),
+         *probability_of_improvement_interval(raw[x], raw[y], rng=rng)]
+        for y, x in combinations(arms, 2)
+    ]  # fmt: skip
+    if len(known) < FEW_GAMES:
+        return found | {"why_not": f"{len(known)} game{'s' * (len(known) != 1)} with a human's score: "
+                        f"interquartile mean and performance profile need {FEW_GAMES}."}  # fmt: skip
+    ends = np.array([[random_score(game), human_score(game)] for game in known], float)  # [games, 2]
+    columns = [games.index(game) for game in known]
+    tables = {arm: (raw[arm][:, columns] - ends[:, 0]) / (ends[:, 1] - ends[:, 0]) for arm in arms}
+    levels = np.linspace(min(0.0, *(t.min() for t in tables.values())), max(t.max() for t in tables.values()), 51)
+    found["levels"], found["iqm"], found["profile"] = levels.tolist(), {}, {}
+    for arm, table in tables.items():
+        found["iqm"][arm] = [float(interquartile_mean(table)),
+                             *map(float, stratified_bootstrap(table, interquartile_mean, rng=rng))]  # fmt: skip
+        ends_of_profile = stratified_bootstrap(
+            table, lambda scores: performance_profile(scores, levels), rng=rng, resamples=2_000
         )
-        for agent in agents
-    }
-    for agent, scores in tables.items():
-        low, high = stratified_bootstrap(scores, interquartile_mean, rng=rng)
-        value = float(interquartile_mean(scores))
-        lines.append(f"{agent}: IQM of human-normalised scores {value:.3f} (95 % bootstrap {low:.3f} to {high:.3f})")
-    first, *others = agents
-    for other in others:
-        pair = tables[other], tables[first]
-        low, high = probability_of_improvement_interval(*pair, rng=rng)
-        value = float(probability_of_improvement(*pair))
-        lines.append(f"a run of {other} beats one of {first} with probability {value:.2f} ({low:.2f} to {high:.2f})")
-    return [*lines, f"over {len(known)} games x {seeds} seeds (Agarwal et al. 2021); with few seeds read with care"]
+        found["profile"][arm] = [np.asarray(line).tolist() for line in
+                                 (performance_profile(table, levels), *ends_of_profile)]  # fmt: skip
+    return found
 
 
-def print_table(results: list[dict[str, Any]], command: str, stem: Path) -> None:
-    """Print the table and the videos' paths; write `stem`.json and `stem`.png."""
-    first, table = results[0], summary(results)
-    terms = f"protocol {first['protocol']}, observe {first['observe'][0]} {first['observe'][1]:g}, "
-    terms += f"{len(first['scores'])} whole episodes a run, epsilon {first['epsilon']:g}, true scores"
-    shown = Table(title=terms, title_justify="left")
-    for name in ("agent", "game", "parameters", "frames", "samples/step", "seeds", "score (95 % interval)",
-                 "random", "human", "normalised"):  # fmt: skip
-        shown.add_column(name, justify="left" if name in ("agent", "game") else "right")
-    for row in table:
-        low, high = (float("nan") if end is None else end for end in row["interval_95"])
-        known = ["-" if row[k] is None else f"{row[k]:g}" for k in ("random", "human")]
-        normalised = "-" if row["normalised"] is None else f"{row['normalised']:.3f}"
+def conclusions(table: list[dict[str, Any]], across: list[dict[str, Any]]) -> list[str]:
+    """Plain sentences, from the intervals alone: over games first, then each game's own."""
+    said = []
+    for over in across:
+        seen, games = _seen(over["screen"]), len(over["games"])
+        for x, y, value, low, high in over.get("improvement", []) if games > 1 else []:
+            verdict = "no difference shown" if low <= 0.5 <= high else f"{x if low > 0.5 else y} is better"
+            said.append(f"Over {games} games{seen}, a run of {x} beats one of {y} with probability {value:.2f} "
+                        f"(95 % interval {low:.2f} to {high:.2f}): {verdict}.")  # fmt: skip
+    for game, screen in dict.fromkeys((row["game"], row["screen"]) for row in table):
+        group = [row for row in table if (row["game"], row["screen"]) == (game, screen)]
+        apart, rest = [], []
+        for one, other in combinations(sorted(group, key=lambda row: -row["mean"]), 2):
+            low, high = one["interval_95"][0], other["interval_95"][1]
+            shown = low is not None and high is not None and low > high
+            (apart if shown else rest).append((one["arm"], other["arm"]))
+        means = ", ".join(f"{row['arm']} {row['mean']:.1f}" for row in group)
+        parts = [f"{one} scores higher than {other}" for one, other in apart]
+        if rest:
+            parts.append("no difference shown" + (" between " + "; ".join(map(" and ".join, rest)) if apart else ""))
+        one_seed = any(row["seeds"] == 1 for row in group)
+        ends = " One seed: nothing can be said of other seeds; this is of these very networks." if one_seed else ""
+        said.append(f"{game.replace('_', ' ').capitalize()}{_seen(screen)} ({means}): {'; '.join(parts)}.{ends}"
+                    if parts else f"{game.capitalize()}{_seen(screen)}: {means}.{ends}")  # fmt: skip
+    return said
+
+
+def _seen(screen: str) -> str:
+    return "" if screen == "full" else f" with {screen.replace(':', ' ')}"
+
+
+def differences(cells: list[Cell]) -> list[list[str]]:
+    """[setting, its value for each arm], of the settings in which the arms differ."""
+    first = {cell.arm: to_dict(cell.config) for cell in reversed(cells)}
+    arms = [first[arm] for arm in dict.fromkeys(cell.arm for cell in cells)]
+    return [
+        [key, *(str(arm[key]) for arm in arms)]
+        for key in arms[0]
+        if key not in NOT_AN_AGENTS and len({str(arm[key]) for arm in arms}) > 1
+    ]
+
+
+def unequal(table: list[dict[str, Any]]) -> list[str]:
+    """In what the finished runs' budgets differ, in words."""
+    return [
+        f"not equal budgets: {key} " + ", ".join(f"{r['arm']} {r['game']} {r[key]}" for r in table)
+        for key in ("frames", "samples")
+        if len({row[key] for row in table}) > 1
+    ]
+
+
+def scores_csv(results: list[dict[str, Any]]) -> str:
+    """Every number of the plots: the evaluations on the way, and each episode of the final one."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow("arm game screen seed frames what episode score low_95 high_95".split())
+    for r in results:
+        run = [r["arm"], r["game"], r["screen"], r["seed"]]
+        rows.writerows([*run, frames, "evaluation", "", *scores] for frames, *scores in r["curve"])
+        rows.writerow([*run, r["frames"], "final mean", "", r["mean"], *r["interval_95"]])
+        rows.writerows([*run, r["frames"], "final", i, score, "", ""] for i, score in enumerate(r["scores"]))
+    return text.getvalue()
+
+
+def print_table(study: dict[str, Any]) -> None:
+    """The table and the conclusions, for a terminal."""
+    first = study["runs"][0]
+    terms = f"protocol {first['protocol']}, {len(first['scores'])} whole episodes a run, epsilon {first['epsilon']:g}, "
+    shown = Table(title=terms + "true scores", title_justify="left")
+    names = ("agent", "game", "screen", "parameters", "frames", "samples/step", "seeds", "score (95 % interval)",
+             "random", "human", "normalised")  # fmt: skip
+    for name in names:
+        shown.add_column(name, justify="left" if name in names[:3] else "right", no_wrap=True)
+    for row in study["table"]:
         shown.add_row(
-            row["agent"], row["game"], f"{row['parameters']:,}", f"{row['frames']:,}", f"{row['samples_per_step']:g}",
-            str(row["seeds"]), f"{row['mean']:.1f} ({low:.1f} to {high:.1f})", *known, normalised,
+            row["arm"], row["game"], row["screen"], f"{row['parameters']:,}", f"{row['frames']:,}",
+            f"{row['samples_per_step']:g}", str(row["seeds"]), page.with_interval(row["mean"], *row["interval_95"]),
+            *("-" if row[k] is None else f"{row[k]:g}" for k in ("random", "human")),
+            "-" if row["normalised"] is None else f"{row['normalised']:.3f}",
         )  # fmt: skip
     console = Console(highlight=False)
-    console.print()
-    Console(highlight=False, width=max(console.width, 120)).print(shown)
-    over = table[0]["interval_over"]
-    print(f"interval over {over}: " + ("other seeds may differ by more" if "one run" in over else "Student's t"))
-    for line in across_games(results):
+    print()
+    Console(highlight=False, width=max(console.width, 160)).print(shown)
+    over = dict.fromkeys(row["interval_over"] for row in study["table"])
+    print(f"interval over {' or '.join(over)}")
+    unfair = [f"not a fair comparison: {line}" for line in study["unfair"]]
+    missing = [f"not finished: {', '.join(study['missing'])}"] if study["missing"] else []
+    for line in [*study["conclusions"], *study["budgets"], *unfair, *missing]:
         print(line)
-    for key in ("frames", "samples"):
-        if len({row[key] for row in table}) > 1:
-            print(f"not equal budgets: {key} " + ", ".join(f"{r['agent']} {r['game']} {r[key]:,}" for r in table))
-    for r in results:
-        if r["video"]:
-            print(f"video       {r['video']}")
-    text = json.dumps({"command": command, "table": table, "runs": results}, indent=1, allow_nan=False)
-    try:
-        stem.with_suffix(".json").write_text(text + "\n")
-        print(f"report      {stem.with_suffix('.json')}, {draw(results, stem.with_suffix('.png'))}", flush=True)
-    except OSError as error:
-        raise UsageError(f"{stem}: the report cannot be written ({error.strerror})") from None
-
-
-def draw(results: list[dict[str, Any]], path: Path) -> Path:
-    """One row a game: the learning curve of every run, and a screen of each agent's best episode."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # no window
-    from matplotlib import pyplot
-
-    games = list(dict.fromkeys(r["game"] for r in results))
-    agents = list(dict.fromkeys(r["agent"] for r in results))
-    widths = [3, *[1] * len(agents)]
-    figure, axes = pyplot.subplots(
-        len(games), len(widths), figsize=(5 + 2 * len(agents), 3.4 * len(games)), squeeze=False, width_ratios=widths
-    )
-    for game, (curve, *screens) in zip(games, axes, strict=True):
-        for colour, agent in enumerate(agents):
-            runs = [r for r in results if r["agent"] == agent and r["game"] == game]
-            for i, r in enumerate(runs):
-                points = np.array([(0, *[random_score(game) or 0] * 3), *r["curve"]], float)  # [P, 4]
-                label = agent if i == 0 else None
-                curve.plot(points[:, 0] / 1e6, points[:, 1], f"C{colour}o-", ms=3, label=label)
-                curve.fill_between(points[:, 0] / 1e6, points[:, 2], points[:, 3], color=f"C{colour}", alpha=0.12)
-            best = max(runs, key=lambda r: max(r["scores"]))
-            record = EpisodeRecord.load(Path(best["best_episode"]))
-            screen = next(islice(replay_colour(record), record.steps * 3 // 4, None))
-            screens[colour].imshow(screen)
-            screens[colour].set_title(f"{agent}, best: {record.score:g}", fontsize=9)
-            screens[colour].axis("off")
-        r = next(r for r in results if r["game"] == game)
-        curve.set_title(f"{game}, {r['protocol']}, {r['curve_episodes']} episodes a point, 95 % interval", fontsize=9)
-        curve.set_xlabel("million frames")
-        curve.set_ylabel("score")
-        curve.grid(alpha=0.3)
-        curve.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    return path
+    for over in study["across"]:
+        for arm, (value, low, high) in over.get("iqm", {}).items():
+            print(f"{arm}{_seen(over['screen'])}: interquartile mean of human-normalised scores "
+                  f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})")  # fmt: skip
