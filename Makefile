@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/pyright
 
 demo: install
-	$(BIN)/python compare.py --runs-dir runs/demo --frames 600000 --episodes 30 --epsilon 0.01 -- $(DEMO)
+	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 600000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
 
 # Speed and memory against the peers, which live in an environment of their own.
 bench: install .bench-venv/installed

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,29 +114,28 @@ def read_settings(words: list[str], place: str, taken: tuple[str, ...]) -> dict[
 
 def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     """Every run of the grid, seeds outermost, its settings checked. UsageError on the first fault."""
-    for name, value, least in (("seeds", wanted.seeds, 1), ("frames", wanted.frames, 1), ("jobs", wanted.jobs, 0)):
-        if value < least:
-            raise UsageError(f"--{name} {value}: must be at least {least}")
+    for name, value, low, high in (("seeds", wanted.seeds, 1, 1000), ("jobs", wanted.jobs, 0, 1000)):
+        if not low <= value <= high:
+            raise UsageError(f"--{name} {value}: must be from {low} to {high}")
     check_evaluation(wanted.episodes, wanted.epsilon, eval_seed=wanted.eval_seed)
     cores, cells = len((core_shares(wanted.jobs) or core_shares(1))[0]), []
-    for seed in range(1, wanted.seeds + 1):
-        for screen in wanted.observe:
-            for game in wanted.games:
-                for arm in wanted.agents:
-                    preset, _, changes = arm.partition(":")
-                    kind, _, parameter = screen.partition(":")
-                    own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
-                    name = "-".join([arm, game, *([screen] if screen != "full" else []), f"s{seed}"])
-                    settings = {"threads": str(cores)} | shared
-                    settings |= {"frames": str(wanted.frames), "observe": kind}
-                    settings |= {"observe_parameter": parameter} if parameter else {}
-                    settings |= own | {"game": game, "seed": str(seed), "runs_dir": str(wanted.out / "runs")}
-                    settings |= {"name": re.sub(r"[^\w.-]+", "-", name)}  # safe in any shell
-                    config, *_ = parse_train([preset, *flags(settings)])
-                    setup.check_config(config)
-                    if config.threads > cores:
-                        raise UsageError(f"--threads {config.threads}: with --jobs {wanted.jobs} a run has {cores}")
-                    cells.append(Cell(arm, screen, preset, config, settings))
+    for screen, game, arm in itertools.product(wanted.observe, wanted.games, wanted.agents):
+        preset, _, changes = arm.partition(":")
+        kind, _, parameter = screen.partition(":")
+        own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
+        settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": kind}
+        settings |= {"observe_parameter": parameter} if parameter else {}
+        settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
+        config, *_ = parse_train([preset, *flags(settings)])
+        setup.check_config(config)
+        if config.threads > cores:
+            raise UsageError(f"--threads {config.threads}: with --jobs {wanted.jobs} a run has {cores}")
+        for seed in range(1, wanted.seeds + 1):
+            words = [arm, game, *([screen] if screen != "full" else []), f"s{seed}"]
+            of_run = {"seed": seed, "name": re.sub(r"[^\w.-]+", "-", "-".join(words))}  # safe in any shell
+            run_settings = settings | {k: str(v) for k, v in of_run.items()}
+            cells.append(Cell(arm, screen, preset, replace(config, **of_run), run_settings))
+    cells.sort(key=lambda cell: cell.config.seed)  # a whole grid of one seed comes first
     if len({cell.folder for cell in cells}) < len(cells):
         words = shlex.join(["--agents", *wanted.agents, "--games", *wanted.games, "--observe", *wanted.observe])
         raise UsageError(f"{words}: one is given twice")

@@ -341,16 +341,10 @@ def check(config: Config) -> None:
             _require(field, value, bool(ok(value)), allowed)
         if isinstance(value, int):
             _require(field, value, value <= MAX_COUNT, f"must be at most {MAX_COUNT}")
-    for field in dataclasses.fields(config):
-        hint = get_type_hints(Config)[field.name]
+    for field, hint in get_type_hints(Config).items():
         if get_origin(hint) is Literal:
-            value, allowed = getattr(config, field.name), list(map(str, get_args(hint)))
-            _require(
-                field.name,
-                value,
-                value in allowed,
-                f"must be one of {', '.join(allowed)}.{near(str(value), allowed)}",
-            )
+            value, allowed = getattr(config, field), list(map(str, get_args(hint)))
+            _require(field, value, value in allowed, f"must be one of {', '.join(allowed)}.{near(str(value), allowed)}")
     _require("seed", config.seed, config.seed < 2**31, "must be below 2147483648")
     _require("num_envs", config.num_envs, config.num_envs <= 1024, "must be at most 1024")
     _require("frame_stack", config.frame_stack, config.frame_stack <= 32, "must be at most 32")

@@ -1,4 +1,4 @@
-"""The plots of a study, as SVG for its page and as one PNG. The only file that imports matplotlib.
+"""The plots of a study, as SVG for its page and as one PNG.
 
 Arms differ in colour, line and mark, so that the plots can be read in print and by colour-blind readers: the colours
 are those of Okabe and Ito. Every run is drawn by itself beside the mean of its arm.
@@ -51,6 +51,11 @@ def _svg(axes: Axes) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
+def _legend(axes: Axes) -> None:
+    """Above the plot, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=8, borderaxespad=0.2, handlelength=2.6)
+
+
 def curve_means(runs: list[dict[str, Any]]) -> list[list[float]]:
     """[frames, mean, low, high] over the runs of one arm at every frame that all of them evaluated.
 
@@ -87,7 +92,7 @@ def _draw_curves(axes: Axes, runs: list[dict[str, Any]], arms: list[str]) -> Non
         axes.set_ylim(min(seen) - margin, max(seen) + margin)
     axes.set_xlabel("million frames")
     axes.set_ylabel("score")
-    axes.legend(loc="upper left", fontsize=8)
+    _legend(axes)
 
 
 def curves(runs: list[dict[str, Any]], arms: list[str]) -> str:
@@ -160,7 +165,7 @@ def profile(over: dict[str, Any], arms: list[str]) -> str:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("human-normalised score")
     axes.set_ylabel("share of runs above")
-    axes.legend(fontsize=8)
+    _legend(axes)
     return _svg(axes)
 
 
@@ -174,7 +179,7 @@ def picture(study: dict[str, Any], folder: Path, path: Path) -> None:
         runs = [r for r in study["runs"] if (r["game"], r["screen"]) == (game, screen)]
         _draw_curves(curve, runs, arms)
         about = f"{game}, {screen}, {runs[0]['protocol']}, {runs[0]['curve_episodes']} episodes a point"
-        curve.set_title(f"{about}, 95 % interval", fontsize=9)
+        curve.set_title(f"{about}, 95 % interval", fontsize=9, pad=8 + 14 * -(-len(arms) // 2))
         for arm, axes in zip(arms, screens, strict=True):
             axes.axis("off")
             _draw_moment(axes, [r for r in runs if r["arm"] == arm], folder)

@@ -42,7 +42,7 @@ def render(study: dict[str, Any], clips: list[dict[str, Any]], csv: str) -> str:
                 "curve_arms": list(means),
                 "curve_rows": [[f"{p / 1e6:g}", *(_cell(at[arm].get(p)) for arm in means)] for p in points],
                 "finals": figures.finals(here(study["table"]), arms),
-                "clips": sorted(here(clips), key=lambda clip: (clip["which"], arms.index(clip["arm"]))),
+                "clips": sorted(here(clips), key=lambda clip: arms.index(clip["arm"])),
             }
         )
     across = [

@@ -32,6 +32,7 @@ from experiment.statistics import (
 from experiment.study import Cell
 
 FEW_GAMES = 3  # below it a measure over games says less than each game's own score
+FEW_SEEDS = 5  # below it bootstrap intervals come out too narrow
 NOT_AN_AGENTS = ("game", "seed", "name", "runs_dir", "threads", "track")
 
 
@@ -147,6 +148,8 @@ def conclusions(table: list[dict[str, Any]], across: list[dict[str, Any]]) -> li
         seen, games = _seen(over["screen"]), len(over["games"])
         for x, y, value, low, high in over.get("improvement", []) if games > 1 else []:
             verdict = "no difference shown" if low <= 0.5 <= high else f"{x if low > 0.5 else y} is better"
+            if "better" in verdict and over["seeds"] < FEW_SEEDS:
+                verdict += f", by an interval that {over['seeds']} seeds make too narrow"
             said.append(f"Over {games} games{seen}, a run of {x} beats one of {y} with probability {value:.2f} "
                         f"(95 % interval {low:.2f} to {high:.2f}): {verdict}.")  # fmt: skip
     for game, screen in dict.fromkeys((row["game"], row["screen"]) for row in table):

@@ -1,15 +1,22 @@
-"""A comparison trains, scores and reports a grid; done work is not done again."""
+"""A comparison trains, scores and reports a grid; done work is not done again; what is unfair is refused."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import compare
 from experiment import report
+from experiment.grid import Grid, core_shares
 from tests import small
 
-GRID = ["--games", "pong", "--frames", "800", "--episodes", "2", "--epsilon", "0.5", "--video", "none"]
+GRID = "--agents dqn drqn:core=gru --games pong --frames 800 --episodes 2 --epsilon 0.5 --video none".split()
 
 
 def quick(**changes: object) -> list[str]:
@@ -18,66 +25,228 @@ def quick(**changes: object) -> list[str]:
     return [w for k, v in zip(words[::2], words[1::2], strict=True) if k not in ("--game", "--frames") for w in (k, v)]
 
 
+def call(out: Path, *words: str, **changes: object) -> int:
+    return compare.main([*GRID, "--out", str(out), *words, "--", *quick(**changes)])
+
+
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("grid")
-    assert compare.main([*GRID, "--runs-dir", str(runs), "--", *quick()]) == 0
-    return runs
+    out = tmp_path_factory.mktemp("grid")
+    assert call(out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(grid: Path, tmp_path: Path) -> Path:
+    shutil.copytree(grid, tmp_path / "study")
+    for path in (tmp_path / "study" / "runs").glob("*/config.yaml"):
+        path.write_text(path.read_text().replace(str(grid), str(tmp_path / "study")))
+    return tmp_path / "study"
+
+
+def no_work(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Grid, "_call", lambda *_: pytest.fail("something was done again"))
 
 
 def test_both_agents_are_trained_scored_and_reported(grid: Path) -> None:
-    found = json.loads((grid / "compare.json").read_text())
-    assert [row["agent"] for row in found["table"]] == ["dqn", "drqn"]
+    found = json.loads((grid / "report.json").read_text())
+    assert [row["arm"] for row in found["table"]] == ["dqn", "drqn:core=gru"]
     assert len({(row["frames"], row["samples"], row["samples_per_step"]) for row in found["table"]}) == 1
+    assert ["core", "identity", "gru"] in found["differences"]
     for run in found["runs"]:
         assert run["mean"] == sum(run["scores"]) / 2
         assert [point[0] for point in run["curve"]] == [400, 800]
-    assert (grid / "compare.png").read_bytes()[:4] == b"\x89PNG"
+        assert not Path(run["records"]).is_absolute()
+    assert (grid / "report.png").read_bytes()[:4] == b"\x89PNG"
+    page = (grid / "report.html").read_text()
+    assert page.count("<video") == 4  # the best and the median of each agent
+    assert page.count("<svg") == 2
+    lines = (grid / "scores.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * (2 + 1 + 2)  # two evaluations, a mean and two episodes for each agent
 
 
 def test_the_second_call_trains_and_plays_nothing_and_says_the_same(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = (grid / "compare.json").read_text()
-    monkeypatch.setattr(compare, "run", lambda *_: pytest.fail("something was done again"))
-    assert compare.main([*GRID, "--runs-dir", str(grid), "--", *quick()]) == 0
-    assert (grid / "compare.json").read_text() == before
+    before = {path: path.read_bytes() for path in grid.iterdir() if path.is_file()}
+    no_work(monkeypatch)
+    assert call(grid) == 0
+    assert {path: path.read_bytes() for path in grid.iterdir() if path.is_file()} == before
     out = capfd.readouterr().out
     assert "95 % interval" in out
     assert "trackio show" in out
 
 
+def test_a_yaml_file_says_the_same_as_flags_and_flags_go_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "agents: [dqn, 'drqn:core=gru']\nseeds: 3\nframes: 4_000\ntrain:\n  eval_episodes: 7\n  threads: 1\n"
+    )
+    own, shared = compare.read_words([str(path), "--seeds", "2", "--", "--threads=2"])
+    assert own == ["--agents", "dqn", "drqn:core=gru", "--frames", "4000", "--seeds", "2"]
+    assert shared == ["--eval-episodes", "7", "--threads=2"]
+
+
+def test_what_was_stopped_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_path: Path) -> None:
+    words = [*GRID, "--out", str(tmp_path / "study")]
+    command = [sys.executable, str(small.ROOT / "compare.py"), *words, "--", *quick()]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = tmp_path / "study" / "runs" / "dqn-pong-s1"
+    while not (first / "metrics.jsonl").exists() and started.poll() is None:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGTERM)
+    said, _ = started.communicate(timeout=120)
+    assert started.returncode == 130, said
+    assert "the same command goes on" in said
+    assert not (tmp_path / "study" / "report.html").exists()
+    assert call(tmp_path / "study") == 0
+    for name in ("dqn-pong-s1", "drqn-core-gru-pong-s1"):
+        assert small.differences(grid / "runs" / name, tmp_path / "study" / "runs" / name) == []
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in (copied / "runs" / "dqn-pong-s1" / "checkpoint").glob("*/network.safetensors"):
+        path.write_bytes(b"")
+    shutil.rmtree(copied / "runs" / "dqn-pong-s1" / "eval")
+    assert call(copied) == 1
+    out = capfd.readouterr()
+    assert "no whole checkpoint" in out.err
+    assert [run["arm"] for run in json.loads((copied / "report.json").read_text())["runs"]] == ["drqn:core=gru"]
+    assert "Not finished:" in (copied / "report.html").read_text()
+
+
+def damage_evaluation(run: Path) -> None:
+    (path,) = run.glob("eval/*-s1000.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": ["x", None]}))
+
+
+def remove_mean(run: Path) -> None:
+    (path,) = run.glob("eval/*-s1000.json")
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "mean"}))
+
+
+@pytest.mark.parametrize("damage", [damage_evaluation, remove_mean])
+def test_a_damaged_evaluation_is_played_again(
+    damage: Callable[[Path], None], copied: Path, grid: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage(copied / "runs" / "dqn-pong-s1")
+    assert call(copied) == 0
+    before, after = (json.loads((out / "report.json").read_text())["table"] for out in (grid, copied))
+    assert after == before
+
+
+@pytest.mark.parametrize("row", ['"text"', "[]", '{"frames": "x"}', '{"frames": 3, "eval_score": null}', "{", "{}"])
+def test_odd_rows_of_metrics_are_one_line(row: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "runs" / "dqn-pong-s1" / "metrics.jsonl"
+    path.write_text(path.read_text() + row + "\n")
+    assert call(copied, "--jobs", "0") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "metrics.jsonl: row" in line
+
+
+def test_a_row_without_interval_is_a_point_without_band(copied: Path) -> None:
+    path = copied / "runs" / "dqn-pong-s1" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"frames": 801, "eval_score": 3}\n')
+    assert call(copied, "--jobs", "0") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "held"),
     [
-        (["--agents", "dqn,drqm"], "drqn?"),
-        (["--agents", "dqn,dqn"], "given twice"),
-        (["--games", "brekout"], "breakout"),
-        (["--seeds", "0"], "at least 1"),
-        (["--episode", "3"], "--episodes"),
-        (["--epsilon", "5"], "--epsilon 5.0"),
-        (["--eval-seed", "-1"], "--eval-seed -1"),
-        (["--", "--name", "mine"], "--name"),
-        (["--", "--seed=3"], "--seed=3"),
-        (["--", "--samples-per-steps", "1"], "--samples-per-step"),
+        ("--agents dqn drqm", "drqn?"),
+        ("--agents dqn dqn", "given twice"),
+        ("--agents dqn:core", "write --SETTING VALUE"),
+        ("--agents dqn:coree=gru", "--core?"),
+        ("--agents dqn:core=gruu", "gru?"),
+        ("--agents dqn:seed=2", "--seed in --agents dqn:seed=2: the grid sets it"),
+        ("--agents dqn:hidden=1,hidden=2", "given twice"),
+        ("--games brekout", "breakout"),
+        ("--observe flikker:0.5", "flicker"),
+        ("--observe flicker:x", "--observe-parameter x"),
+        ("--observe flicker:2", "--observe"),
+        ("--seeds 0", "from 1"),
+        ("--frames 0", "at least 1"),
+        ("--jobs -1", "from 0"),
+        ("--jobs 999", "cores"),
+        ("--episode 3", "--episodes"),
+        ("--episodes 0", "--episodes 0"),
+        ("--epsilon 5", "--epsilon 5.0"),
+        ("--eval-seed -1", "--eval-seed -1"),
+        ("--agents dqn drqn:samples_per_step=2", "--samples-per-step is 4.0 for dqn, 2.0 for"),
+        ("--agents dqn drqn:protocol=machado18", "--protocol is v5 for dqn, machado18 for"),
+        ("--agents dqn drqn:observe=delay", "--observe is full 0 for dqn, delay"),
+        ("--agents dqn drqn:frames=8", "--frames is 4000000 for dqn, 8 for"),
+        ("-- --name mine", "--name"),
+        ("-- --seed=3", "--seed after --"),
+        ("-- --observe flicker", "--observe after --"),
+        ("-- --samples-per-steps 1", "--samples-per-step"),
+        ("-- --samples-per-step", "write --SETTING VALUE"),
+        ("-- --samples-per-step 1 --samples-per-step 2", "given twice"),
+        ("-- stray", "write --SETTING VALUE"),
     ],
 )
-def test_a_wrong_flag_is_one_line(words: list[str], held: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    own, flags = (words, []) if words[0] != "--" else ([], words)
-    assert compare.main([*own, "--runs-dir", str(tmp_path / "runs"), *flags]) == 2
+def test_a_wrong_flag_is_one_line(words: str, held: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    own, _, flags = words.partition("-- ") if words.startswith("-- ") else (words, "", "")
+    shared = ["--", *flags.split()] if flags else []
+    assert compare.main([*own.split(), "--out", str(tmp_path / "study"), *shared]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert held in lines[0]
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        (None, "cannot be read"),
+        ("[1, 2]", "not a study"),
+        ("agents: {dqn: 1}", "one plain value"),
+        ("agens: [dqn]", "--agents"),
+        ("train: [threads]", "not a study"),
+        ("seeds: x", "whole number"),
+        ("train: {name: x}", "--name after --"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_wrong_study_file_is_one_line(
+    text: str | None, held: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    if text is not None:
+        (tmp_path / "study.yaml").write_text(text)
+    assert compare.main([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert held in line
+
+
+def test_an_unfair_grid_that_is_allowed_is_named() -> None:
+    wanted = compare.CompareConfig(agents=("dqn", "drqn:samples_per_step=2"), allow_unfair=True)
+    assert compare.unfair(compare.make_cells(wanted, {})) == [
+        "--samples-per-step is 4.0 for dqn, 2.0 for drqn:samples_per_step=2"
+    ]
 
 
 def test_runs_with_other_settings_are_refused(grid: Path, capsys: pytest.CaptureFixture) -> None:
-    assert compare.main([*GRID, "--runs-dir", str(grid), "--", *quick(samples_per_step=2.0)]) == 2
+    assert call(grid, samples_per_step=2.0) == 2
     assert "--samples-per-step 1.0 -> 2.0" in capsys.readouterr().err
 
 
+def test_runs_that_are_longer_than_the_budget_are_refused(grid: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [word if word != "800" else "400" for word in GRID]
+    assert compare.main([*words, "--out", str(grid), "--", *quick()]) == 2
+    assert "more than --frames 400" in capsys.readouterr().err
+
+
+def test_no_core_is_given_to_two_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 1, 5, 7, 9})
+    assert core_shares(2) == [[1, 3], [5, 7]]
+    assert core_shares(1) == [[1, 3, 5, 7, 9]]
+
+
 def test_over_seeds_the_interval_is_over_the_means_of_runs() -> None:
-    run = {"agent": "dqn", "game": "pong", "parameters": 1, "frames": 2, "samples": 3, "samples_per_step": 4.0}
+    run = {"arm": "dqn", "game": "pong", "screen": "full", "parameters": 1, "frames": 2, "samples": 3}
+    run |= {"samples_per_step": 4.0, "training_seconds": 5.0}
     runs = [run | {"mean": m, "scores": [m, 99.0], "interval_95": [-7.0, -7.0]} for m in (1.0, 3.0)]
     (row,) = report.summary(runs)
     assert row["mean"] == 2.0
@@ -90,14 +259,16 @@ def test_over_seeds_the_interval_is_over_the_means_of_runs() -> None:
 
 def test_across_games_an_agent_that_always_wins_is_said_to() -> None:
     runs = [
-        {"agent": agent, "game": game, "seed": seed, "mean": score + seed}
+        {"arm": arm, "game": game, "screen": "full", "seed": seed, "mean": score + seed}
         for seed in (1, 2)
-        for game in ("pong", "breakout")
-        for agent, score in (("dqn", 0.0), ("drqn", 10.0))
+        for game in ("pong", "breakout", "venture")
+        for arm, score in (("dqn", 0.0), ("drqn", 10.0))
     ]
-    said = report.across_games(runs)
-    # Normalised: (10 + s + 20.7) / 35.3 in Pong and (10 + s - 1.7) / 28.8 in Breakout; IQM: the middle two of four.
-    middle = ((10 + 2 - 1.7) / 28.8 + (10 + 1 + 20.7) / 35.3) / 2
-    assert f"drqn: IQM of human-normalised scores {middle:.3f}" in said[1]
-    assert "a run of drqn beats one of dqn with probability 1.00 (1.00 to 1.00)" in said[2]
-    assert report.across_games(runs[:4]) == []
+    found = report.across_games(runs)
+    # Normalised: (10 + s + 20.7) / 35.3 in Pong, (10 + s - 1.7) / 28.8 in Breakout, (10 + s) / 1187.5 in Venture.
+    # IQM: of six the middle four, so all but Venture's lower one and Pong's upper one.
+    middle = ((10 + 2) / 1187.5 + (10 + 1 - 1.7) / 28.8 + (10 + 2 - 1.7) / 28.8 + (10 + 1 + 20.7) / 35.3) / 4
+    assert found["iqm"]["drqn"][0] == pytest.approx(middle)
+    assert found["improvement"] == [["drqn", "dqn", 1.0, 1.0, 1.0]]
+    assert "improvement" not in report.across_games(runs[:6])
+    assert "Not all runs" in report.across_games(runs[:-1])["why_not"]
