@@ -103,16 +103,11 @@ def curves(runs: list[dict[str, Any]], arms: list[str]) -> str:
 
 
 def _rows(axes: Axes, rows: list[tuple[str, float, float, float, list[float]]], look: list[tuple]) -> None:
-    """One line a row: value, interval, and single points where there are any. An interval may leave the plot."""
-    values = [x for _, value, _, _, points in rows for x in (value, *points)]
-    ends = [x for _, _, low, high, _ in rows for x in (low, high) if np.isfinite(x)]
-    span = max(max(values) - min(values), 1e-3)
+    """One line a row: value, interval, and single points where there are any."""
     for y, ((_, value, low, high, points), (colour, _, mark)) in enumerate(zip(rows, look, strict=True)):
         axes.plot([low, high], [y, y], color=colour, lw=5, alpha=0.3, solid_capstyle="butt")
         axes.plot(points, [y + 0.22] * len(points), mark, color=colour, ms=5, mfc="none", ls="none")
         axes.plot([value], [y], mark, color=colour, ms=7)
-    low, high = max(min([*ends, *values]), min(values) - span), min(max([*ends, *values]), max(values) + span)
-    axes.set_xlim(low - 0.06 * (high - low + 1e-3), high + 0.06 * (high - low + 1e-3))
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 import compare
 from experiment import report
 from experiment.grid import Grid, core_shares
+from experiment.study import Terms, evaluation
 from tests import small
 
 GRID = "--agents dqn drqn:core=gru --games pong --frames 800 --episodes 2 --epsilon 0.5 --video none".split()
@@ -117,24 +117,18 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert "Not finished:" in (copied / "report.html").read_text()
 
 
-def damage_evaluation(run: Path) -> None:
-    (path,) = run.glob("eval/*-s1000.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": ["x", None]}))
-
-
-def remove_mean(run: Path) -> None:
-    (path,) = run.glob("eval/*-s1000.json")
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "mean"}))
-
-
-@pytest.mark.parametrize("damage", [damage_evaluation, remove_mean])
-def test_a_damaged_evaluation_is_played_again(
-    damage: Callable[[Path], None], copied: Path, grid: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    damage(copied / "runs" / "dqn-pong-s1")
-    assert call(copied) == 0
-    before, after = (json.loads((out / "report.json").read_text())["table"] for out in (grid, copied))
-    assert after == before
+@pytest.mark.parametrize(
+    "change", [{"scores": ["x", None]}, {"scores": [1.0]}, {"mean": None}, {"interval_95": [1]}, {"parameters": "many"}]
+)
+def test_a_damaged_evaluation_is_none_and_will_be_played_again(change: dict[str, object], copied: Path) -> None:
+    wanted = compare.CompareConfig(agents=("dqn",), games=("pong",), frames=800, out=copied)
+    (cell,) = compare.make_cells(wanted, compare.read_settings(quick(), "", ()))
+    terms = Terms(episodes=2, epsilon=0.5, seed=1000)
+    found = evaluation(cell, terms)
+    path = found["path"]
+    for damaged in (json.dumps(json.loads(path.read_text()) | change), "{", "[]", "null", ""):
+        path.write_text(damaged)
+        assert evaluation(cell, terms) == {}
 
 
 @pytest.mark.parametrize("row", ['"text"', "[]", '{"frames": "x"}', '{"frames": 3, "eval_score": null}', "{", "{}"])
