@@ -37,9 +37,10 @@ def make_clips(results: list[dict[str, Any]], study: Path) -> tuple[list[dict[st
 
 
 def _film(path: Path) -> bytes:
-    """The episode's first seconds as an mp4, made once: it stays beside the record."""
-    record, film = EpisodeRecord.load(path), path.with_suffix(f".{SECONDS}s.mp4")
+    """The episode's first seconds as an mp4, made once: it stays in the run's clips/."""
+    record, film = EpisodeRecord.load(path), path.parents[2] / "clips" / f"{path.parent.name}-{path.stem}.mp4"
     if not film.exists():
+        film.parent.mkdir(exist_ok=True)
         frames = islice(replay_colour(record, every_frame=True), 60 * SECONDS)
         write_video(frames, film, scale=1, crf=28)
     return film.read_bytes()
