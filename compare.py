@@ -54,7 +54,8 @@ class CompareConfig:
     question: str = ""
     """What the study asks: the report's first line. Default: made from the grid."""
     jobs: int = 1
-    """Runs at a time, each on its share of the cores. 0: run nothing, report what is finished."""
+    """Runs at a time, each on its share of the cores. 0: run nothing, report what is finished. A run that goes on with
+    another share is no longer the same bit for bit."""
     episodes: int = 30
     """Whole episodes that score each finished run."""
     epsilon: float = 0.001

@@ -50,6 +50,7 @@ class Grid:
         self._children: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()  # of the children, and of what is asked of them
         self._last_line = time.monotonic()
+        self._newest: dict[Path, tuple[int, dict[str, float]]] = {}  # size of metrics.jsonl, newest of each figure
 
     def run(self, jobs: int) -> None:
         """Until every cell is done, has failed or, after a signal, has saved and left."""
@@ -65,7 +66,7 @@ class Grid:
         with self._signals(), self._screen, ThreadPoolExecutor(jobs, initializer=pin) as pool:
             left, told = {pool.submit(self._finish, cell) for cell in self.cells}, False
             while left:
-                left = wait(left, timeout=0.5).not_done
+                left = wait(left, timeout=1.0).not_done
                 if self.stopped and not told:
                     told = True
                     with self._lock:
@@ -133,10 +134,13 @@ class Grid:
 
     def _progress(self, cell: Cell) -> tuple[int, str, str, float]:
         """Frames so far, the last evaluation's score, time left, frames a second; from the newest rows."""
-        metrics: list[dict] = []
-        with contextlib.suppress(UsageError):  # not there yet, or its last row is half written
-            metrics = rows(cell, tail=True)
-        newest = {k: v for row in metrics for k, v in row.items() if is_number(v)}
+        path = cell.folder / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        seen, newest = self._newest.get(cell.folder, (0, {}))
+        if size != seen:
+            with contextlib.suppress(UsageError):  # its last row is half written: next time
+                newest = {k: v for row in rows(cell, tail=True) for k, v in row.items() if is_number(v)}
+                self._newest[cell.folder] = size, newest
         frames, rate = int(newest.get("frames", 0)), float(newest.get("frames_per_second", 0))
         score = newest.get("eval_score", newest.get("return_mean"))
         left = duration((cell.config.frames - frames) / rate) if rate else "-"

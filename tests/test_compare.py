@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import compare
 from experiment import report
@@ -236,6 +238,16 @@ def test_no_core_is_given_to_two_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 1, 5, 7, 9})
     assert core_shares(2) == [[1, 3], [5, 7]]
     assert core_shares(1) == [[1, 3, 5, 7, 9]]
+
+
+def test_the_live_table_shows_first_what_runs_and_what_failed() -> None:
+    cells = compare.make_cells(compare.CompareConfig(games=("pong", "breakout"), seeds=4), {})  # 16 runs
+    grid = Grid(cells, Terms(2, 0.5, 1), "none", Console(force_terminal=True, width=120, height=13, file=StringIO()))
+    grid.states[cells[9].folder], grid.states[cells[7].folder] = "training", "failed"
+    table = grid._table()
+    assert [*table.columns[0].cells][:2] == [cells[9].folder.name, cells[7].folder.name]
+    assert table.row_count == 5
+    assert "0 of 16 done, 11 not shown" in str(table.caption)
 
 
 def test_over_seeds_the_interval_is_over_the_means_of_runs() -> None:
