@@ -7,19 +7,17 @@ python evaluate.py runs/A runs/B ... --observe flicker --sweep 0 0.25 0.5 0.75 1
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from experiment import setup
 from experiment import sweep as sweeps
-from experiment.checkpoint import NETWORK, load_latest
+from experiment.checkpoint import NETWORK
 from experiment.cli import exit_on_usage_error, parse_evaluate
-from experiment.config import UsageError, check, check_evaluation, from_dict
-from experiment.evaluation import evaluate, load_network, spread, write_evaluation, write_videos
+from experiment.config import UsageError, check, check_evaluation
+from experiment.evaluation import evaluate, load_network, open_run, refused, spread, write_evaluation, write_videos
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,9 @@ class EvaluateConfig:
     """CPU threads. 0: all cores."""
 
 
-@contextlib.contextmanager
-def refused(place: Path, what: str) -> Iterator[None]:
-    """UsageError in place of an OSError within."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None
-
-
 def prepare(folder: Path, wanted: EvaluateConfig) -> sweeps.Agent:
     """The agent of a run's newest whole checkpoint. UsageError if it, or what is wanted of it, makes no sense."""
-    saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
-    trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
+    saved, trained, preset = open_run(folder)
     if wanted.game and wanted.game != trained.game:
         raise UsageError(f"--game {wanted.game}: {folder} was trained on {trained.game}")
     changes: dict[str, Any] = {"device": "cpu", "compile": False}

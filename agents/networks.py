@@ -70,7 +70,18 @@ class TileConv(PixelConv):
         return F.conv2d(input, tiles.contiguous(memory_format=torch.channels_last), self.bias)
 
 
-class NatureTorso(nn.Sequential):
+class Torso(nn.Sequential):
+    """Base of the torsos: stacks of planes [N, K C, H, W] -> features [N, output_size]."""
+
+    output_size: int
+
+    @staticmethod
+    def planes(frames: Tensor) -> Tensor:
+        """[T, B, H, W] -> [T, B, H, W, 1]: the image as it is."""
+        return frames[..., None]
+
+
+class NatureTorso(Torso):
     """The three convolutions of Mnih et al. 2015: stacks of [21, 21, 16 K] tiles -> [N, 3136]."""
 
     output_size = 64 * 7 * 7
@@ -115,7 +126,7 @@ class Residual(nn.Module):
         return x + self.conv2(F.relu(self.norm2(y)))
 
 
-class ImpalaTorso(nn.Sequential):
+class ImpalaTorso(Torso):
     """The 15 convolutions of the residual network in IMPALA (Espeholt et al. 2018, figure 3):
     stacks of [84, 84, K] -> [N, 3872]."""
 
@@ -129,17 +140,8 @@ class ImpalaTorso(nn.Sequential):
             layers += [Residual(outputs, side, norm), Residual(outputs, side, norm)]
         super().__init__(*layers, nn.ReLU(), ChannelsLastFlatten())
 
-    @staticmethod
-    def planes(frames: Tensor) -> Tensor:
-        """[T, B, 84, 84] -> [T, B, 84, 84, 1]"""
-        return frames[..., None]
 
-
-TORSOS: dict[str, type[NatureTorso] | type[ImpalaTorso]] = {
-    "nature": NatureTorso,
-    "dqn-2013": Torso2013,
-    "impala": ImpalaTorso,
-}
+TORSOS: dict[str, type[Torso]] = {"nature": NatureTorso, "dqn-2013": Torso2013, "impala": ImpalaTorso}
 
 
 class QNetwork(nn.Module):
@@ -156,7 +158,7 @@ class QNetwork(nn.Module):
         num_actions: int,
         *,
         frame_stack: int = 1,
-        torso: str = "nature",
+        torso: str | type[Torso] = "nature",
         hidden: int = 512,
         core: str = "lstm",
         core_size: int = 512,
@@ -170,7 +172,8 @@ class QNetwork(nn.Module):
         super().__init__()
         self.num_actions, self.frame_stack, self.center = num_actions, frame_stack, center
         self.last_action_reward = last_action_reward
-        conv = TORSOS[torso](frame_stack, norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kind = TORSOS[torso] if isinstance(torso, str) else torso
+        conv = kind(frame_stack, norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conv = conv
         layers: list[nn.Module] = []
         size = conv.output_size

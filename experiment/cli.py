@@ -169,13 +169,15 @@ def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
     return parse_fields(f"train.py {name}", Config, argv, default, description), name, None
 
 
-def parse_evaluate(argv: list[str], kind: type[T]) -> tuple[list[Path], T]:
+def parse_evaluate(
+    argv: list[str], kind: type[T], prog: str = "evaluate.py", what: str = "Score a trained agent"
+) -> tuple[list[Path], T]:
     """FOLDER ... and flags -> (folders of the runs, settings)."""
     argv, folders = list(argv), []
-    description = "Score a trained agent. The folder of its run comes first: python evaluate.py runs/NAME"
+    description = f"{what}. The folder of its run comes first: python {prog} runs/NAME"
     while argv and not argv[0].startswith("-"):
         folders.append(Path(argv.pop(0)))
-    wanted = parse_fields("evaluate.py RUN", kind, argv, kind(), description)
+    wanted = parse_fields(f"{prog} RUN", kind, argv, kind(), description)
     if not folders:
-        _fail("evaluate.py needs the folder of a run, such as runs/NAME")
+        _fail(f"{prog} needs the folder of a run, such as runs/NAME")
     return folders, wanted

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,8 @@ from envs.episodes import EpisodeRecord, replay_colour
 from envs.games import human_normalised, human_score, random_score
 from envs.protocols import Protocol
 from experiment import setup
-from experiment.checkpoint import Checkpoint
-from experiment.config import Config, UsageError
+from experiment.checkpoint import Checkpoint, load_latest
+from experiment.config import Config, UsageError, from_dict
 from experiment.fits import check_weights
 from experiment.statistics import mean_interval, standard_error
 from experiment.video import write_video
@@ -77,12 +80,14 @@ def evaluate(
     epsilon: float,
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
+    wipe_every: int = 0,
 ) -> Evaluation:
     """Play `episodes` whole episodes, the same number in every env: no bias towards short ones.
 
     Up to 32 envs; where they do not divide the episodes, the last one plays fewer, which is settled before play.
 
-    Asked before each step, `should_stop` can end it early: StoppedError.
+    Asked before each step, `should_stop` can end it early: StoppedError. With `wipe_every` k the core states of all
+    envs are set back to their start before the steps 0, k, 2 k ...: nothing is remembered for longer than k steps.
 
     The random streams are the evaluation's own: training is not disturbed.
     """
@@ -93,11 +98,14 @@ def evaluate(
     actor = setup.make_actor(config, network, num_envs, setup.rng(seed, "evaluation"))
     eps = np.full(num_envs, epsilon)
     found: list[list[EpisodeRecord]] = [[] for _ in range(num_envs)]
+    steps = count()
     try:
         frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
         while [*map(len, found)] != quota:
             if should_stop():
                 raise StoppedError
+            if wipe_every and next(steps) % wipe_every == 0:
+                actor.core_state = network.initial_state(num_envs)
             games.send(actor.act(frame, is_first, reward, eps))
             step = games.recv()
             frame, is_first, reward = step.frame, step.is_first, step.reward
@@ -108,6 +116,21 @@ def evaluate(
         games.close()
     records = [record for env in found for record in env]
     return Evaluation([r.score for r in records], records)
+
+
+@contextlib.contextmanager
+def refused(place: Path, what: str) -> Iterator[None]:
+    """UsageError in place of an OSError within."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None
+
+
+def open_run(folder: Path) -> tuple[Checkpoint, Config, str]:
+    """The newest whole checkpoint of a run without its training state, its settings, its preset's name."""
+    saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
+    return saved, *from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
