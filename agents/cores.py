@@ -74,7 +74,10 @@ class Rnn(Core):
 
 
 class Gru(Core):
-    """Cho et al. (2014). Weights start uniform within 1 / sqrt(H), as in torch."""
+    """Cho et al. (2014), with the reset gate after the recurrent product, as in torch and cuDNN.
+
+    Weights start uniform within 1 / sqrt(H), as in torch.
+    """
 
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=size)

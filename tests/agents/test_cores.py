@@ -147,6 +147,40 @@ def test_gru_is_torchs_gru() -> None:
     torch.testing.assert_close(last, h[0])
 
 
+def gates(w: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Input and recurrent part of the k-th gate, in torch's order of weights."""
+    rows = slice(k * H, (k + 1) * H)
+    return (
+        x @ w["cell.weight_ih_l0"][rows].T + w["cell.bias_ih_l0"][rows],
+        h @ w["cell.weight_hh_l0"][rows].T + w["cell.bias_hh_l0"][rows],
+    )
+
+
+def test_gru_is_its_equations_with_the_reset_after_the_product() -> None:
+    core = make("gru")
+    w, x, state = parameters(core), normal(T, B, D), normal(B, H, seed=2)
+    h = state.numpy()
+    y, _ = core(x, state, torch.zeros(T, B, dtype=torch.bool))
+    for t in range(T):
+        (r_x, r_h), (z_x, z_h), (n_x, n_h) = (gates(w, x[t].numpy(), h, k) for k in range(3))
+        r, z = sigmoid(r_x + r_h), sigmoid(z_x + z_h)
+        h = (1 - z) * np.tanh(n_x + r * n_h) + z * h
+        np.testing.assert_allclose(y[t].detach(), h, rtol=1e-12, atol=1e-12)
+
+
+def test_lstm_is_its_equations() -> None:
+    core = make("lstm")
+    w, x, state = parameters(core), normal(T, B, D), normal(B, 2 * H, seed=2)
+    h, c = state[:, :H].numpy(), state[:, H:].numpy()
+    y, last = core(x, state, torch.zeros(T, B, dtype=torch.bool))
+    for t in range(T):
+        i, f, g, o = (sum(gates(w, x[t].numpy(), h, k)) for k in range(4))
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        np.testing.assert_allclose(y[t].detach(), h, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(last.detach(), np.concatenate([h, c], axis=-1), rtol=1e-12, atol=1e-12)
+
+
 def test_lstm_is_torchs_lstm_with_h_and_c_side_by_side() -> None:
     core = make("lstm")
     reference = nn.LSTM(D, H).double()
