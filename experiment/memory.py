@@ -211,13 +211,13 @@ def trained(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> Traine
     if more:
         raise UsageError(f"{more[0]}: one run at a time")
     saved, config, preset = open_run(folder)
-    if config.core == "identity":
-        raise UsageError(f"{folder}: {preset} has the core identity: no memory, so nothing to look at")
     config = replace(config, device="cpu", compile=False, start_rows=0, threads=wanted.threads)
     check(config)
     protocol = setup.check_names(config)
     setup.use_threads(config)
     network = load_network(saved, config, protocol, folder)
+    if not network.state_size:
+        raise UsageError(f"{folder}: {preset} has no memory (core {config.core}), so there is nothing to look at")
     about = {"command": command(argv), "preset": preset, "core": config.core, "game": config.game}
     about |= {"protocol": config.protocol, "frames": saved.meta["frames"], "train_seed": config.seed}
     about |= {"episodes": wanted.episodes, "epsilon": wanted.epsilon, "eval_seed": wanted.seed}
@@ -277,9 +277,11 @@ def gradient_command(argv: list[str]) -> int:
     ends = [np.unique(np.linspace(steps, record.steps - 1, share, dtype=int)).tolist() for record in records]
     rows = [inputs_of(record, config.frame_stack) for record in records]
     networks = {f"{config.core}, trained": ("trained", [agent.network])}
-    for core in (name for name in CORES if name != "identity") if wanted.fresh else ():
-        fresh = [replace(config, core=core, seed=config.seed + i) for i in range(wanted.fresh)]
-        networks[f"{core}, new"] = core, [setup.make_network(c, agent.network.num_actions) for c in fresh]
+    for core in CORES:
+        changed = [replace(config, core=core, seed=config.seed + i) for i in range(wanted.fresh)]
+        fresh = [setup.make_network(c, agent.network.num_actions) for c in changed]
+        if any(network.state_size for network in fresh):
+            networks[f"{core}, new"] = core, fresh
     shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
     print(f"{'core':16}" + "".join(f"k={k:<7}" for k in shown))
@@ -318,8 +320,7 @@ def horizon_command(argv: list[str]) -> int:
         rows[name] = played.summary(agent.config.game) | {"scores": played.scores}
         print(f"wiped every {name:>5} steps   mean {rows[name]['mean']:.1f}   {spread(rows[name])}", flush=True)
     mean = [row["mean"] for row in rows.values()]
-    ends = [row["interval_95"] for row in rows.values()]
-    low, high = ([m if end[i] is None else end[i] for m, end in zip(mean, ends, strict=True)] for i in (0, 1))
+    low, high = np.array([row["interval_95"] for row in rows.values()], float).T.tolist()
     random = rows["never"]["random_score"]
     return publish(
         agent.out, {**agent.about, "wiped_every": rows}, [Line("score", "trained", [*rows], mean, low, high)],

@@ -188,4 +188,6 @@ def test_an_agent_without_memory_is_refused(tmp_path: Path, capsys: pytest.Captu
     folder = small.start(tmp_path, "plain", "dqn", frames=800)
     capsys.readouterr()
     assert memory.main(["horizon", str(folder)]) == 2
-    assert capsys.readouterr().err == f"error: {folder}: dqn has the core identity: no memory, so nothing to look at\n"
+    assert capsys.readouterr().err == (
+        f"error: {folder}: dqn has no memory (core identity), so there is nothing to look at\n"
+    )
