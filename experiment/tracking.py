@@ -321,7 +321,8 @@ def _read_config(folder: Path) -> dict[str, Value]:
         config = yaml.safe_load(file.read(MAX_BYTES).decode())
         if isinstance(config, dict):
             plain = {k: v for k, v in config.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
-            return {k: v for k, v in plain.items() if not k.startswith("_")}
+            huge = {k for k, v in plain.items() if isinstance(v, int) and abs(v) >= 2**63}  # too long to print
+            return {k: v for k, v in plain.items() if not k.startswith("_") and k not in huge}
     return {}
 
 

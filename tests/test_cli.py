@@ -314,6 +314,8 @@ def test_settings_survive_yaml_and_unknown_ones_are_refused(tmp_path: Path) -> N
     wanted = config.preset("dqn")
     config.save(wanted, "dqn", tmp_path / "config.yaml")
     assert config.load(tmp_path / "config.yaml") == (wanted, "dqn")
+    older = {k: v for k, v in config.to_dict(wanted).items() if k != "center"}
+    assert not config.from_dict(older, "a run from before --center")[0].center
     with pytest.raises(config.UsageError, match="Did you mean game"):
         config.from_dict({"gam": "pong"}, "here")
     with pytest.raises(config.UsageError, match="frames is 'many'"):
