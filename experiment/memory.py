@@ -32,7 +32,7 @@ from envs.episodes import EpisodeRecord, replay_grey
 from envs.protocols import Protocol
 from experiment import recall, setup
 from experiment.cli import exit_on_usage_error, parse_evaluate, parse_fields
-from experiment.config import Config, UsageError, check, near
+from experiment.config import Config, UsageError, check, check_evaluation, near
 from experiment.evaluation import evaluate, load_network, open_run, refused, spread
 
 LOOKS = {  # the colours of Okabe & Ito, which the colour-blind can tell apart; markers and dashes say the same again
@@ -206,7 +206,7 @@ class Trained(NamedTuple):
 
 def trained(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> Trained:
     """UsageError if the run has no memory to look at, or if a setting is out of range."""
-    in_range(episodes=(wanted.episodes, 1, 10_000), epsilon=(wanted.epsilon, 0, 1), seed=(wanted.seed, 0, 2**31 - 1))
+    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
     folder, *more = folders
     if more:
         raise UsageError(f"{more[0]}: one run at a time")
