@@ -5,7 +5,7 @@ BIN := .venv/bin
 # for a ball that they never serve.
 DEMO := --epsilon-frames 300000 --eval-frames 200000 --eval-episodes 10 --eval-epsilon 0.01 --checkpoint-frames 200000
 
-.PHONY: install test lint demo bench bench-scaling clean
+.PHONY: install test agreement lint demo bench bench-scaling clean
 
 install: .venv/installed
 
@@ -19,6 +19,11 @@ install: .venv/installed
 
 test: install
 	$(BIN)/python -m pytest
+
+# Our equations against rlax's, an independent implementation; it brings JAX.
+agreement: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agreement]'
+	$(BIN)/python -m pytest tests/agents/test_agreement.py
 
 lint: install
 	$(BIN)/ruff format --check .
