@@ -148,8 +148,8 @@ class QNetwork(nn.Module):
     """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S].
 
     Acting is L = 1. `hidden` is the width of the fully connected layer between torso and core (0: none), `head_hidden`
-    that of a layer within the head. With `center` every image is seen minus its own mean grey: on a plain bright
-    background, such as Pong's, the ball is otherwise lost beside it for a long time. With `last_action_reward` the
+    that of a layer within the head. With `center` every image is seen minus its median grey, the background: beside
+    a bright one, such as Pong's, the ball is otherwise not learnt for a long time. With `last_action_reward` the
     core also sees the previous action (one-hot) and the clipped reward.
     """
 
@@ -204,7 +204,8 @@ class QNetwork(nn.Module):
         planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H, W, C]
         planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in
         if self.center:
-            planes = planes - planes.mean((2, 3, 4), keepdim=True)
+            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # every 8th pixel tells the background as well
+            planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
         stacks = stack_frames(planes, inputs.is_first, self.frame_stack).flatten(0, 1)  # [L B, H, W, K C]
         images = stacks.permute(0, 3, 1, 2)  # channels last
         x = self.fc(self.conv(images)).unflatten(0, is_first.shape)  # [L, B, D]

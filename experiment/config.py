@@ -73,7 +73,7 @@ class Config:
     norm: bool = True
     """LayerNorm after each convolution and fully connected layer."""
     center: bool = True
-    """Subtract from each image its mean grey."""
+    """Subtract from each image its median grey, the background."""
     last_action_reward: bool = True
     """The core also sees the last action and the last clipped reward."""
 

@@ -227,6 +227,24 @@ def test_q_of_a_quantile_network_is_the_mean_of_32_even_quantiles() -> None:
 # --- the whole network
 
 
+@pytest.mark.parametrize("torso", ["nature", "impala"])
+def test_a_centred_network_sees_the_same_game_on_any_background(torso: str) -> None:
+    """What is seen of the median grey is nothing, so on black nothing changes, bit for bit."""
+    seen = inputs(depth=2)
+    things = torch.zeros_like(seen.frames)
+    things[..., 20:40, 30:50] = 60  # less than half of the screen
+    plain, centred = (make(frame_stack=2, torso=torso, core="identity", center=c) for c in (False, True))
+    state = plain.initial_state(B)
+    seen = seen._replace(is_first=torch.zeros_like(seen.is_first))
+
+    def q(network: QNetwork, grey: int) -> Tensor:
+        return network(seen._replace(frames=things + grey), state)[0]
+
+    assert torch.equal(q(centred, 0), q(plain, 0))
+    torch.testing.assert_close(q(centred, 87), q(centred, 0), rtol=0, atol=1e-6)
+    assert (q(plain, 87) - q(plain, 0)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("core", "torso", "depth"),
     [*((core, "nature", depth) for core in CORES for depth in (1, 3)), ("lstm", "impala", 2)],
