@@ -23,7 +23,7 @@ test: install
 # Our equations against rlax's, an independent implementation; it brings JAX.
 agreement: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agreement]'
-	$(BIN)/python -m pytest tests/agents/test_agreement.py
+	$(BIN)/python -m pytest tests/agreement.py
 
 lint: install
 	$(BIN)/ruff format --check .

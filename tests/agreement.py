@@ -1,17 +1,20 @@
-"""Our equations against rlax's, on random inputs in double precision. Needs the extra `agreement`."""
+"""Our equations against rlax's, on random inputs in double precision: `make agreement`.
+
+Not a part of the suite: JAX starts threads, and the suite forks.
+"""
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
+import rlax
 import torch
 from torch import Tensor
 
 from agents import losses
 from agents.heads import MeanHead
 
-rlax = pytest.importorskip("rlax", reason="needs the extra: pip install '.[agreement]'")
-jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
