@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import compare
-from experiment import report
+from experiment import clips, report
 from experiment.grid import Grid, core_shares
 from experiment.study import Terms, evaluation
 from tests import small
@@ -29,6 +30,13 @@ def quick(**changes: object) -> list[str]:
 
 def call(out: Path, *words: str, **changes: object) -> int:
     return compare.main([*GRID, "--out", str(out), *words, "--", *quick(**changes)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_films() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips, "SECONDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
