@@ -21,9 +21,10 @@ from typing import Any, Literal
 import psutil
 import yaml
 
+from envs.observability import observe
 from experiment import report, setup
 from experiment.cli import exit_on_usage_error, parse_fields, parse_train
-from experiment.config import MAX_BYTES, UsageError, check_evaluation, flag, load
+from experiment.config import MAX_BYTES, UsageError, check, check_evaluation, flag, load
 from experiment.grid import Grid, core_shares, flags
 from experiment.run import check_same
 from experiment.study import Cell, Terms, evaluation, result
@@ -128,7 +129,7 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
         settings |= {"observe_parameter": parameter} if parameter else {}
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
         config, *_ = parse_train([preset, *flags(settings)])
-        setup.check_config(config)
+        setup.check_config(config) if wanted.jobs else (check(config), setup.check_names(config))
         if config.threads > cores:
             raise UsageError(f"--threads {config.threads}: with --jobs {wanted.jobs} a run has {cores}")
         for seed in range(1, wanted.seeds + 1):
@@ -153,7 +154,12 @@ def unfair(cells: list[Cell]) -> list[str]:
         for name in (*FAIR, "observe"):
             seen = setup.observe(cell.config)
             value = f"{seen.kind} {seen.parameter:g}" if name == "observe" else getattr(cell.config, name)
-            found.setdefault((name, cell.screen if name == "observe" else ""), {})[cell.arm] = value
+            by_arm = found.setdefault((name, cell.screen if name == "observe" else ""), {})
+            by_arm[cell.arm] = value
+            if name == "observe":  # an arm may say otherwise than the screen
+                kind, _, parameter = cell.screen.partition(":")
+                told = observe(kind, float(parameter) if parameter else None)
+                by_arm["the grid"] = f"{told.kind} {told.parameter:g}"
     return [
         f"{flag(name)} is " + ", ".join(f"{value} for {arm}" for arm, value in values.items())
         for (name, _), values in found.items()
@@ -200,11 +206,19 @@ def main(argv: list[str]) -> int:
         print(f"stopped; the same command goes on; with --jobs 0 it reports what is finished in {wanted.out}")
         return 130
     scored = {cell.folder: evaluation(cell, terms) for cell in cells}
-    missing = [cell.folder.name for cell in cells if not scored[cell.folder]]
+    results, missing = [], []
+    for cell in cells:
+        if not scored[cell.folder]:
+            missing.append(cell.folder.name)
+            continue
+        try:
+            results.append(result(cell, scored[cell.folder], wanted.out))
+        except UsageError as error:  # one damaged run does not take the others' report
+            missing.append(cell.folder.name)
+            grid.failures[cell.folder] = str(error)
     if len(missing) == len(cells):
         print(f"no run is finished in {wanted.out}", file=sys.stderr)
         return 1
-    results = [result(cell, scored[cell.folder], wanted.out) for cell in cells if scored[cell.folder]]
     command = shlex.join(["python", "compare.py", *argv])
     report.write(results, cells, wanted.out, question=wanted.question, command=command,
                  unfair=differences, missing=missing)  # fmt: skip

@@ -92,7 +92,7 @@ class Learner:
         mask = losses.loss_mask(batch.truncated[unrolled])  # [T, B]
         # A stream of its own for every update: there is no generator to save.
         rng = np.random.default_rng([c.seed, FRACTIONS, self.updates])
-        tau = self.online.head.random_fractions(mask.shape, rng)  # [T, B, N]
+        tau = self.online.head.random_fractions(mask.shape, rng).to(self.device)  # [T, B, N]
         with self._autocast():
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, c.burn_in)

@@ -314,6 +314,8 @@ class Replay:
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take back what `state` gave. ValueError if it does not fit this replay, whoever made it."""
+        # A checkpoint from before there were readers has none.
+        state = {f"reader_{k}": getattr(self, f"_reader_{k}") for k in ("time", "lane", "state")} | dict(state)
         for name in self._COLUMNS:
             column = getattr(self, f"_{name}")
             if state[name].shape != column.shape or state[name].dtype != column.dtype:

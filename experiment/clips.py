@@ -29,9 +29,10 @@ def make_clips(results: list[dict[str, Any]], study: Path) -> tuple[list[dict[st
             except (ValueError, RuntimeError) as error:  # a record that is missing or damaged, or another emulator
                 missing.append(f"{which} of {arm}, {game}, {screen}: {error}")
                 continue
-            if (room := room - len(data)) < 0:
+            if len(data) > room:
                 missing.append(f"{which} of {arm}, {game}, {screen}: the page would be too large")
                 continue
+            room -= len(data)
             clips.append(about | {"video": base64.b64encode(data).decode()})
     return clips, missing
 

@@ -234,6 +234,7 @@ DRQN_2015 = DQN_10 | {
     "hidden": 0,
     "update": "random",
     "unroll": 10,
+    "target_period": 250,
 }
 R2D2: dict[str, Any] = {  # Kapturowski et al. 2019, table 2
     "core_size": 512,
@@ -251,7 +252,7 @@ R2D2: dict[str, Any] = {  # Kapturowski et al. 2019, table 2
     "sequence_stride": 40,
     "trace_lambda": None,
     "discount": 0.997,
-    "target_period": 2_500,
+    "target_period": 100,
     "value_rescaling": True,
     "reward_clip": None,
     "learning_rate": 1e-4,

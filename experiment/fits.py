@@ -101,7 +101,7 @@ def check_arrays(training: Mapping[str, Tensor], config: Config, num_actions: in
         ):
             raise ValueError(f"{name} holds an action that the game does not have")
     for name in ("actor.core_state", "replay.state", "replay.reader_state", "replay.reward"):
-        if not is_finite(training[name]):
+        if name in training and not is_finite(training[name]):
             raise ValueError(f"{name} holds numbers that are not finite")
     if frames != int(training["replay.time"]) * envs * FRAME_SKIP:
         raise ValueError(f"{frames} frames played, but {int(training['replay.time'])} rows of {envs} envs kept")

@@ -94,7 +94,7 @@ class Grid:
             self._enter(cell, "done")
         except _StoppedError:
             self._enter(cell, "stopped" if self.states[cell.folder] != "waiting" else "waiting")
-        except (UsageError, OSError) as error:
+        except Exception as error:  # whatever it is, it is this cell's, and the others go on
             self.failures[cell.folder] = str(error)
             self._enter(cell, "failed", str(error))
 

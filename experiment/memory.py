@@ -61,6 +61,8 @@ def in_range(**flags: tuple[float, float, float]) -> None:
 
 def writable(out: Path) -> Path:
     """UsageError before the work is done, not after it."""
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
     with refused(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.open("a").close()
@@ -105,7 +107,7 @@ class RecallConfig:
 
     seeds: int = 3
     """Networks of each core."""
-    updates: int = 600
+    updates: int = 1000
     """Gradient steps of each network."""
     out: Path = Path("runs/recall.json")
     """Where the figures go; the picture goes beside them."""

@@ -76,7 +76,7 @@ def describe(results: list[dict[str, Any]], cells: list[Cell]) -> dict[str, Any]
         "games": games,
         "screens": screens,
         "conclusions": conclusions(table, across),
-        "differences": differences(cells),
+        "differences": differences(sorted((c for c in cells if c.arm in arms), key=lambda c: arms.index(c.arm))),
         "budgets": unequal(table),
         "table": table,
         "across": across,

@@ -170,8 +170,8 @@ def make_learner(config: Config, network: QNetwork) -> Learner:
     fields = {name: getattr(config, name) for name in LearnerConfig.__dataclass_fields__}
     learner = Learner(network, LearnerConfig(**fields), autocast(config), config.device)
     if config.compile:
-        learner.online.compile()
-        learner.target.compile()
+        for part in (learner.online, learner.target):
+            part.returns = torch.compile(part.returns)  # what both acting and learning call
     return learner
 
 

@@ -142,12 +142,16 @@ def test_a_damaged_evaluation_is_none_and_will_be_played_again(change: dict[str,
 
 
 @pytest.mark.parametrize("row", ['"text"', "[]", '{"frames": "x"}', '{"frames": 3, "eval_score": null}', "{", "{}"])
-def test_odd_rows_of_metrics_are_one_line(row: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_odd_rows_of_metrics_is_named_and_the_others_are_reported(row: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copied / "runs" / "dqn-pong-s1" / "metrics.jsonl"
     path.write_text(path.read_text() + row + "\n")
-    assert call(copied, "--jobs", "0") == 2
+    assert call(copied, "--jobs", "0") == 1
     (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("failed")
     assert "metrics.jsonl: row" in line
+    study = json.loads((copied / "report.json").read_text())
+    assert study["arms"] == ["drqn:core=gru"]
+    assert all(set(row) <= {"name", "values", *study["arms"]} or len(row) == 2 for row in study["differences"])
 
 
 def test_a_row_without_interval_is_a_point_without_band(copied: Path) -> None:
