@@ -159,6 +159,7 @@ def unfair(cells: list[Cell]) -> list[str]:
             if name == "observe":  # an arm may say otherwise than the screen
                 kind, _, parameter = cell.screen.partition(":")
                 told = observe(kind, float(parameter) if parameter else None)
+                by_arm.pop("the grid", None)  # told last
                 by_arm["the grid"] = f"{told.kind} {told.parameter:g}"
     return [
         f"{flag(name)} is " + ", ".join(f"{value} for {arm}" for arm, value in values.items())
