@@ -16,7 +16,7 @@ from experiment import setup
 from experiment import sweep as sweeps
 from experiment.checkpoint import NETWORK
 from experiment.cli import exit_on_usage_error, parse_evaluate
-from experiment.config import UsageError, check, check_evaluation
+from experiment.config import UsageError, check, check_evaluation, flag
 from experiment.evaluation import evaluate, load_network, open_run, refused, spread, write_evaluation, write_videos
 
 
@@ -101,7 +101,7 @@ def check_wanted(folders: list[Path], wanted: EvaluateConfig) -> None:
     sweeps.check_values(wanted.observe, wanted.sweep)
     for name in ("hide_probability", "observe_parameter"):
         if getattr(wanted, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: --sweep gives the values")
+            raise UsageError(f"{flag(name)} {getattr(wanted, name)}: --sweep gives the values")
     out = wanted.out
     if out is not None and (out.suffix != ".png" or out.is_dir() or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: must be a file NAME.png in a folder that exists")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,8 +15,9 @@ from queue import SimpleQueue
 from rich.console import Console
 from rich.table import Table
 
-from experiment.config import UsageError
+from experiment.config import UsageError, flag
 from experiment.display import Screen, duration
+from experiment.run import stop_signals
 from experiment.study import Cell, Terms, evaluation, is_number, rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +62,7 @@ class Grid:
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, shares.get())
 
-        with self._signals(), self._screen, ThreadPoolExecutor(jobs, initializer=pin) as pool:
+        with stop_signals(self.stop), self._screen, ThreadPoolExecutor(jobs, initializer=pin) as pool:
             left, told = {pool.submit(self._finish, cell) for cell in self.cells}, False
             while left:
                 left = wait(left, timeout=1.0).not_done
@@ -73,6 +72,10 @@ class Grid:
                         for child in self._children:
                             child.terminate()  # train.py saves and leaves
                 self._show()
+
+    def stop(self) -> None:
+        """Let the runs save, and begin no more."""
+        self.stopped = True
 
     # --- one cell ----------------------------------------------------------------------------------------------
 
@@ -168,25 +171,10 @@ class Grid:
         table.caption = f"{done} of {len(lines)} done{hidden}{left}; stop with Ctrl-C, the same command goes on"
         return table
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal let the runs save; one that was ignored stays ignored."""
-
-        def ask(*_: object) -> None:
-            self.stopped = True
-
-        caught = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-        old = {number: signal.signal(number, ask) for number in caught}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
 
 def flags(settings: dict[str, str]) -> list[str]:
     """{"frame_stack": "4"} -> ["--frame-stack", "4"]."""
-    return [word for k, v in settings.items() for word in ("--" + k.replace("_", "-"), v)]
+    return [word for k, v in settings.items() for word in (flag(k), v)]
 
 
 def _train_words(cell: Cell) -> list[str]:

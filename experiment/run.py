@@ -10,7 +10,7 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -122,6 +122,10 @@ class Run:
         for key, value in metrics.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
         self._updates_in_row += 1
+
+    def stop(self) -> None:
+        """End at the next step, with a checkpoint."""
+        self.stop_asked = True
 
     # --- time passes -----------------------------------------------------------------------------------------
 
@@ -380,7 +384,7 @@ def open_run(config: Config, preset: str, resume: Path | None) -> Iterator[Run]:
             raise UsageError(f"{folder}: interrupted before the first step; nothing is lost") from None
         stack.callback(run.envs.close)
         stack.callback(run.metrics.close)
-        stack.enter_context(_signals(run))
+        stack.enter_context(stop_signals(run.stop))
         run.tracker = start_tracker(folder, config.track)
         stack.callback(run.tracker.finish)
         try:
@@ -490,17 +494,13 @@ def check_same(stored: Config, wanted: Config) -> None:
 
 
 @contextlib.contextmanager
-def _signals(run: Run) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the run at the next step, with a checkpoint.
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal call `stop`, so that work in progress is saved.
 
     A signal that whoever started us had ignored stays ignored: nohup, or a shell's background job.
     """
-
-    def ask(number: int, _: object) -> None:
-        run.stop_asked = True
-
     caught = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    old = {number: signal.signal(number, ask) for number in caught}
+    old = {number: signal.signal(number, lambda *_: stop()) for number in caught}
     try:
         yield
     finally:
