@@ -27,7 +27,7 @@ from experiment.cli import exit_on_usage_error, parse_fields, parse_train
 from experiment.config import MAX_BYTES, UsageError, check, check_evaluation, flag, load
 from experiment.grid import Grid, core_shares, flags
 from experiment.run import check_same
-from experiment.study import Cell, Terms, evaluation, result
+from experiment.study import Cell, Terms, kept
 from experiment.tracking import page_command
 
 OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
@@ -169,7 +169,8 @@ def unfair(cells: list[Cell]) -> list[str]:
 
 
 def check_old(cell: Cell) -> None:
-    """UsageError if the cell's folder is a run of something else."""
+    """UsageError if the cell's folder, or the result that was kept, is of something else."""
+    kept(cell)
     if not cell.folder.exists():
         return
     stored, preset = load(cell.folder / "config.yaml")
@@ -206,26 +207,22 @@ def main(argv: list[str]) -> int:
     if grid.stopped:
         print(f"stopped; the same command goes on; with --jobs 0 it reports what is finished in {wanted.out}")
         return 130
-    scored = {cell.folder: evaluation(cell, terms) for cell in cells}
-    results, missing = [], []
     for cell in cells:
-        if not scored[cell.folder]:
-            missing.append(cell.folder.name)
-            continue
         try:
-            results.append(result(cell, scored[cell.folder], wanted.out))
+            grid.collect(cell)
         except UsageError as error:  # one damaged run does not take the others' report
-            missing.append(cell.folder.name)
             grid.failures[cell.folder] = str(error)
-    if len(missing) == len(cells):
+    results = [grid.results[cell.folder] for cell in cells if cell.folder in grid.results]
+    missing = [cell.folder.name for cell in cells if cell.folder not in grid.results]
+    for name, reason in grid.failures.items():
+        print(f"failed      {name}: {reason}", file=sys.stderr)
+    if not results:
         print(f"no run is finished in {wanted.out}", file=sys.stderr)
         return 1
     command = shlex.join(["python", "compare.py", *argv])
     report.write(results, cells, wanted.out, question=wanted.question, command=command,
                  unfair=differences, missing=missing)  # fmt: skip
     print(f"page        {page_command(cells[0].folder)}")
-    for name, reason in grid.failures.items():
-        print(f"failed      {name}: {reason}", file=sys.stderr)
     return 1 if grid.failures else 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import zlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from envs.episodes import EpisodeRecord, replay_colour
+from experiment.study import middle_and_best
 from experiment.video import write_video
 
 SECONDS = 30
@@ -21,11 +23,15 @@ def make_clips(results: list[dict[str, Any]], study: Path) -> tuple[list[dict[st
     for which in ("best", "median"):  # the best ones first: the median ones make room
         for game, screen, arm in groups:
             runs = [r for r in results if (r["game"], r["screen"], r["arm"]) == (game, screen, arm)]
-            ranked = sorted(((score, r, i) for r in runs for i, score in enumerate(r["scores"])), key=lambda x: -x[0])
-            score, run, episode = ranked[0 if which == "best" else len(ranked) // 2]
+            if which == "best":
+                run = runs[middle_and_best([max(r["scores"]) for r in runs])[1]]
+            else:  # of the median run
+                run = runs[middle_and_best([r["mean"] for r in runs])[0]]
+            episode = middle_and_best(run["scores"])[which == "best"]
+            score = run["scores"][episode]
             about = {"arm": arm, "game": game, "screen": screen, "which": which, "score": score, "seed": run["seed"]}
             try:
-                data = _film(study / run["records"] / f"episode-{episode:03d}.json")
+                data = _film(study / run["records"] / f"episode-{episode:03d}.json", study / "runs" / "clips")
             except (ValueError, RuntimeError) as error:  # a record that is missing or damaged, or another emulator
                 missing.append(f"{which} of {arm}, {game}, {screen}: {error}")
                 continue
@@ -37,11 +43,12 @@ def make_clips(results: list[dict[str, Any]], study: Path) -> tuple[list[dict[st
     return clips, missing
 
 
-def _film(path: Path) -> bytes:
-    """The episode's first seconds as an mp4, made once: it stays in the run's clips/."""
-    record, film = EpisodeRecord.load(path), path.parents[2] / "clips" / f"{path.parent.name}-{path.stem}.mp4"
+def _film(path: Path, folder: Path) -> bytes:
+    """The episode's first seconds as an mp4, made once: it stays in the folder."""
+    record = EpisodeRecord.load(path)
+    film = folder / f"{path.parent.name}-{path.stem}-{zlib.crc32(path.read_bytes()):08x}.mp4"
     if not film.exists():
-        film.parent.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         frames = islice(replay_colour(record, every_frame=True), 60 * SECONDS)
         write_video(frames, film, scale=1, crf=28)
     return film.read_bytes()

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,7 @@ from rich.table import Table
 from experiment.config import UsageError, flag
 from experiment.display import Screen, duration
 from experiment.run import stop_signals
-from experiment.study import Cell, Terms, evaluation, is_number, rows
+from experiment.study import Cell, Terms, is_number, result, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE_SECONDS = 60.0  # between lines on a run, where there is no live table
@@ -44,6 +45,7 @@ class Grid:
         self.cells, self.terms, self.video = cells, terms, video
         self.states = {cell.folder: "waiting" for cell in cells}
         self.failures: dict[Path, str] = {}
+        self.results: dict[Path, dict[str, Any]] = {}
         self.stopped = False
         self._screen = Screen(console)
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -82,17 +84,17 @@ class Grid:
     def _finish(self, cell: Cell) -> None:
         """Train it to its last frame, or as far as is missing, and score it."""
         try:
-            if not cell.is_trained:
-                self._enter(cell, "training")
-                self._call(cell, "train.py", _train_words(cell))
+            if not self.collect(cell):
                 if not cell.is_trained:
-                    raise UsageError(f"stopped at {cell.frames:,} frames")
-            if not evaluation(cell, self.terms):
+                    self._enter(cell, "training")
+                    self._call(cell, "train.py", _train_words(cell))
+                    if not cell.is_trained:
+                        raise UsageError(f"stopped at {cell.frames:,} frames")
                 self._enter(cell, "evaluating")
                 words = [str(cell.folder), "--episodes", str(self.terms.episodes), "--epsilon", str(self.terms.epsilon)]
                 words += ["--seed", str(self.terms.seed), "--threads", cell.settings["threads"], "--video", self.video]
                 self._call(cell, "evaluate.py", words)
-                if not evaluation(cell, self.terms):
+                if not self.collect(cell):
                     raise UsageError("its evaluation cannot be read, or is of an older checkpoint")
             self._enter(cell, "done")
         except _StoppedError:
@@ -100,6 +102,12 @@ class Grid:
         except Exception as error:  # whatever it is, it is this cell's, and the others go on
             self.failures[cell.folder] = str(error)
             self._enter(cell, "failed", str(error))
+
+    def collect(self, cell: Cell) -> bool:
+        """Take its result, if it is finished."""
+        if found := result(cell, self.terms):
+            self.results[cell.folder] = found
+        return bool(found)
 
     def _enter(self, cell: Cell, state: str, why: str = "") -> None:
         if self.states[cell.folder] != state:
@@ -159,16 +167,18 @@ class Grid:
         for cell in sorted(self.cells, key=lambda cell: order.index(self.states[cell.folder])):
             state = self.states[cell.folder]
             frames, score, left, rate = self._progress(cell)
+            if done := self.results.get(cell.folder):
+                frames, score = done["frames"], f"{done['mean']:.1f}"
             missing += max(cell.config.frames - frames, 0) if state in ("training", "waiting") else 0
             speed += rate if state == "training" else 0
             lines.append((cell.folder.name, state, f"{frames:,}", score, left if state == "training" else ""))
         room = max(self._screen.console.height - 8, 4)
         for line in lines[:room]:
             table.add_row(*line)
-        done = sum(state == "done" for state in self.states.values())
+        finished = sum(state == "done" for state in self.states.values())
         hidden = f", {len(lines) - room} not shown" if len(lines) > room else ""
         left = f", about {duration(missing / speed)} left" if speed else ""
-        table.caption = f"{done} of {len(lines)} done{hidden}{left}; stop with Ctrl-C, the same command goes on"
+        table.caption = f"{finished} of {len(lines)} done{hidden}{left}; stop with Ctrl-C, the same command goes on"
         return table
 
 

@@ -59,7 +59,7 @@ def write(
     except OSError as error:
         raise UsageError(f"{out}: the report cannot be written ({error.strerror})") from None
     for r in results:
-        if r["video"]:
+        if r["video"] and (out / r["video"]).is_file():  # films are the run's, and that may be elsewhere
             print(f"video       {out / r['video']}")
     print(f"report      {out / 'report.html'} (figures: report.json, scores.csv; picture: report.png)", flush=True)
 

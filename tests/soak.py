@@ -1,6 +1,6 @@
 """Train for a long time and watch what must not grow: memory, open files, threads; and what must not fall: speed.
 
-python -m tests.soak --minutes 60 [--out soak.json] [train.py's flags after --]
+python -m tests.soak --minutes 60 [--out soak.json] [--runs-dir runs] [train.py's flags after --]
 
 Training runs in a process of its own. Once its replay is full, it is measured every 10 seconds; at the end a line is
 fitted to each figure. The exit status is 1 if training failed.
@@ -9,6 +9,7 @@ fitted to each figure. The exit status is 1 if training failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -62,12 +63,15 @@ def main(words: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="measured after the replay is full")
     parser.add_argument("--seconds", type=float, default=10.0, help="between two measurements")
     parser.add_argument("--out", type=Path, default=Path("soak.json"))
+    parser.add_argument("--runs-dir", type=Path, help="keep the run, as RUNS_DIR/soak; default: it is thrown away")
     parser.add_argument("train", nargs="*", default=DEFAULT, help="preset and flags of train.py, after --")
     options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as home:
-        folder = Path(home) / "soak"
-        command = small.command(*options.train, "--frames", str(10**12), "--runs-dir", home, "--name", "soak")
-        with (Path(home) / "log").open("w") as log:
+    with contextlib.ExitStack() as stack:
+        home = options.runs_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        home.mkdir(parents=True, exist_ok=True)
+        folder, said = home / "soak", home / "soak.log"
+        command = small.command(*options.train, "--frames", str(10**12), "--runs-dir", str(home), "--name", "soak")
+        with said.open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=small.environment())
         try:
             samples = watch(process, folder, options.minutes * 60, options.seconds)
@@ -75,7 +79,7 @@ def main(words: list[str]) -> int:
             process.terminate()  # it saves and leaves
             status = process.wait()
         if status or len(samples) < 3:
-            print((Path(home) / "log").read_text()[-3000:], file=sys.stderr)
+            print(said.read_text()[-3000:], file=sys.stderr)
             print(f"training ended with status {status} after {len(samples)} measurements", file=sys.stderr)
             return 1
         frames = last_row(folder).get("frames", 0)

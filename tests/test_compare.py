@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -87,6 +88,49 @@ def test_the_second_call_trains_and_plays_nothing_and_says_the_same(
     assert "trackio show" in out
 
 
+def test_the_results_alone_make_the_same_report_in_another_clone(
+    grid: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / "runs")
+    no_work(monkeypatch)
+    assert call(copied) == 0
+    assert "video " not in capfd.readouterr().out  # the films were the runs'
+    for name in ("report.html", "report.json", "report.png", "scores.csv"):
+        assert (copied / name).read_bytes() == (grid / name).read_bytes().replace(bytes(grid), bytes(copied)), name
+    assert sum(path.stat().st_size for path in (copied / "results").rglob("*.json")) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda kept: kept | {"scores": ["x", None]}, "cannot be read"),
+        (lambda kept: {k: v for k, v in kept.items() if k != "machine"}, "cannot be read"),
+        (lambda kept: kept | {"curve": [[400, "high", None, None]]}, "cannot be read"),
+        (lambda kept: kept | {"curve": [[]]}, "cannot be read"),
+        (lambda _: [1], "cannot be read"),
+        (lambda kept: kept | {"settings": kept["settings"] | {"hidden": 77}}, "other settings: --hidden 77 -> 32; choose"),
+        (lambda kept: kept | {"preset": "r2d2"}, "other settings: --preset r2d2 -> dqn; choose"),
+    ],
+)
+def test_a_result_that_is_damaged_or_of_another_run_is_refused_before_anything_is_done(
+    damage: Callable[[Any], Any], said: str, copied: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = copied / "results" / "dqn-pong-s1.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    no_work(monkeypatch)
+    assert call(copied) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_other_terms_are_scored_anew_and_replace_what_was_kept(copied: Path) -> None:
+    words = "--agents dqn --games pong --frames 800 --episodes 3 --epsilon 0.5 --video none".split()
+    assert compare.main([*words, "--out", str(copied), "--", *quick()]) == 0
+    kept = copied / "results" / "dqn-pong-s1.json"
+    assert len(json.loads(kept.read_text())["scores"]) == 3
+    assert 1 <= len(list(kept.with_suffix("").glob("*.json"))) <= 2
+
+
 def test_a_yaml_file_says_the_same_as_flags_and_flags_go_before_it(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
@@ -120,6 +164,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     for path in (copied / "runs" / "dqn-pong-s1" / "checkpoint").glob("*/network.safetensors"):
         path.write_bytes(b"")
     shutil.rmtree(copied / "runs" / "dqn-pong-s1" / "eval")
+    (copied / "results" / "dqn-pong-s1.json").unlink()
     assert call(copied) == 1
     out = capfd.readouterr()
     assert "no whole checkpoint" in out.err
@@ -147,6 +192,7 @@ def test_a_run_with_odd_rows_of_metrics_is_named_and_the_others_are_reported(
 ) -> None:
     path = copied / "runs" / "dqn-pong-s1" / "metrics.jsonl"
     path.write_text(path.read_text() + row + "\n")
+    (copied / "results" / "dqn-pong-s1.json").unlink()
     assert call(copied, "--jobs", "0") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("failed")
