@@ -21,7 +21,7 @@ from typing import Any, Literal
 import psutil
 import yaml
 
-from envs.observability import observe
+from envs.observability import Observe, observe
 from experiment import report, setup
 from experiment.cli import exit_on_usage_error, parse_fields, parse_train
 from experiment.config import MAX_BYTES, UsageError, check, check_evaluation, flag, load
@@ -114,6 +114,19 @@ def read_settings(words: list[str], place: str, taken: tuple[str, ...]) -> dict[
     return found
 
 
+def read_screen(word: str) -> Observe:
+    """full, or flicker:0.5. UsageError if it is neither."""
+    kind, _, parameter = word.partition(":")
+    try:
+        value = float(parameter) if parameter else None
+    except ValueError:
+        raise UsageError(f"--observe {word}: {parameter!r} is not a number") from None
+    try:
+        return observe(kind, value)
+    except ValueError as error:
+        raise UsageError(f"--observe {word}: {error}") from None
+
+
 def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     """Every run of the grid, seeds outermost, its settings checked. UsageError on the first fault."""
     for name, value, low, high in (("seeds", wanted.seeds, 1, 1000), ("jobs", wanted.jobs, 0, 1000)):
@@ -123,10 +136,10 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     cores, cells = len((core_shares(wanted.jobs) or core_shares(1))[0]), []
     for screen, game, arm in itertools.product(wanted.observe, wanted.games, wanted.agents):
         preset, _, changes = arm.partition(":")
-        kind, _, parameter = screen.partition(":")
         own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
-        settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": kind}
-        settings |= {"observe_parameter": parameter} if parameter else {}
+        seen = read_screen(screen)
+        settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": seen.kind}
+        settings |= {"observe_parameter": str(seen.parameter)} if seen.kind != "full" else {}
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
         config, *_ = parse_train([preset, *flags(settings)])
         setup.check_config(config) if wanted.jobs else (check(config), setup.check_names(config))
@@ -149,23 +162,22 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
 
 def unfair(cells: list[Cell]) -> list[str]:
     """What gives one agent more than another, or measures it otherwise, in words."""
-    found = {}
+    found: dict[tuple[str, str], dict[str, object]] = {}  # what, and on which screen -> arm -> its value
     for cell in cells:
-        for name in (*FAIR, "observe"):
-            seen = setup.observe(cell.config)
-            value = f"{seen.kind} {seen.parameter:g}" if name == "observe" else getattr(cell.config, name)
-            by_arm = found.setdefault((name, cell.screen if name == "observe" else ""), {})
-            by_arm[cell.arm] = value
-            if name == "observe":  # an arm may say otherwise than the screen
-                kind, _, parameter = cell.screen.partition(":")
-                told = observe(kind, float(parameter) if parameter else None)
-                by_arm.pop("the grid", None)  # told last
-                by_arm["the grid"] = f"{told.kind} {told.parameter:g}"
+        for name in FAIR:
+            found.setdefault((name, ""), {})[cell.arm] = getattr(cell.config, name)
+        found.setdefault(("observe", cell.screen), {})[cell.arm] = _words(setup.observe(cell.config))
+    for screen in {cell.screen for cell in cells}:  # an arm may say otherwise than its screen
+        found["observe", screen]["the grid"] = _words(read_screen(screen))
     return [
         f"{flag(name)} is " + ", ".join(f"{value} for {arm}" for arm, value in values.items())
         for (name, _), values in found.items()
         if len(set(values.values())) > 1
     ]
+
+
+def _words(seen: Observe) -> str:
+    return f"{seen.kind} {seen.parameter:g}"
 
 
 def check_old(cell: Cell) -> None:

@@ -13,6 +13,7 @@ from agents.networks import QNetwork
 from agents.types import Inputs
 from benchmarks.common import Effort, Row, alternate, compare, go, running, seconds, updates_per_step, warm_up
 from benchmarks.reel import ENVS, fill, reel
+from experiment import setup
 from experiment.config import Config
 from experiment.run import Run
 
@@ -61,11 +62,11 @@ def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
     return config.batch_size * (forward + config.unroll * (2 * row - first))
 
 
-def peak() -> Callable[[], float]:
-    """A measurement of bf16 matrix products in GFLOP/s, in the size this machine does best."""
+def peak(kind: torch.dtype) -> Callable[[], float]:
+    """A measurement of matrix products in GFLOP/s, in the size this machine does best."""
 
     def products(size: int) -> Callable[[], float]:
-        a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+        a, b = (torch.randn(size, size).to(kind) for _ in range(2))
         times = max(round((SIZES[-1] / size) ** 3), 2)
         return lambda: 2e-9 * size**3 / seconds(lambda: a @ b, times)
 
@@ -104,7 +105,8 @@ def updates_of(run: Run, batches: int = 8) -> Callable[[], object]:
 
 
 def learner(effort: Effort) -> list[Row]:
-    """The network's work per second in the learner alone, against the machine's bf16 matrix products."""
+    """The network's work per second in the learner alone, against the machine's matrix products in the precision that
+    is trained in: bf16, or fp32 where the hardware has no bf16."""
     rows = []
     for preset in PRESETS:
         with running(preset) as run:
@@ -112,10 +114,11 @@ def learner(effort: Effort) -> list[Row]:
             go(run, STEPS)
             network = run.learner.online
             work = update_flops(run.config, *row_flops(network), network.state_size)
-            update, products = updates_of(run), peak()
+            precision = setup.precision(run.config)
+            update, products = updates_of(run), peak(torch.bfloat16 if precision == "bf16" else torch.float32)
             ours, other = alternate(lambda: 1e-9 * work / seconds(update, UPDATES), products, pairs=effort.pairs)  # noqa: B023
             parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(update).items())
-        note = f"{work / 1e9:.2f} GFLOP an update, against bf16 matrix products; its time: {parts}"
+        note = f"{work / 1e9:.2f} GFLOP an update, against {precision} matrix products; its time: {parts}"
         rows.append(compare(f"learner alone, {preset}", ours, other, "GFLOP/s", ">=", 0.55, note))
     return rows
 

@@ -84,6 +84,8 @@ class Grid:
     def _finish(self, cell: Cell) -> None:
         """Train it to its last frame, or as far as is missing, and score it."""
         try:
+            if self.stopped:
+                raise _StoppedError
             if not self.collect(cell):
                 if not cell.is_trained:
                     self._enter(cell, "training")

@@ -108,7 +108,10 @@ def test_the_results_alone_make_the_same_report_in_another_clone(
         (lambda kept: kept | {"curve": [[400, "high", None, None]]}, "cannot be read"),
         (lambda kept: kept | {"curve": [[]]}, "cannot be read"),
         (lambda _: [1], "cannot be read"),
-        (lambda kept: kept | {"settings": kept["settings"] | {"hidden": 77}}, "other settings: --hidden 77 -> 32; choose"),
+        (
+            lambda kept: kept | {"settings": kept["settings"] | {"hidden": 77}},
+            "other settings: --hidden 77 -> 32; choose",
+        ),
         (lambda kept: kept | {"preset": "r2d2"}, "other settings: --preset r2d2 -> dqn; choose"),
     ],
 )
@@ -220,7 +223,7 @@ def test_a_row_without_interval_is_a_point_without_band(copied: Path) -> None:
         ("--agents dqn:hidden=1,hidden=2", "given twice"),
         ("--games brekout", "breakout"),
         ("--observe flikker:0.5", "flicker"),
-        ("--observe flicker:x", "--observe-parameter x"),
+        ("--observe flicker:x", "'x' is not a number"),
         ("--observe flicker:2", "--observe"),
         ("--seeds 0", "from 1"),
         ("--frames 0", "at least 1"),
