@@ -139,7 +139,7 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
         own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
         seen = read_screen(screen)
         settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": seen.kind}
-        settings |= {"observe_parameter": str(seen.parameter)} if seen.kind != "full" else {}
+        settings |= {"observe_parameter": str(seen.parameter)} if ":" in screen else {}
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
         config, *_ = parse_train([preset, *flags(settings)])
         setup.check_config(config) if wanted.jobs else (check(config), setup.check_names(config))
