@@ -61,10 +61,8 @@ def has_bf16(device: str) -> bool:
 
 
 def precision(config: Config) -> str:
-    """bf16 or fp32, auto resolved for this machine."""
-    if config.precision == "auto":
-        return "bf16" if has_bf16(config.device) else "fp32"
-    return config.precision
+    """bf16 or fp32 on this machine. A run that was begun in bf16 goes on in fp32 where the hardware lacks it."""
+    return "bf16" if config.precision != "fp32" and has_bf16(config.device) else "fp32"
 
 
 def autocast(config: Config) -> Callable[[], torch.autocast]:
@@ -93,10 +91,15 @@ def check_names(config: Config) -> Protocol:
     return chosen
 
 
-def check_config(config: Config) -> Protocol:
-    """Every setting, by itself and against this machine. UsageError on the first that is wrong."""
+def check_config(config: Config, new: bool = True) -> Protocol:
+    """Every setting, by itself and against this machine; of a new run or of one that goes on here.
+
+    UsageError on the first that is wrong.
+    """
     check(config)
     chosen = check_names(config)
+    if new and config.precision == "bf16" and not has_bf16(config.device):
+        raise UsageError("--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32")
     if config.start_rows > config.replay_rows:
         raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
     replay_shape(config)

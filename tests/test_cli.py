@@ -126,6 +126,15 @@ def test_bad_flag_is_refused_and_nothing_is_written(
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
 
 
+def test_bf16_is_refused_where_the_hardware_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiment.setup.has_bf16", lambda device: False)
+    words = ["drqn", "--precision", "bf16", "--runs-dir", str(tmp_path / "runs")]
+    assert "--precision bf16: " in refused(train.main, words, capsys)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_unknown_preset_suggests_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert "drqn?" in refused(train.main, ["drqnn"], capsys)
 

@@ -260,13 +260,14 @@ def test_the_same_machine_loses_nothing(finished: Path, tmp_path: Path, capsys: 
     assert json.loads((folder / "checkpoint" / f"{1_600:012d}" / "manifest.json").read_text())["version"] == 2
 
 
+@pytest.mark.parametrize("chosen", ["auto", "bf16"])
 def test_a_machine_without_bf16_goes_on_in_fp32_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setattr("experiment.setup.has_bf16", lambda device: True)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 900, small.ask_to_stop)
-        folder = small.start(tmp_path, "run", frames=1_600)
+        folder = small.start(tmp_path, "run", precision=chosen, frames=1_600)
     monkeypatch.setattr("experiment.setup.has_bf16", lambda device: False)
     capsys.readouterr()
     assert small.resume(folder) == 0

@@ -294,5 +294,5 @@ def test_no_gradient_crosses_a_reset(name: str) -> None:
 def test_the_state_stays_in_single_precision_under_autocast(name: str) -> None:
     core = CORES[name](D, H)
     with torch.autocast("cpu", torch.bfloat16):
-        _, state = core(normal(T, B, D).float(), core.initial_state(B), IS_FIRST)
+        _, state = core(normal(T, B, D).bfloat16(), core.initial_state(B), IS_FIRST)
     assert state.dtype == torch.float32
