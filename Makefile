@@ -18,7 +18,7 @@ install: .venv/installed
 	@touch $@
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # Our equations against rlax's, an independent implementation; it brings JAX.
 agreement: install
