@@ -223,7 +223,7 @@ def trained(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> Traine
     about = {"command": command(argv), "preset": preset, "core": config.core, "game": config.game}
     about |= {"protocol": config.protocol, "frames": saved.meta["frames"], "train_seed": config.seed}
     about |= {"episodes": wanted.episodes, "epsilon": wanted.epsilon, "eval_seed": wanted.seed}
-    title = f"{preset} ({config.core}) on {config.game}, {saved.meta['frames'] / 1e6:g} million frames"
+    title = f"{preset} ({config.core}) on {config.game}, {saved.meta['frames'] / 1e6:.3g} million frames"
     out = writable(Path(wanted.out or folder / f"{argv[0]}.json"))
     return Trained(network, config, protocol, about, title, out)
 
@@ -299,7 +299,7 @@ def gradient_command(argv: list[str]) -> int:
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
     return publish(
         agent.out, {**agent.about, "curves": curves}, lines, {}, yscale="log",
-        title=f"Gradient of Q(s_t, a_t) to the input k steps back. {agent.title};\nmedian and quartiles over states",
+        title=f"Gradient of Q(s_t, a_t) to the input k steps back\n{agent.title}; median and quartiles over states",
         xlabel="k, in steps", ylabel="against k = 0",
     )  # fmt: skip
 
@@ -327,7 +327,7 @@ def horizon_command(argv: list[str]) -> int:
     return publish(
         agent.out, {**agent.about, "wiped_every": rows}, [Line("score", "trained", [*rows], mean, low, high)],
         {} if random is None else {"random play": random},
-        title=f"Score when the memory is wiped every k steps. {agent.title};\n"
+        title=f"Score when the memory is wiped every k steps\n{agent.title};\n"
               f"{wanted.episodes} episodes, epsilon {wanted.epsilon:g}, mean and 95 % interval",
         xlabel="k, in steps", ylabel="score",
     )  # fmt: skip
