@@ -176,7 +176,15 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
 
 
 @pytest.mark.parametrize(
-    "change", [{"scores": ["x", None]}, {"scores": [1.0]}, {"mean": None}, {"interval_95": [1]}, {"parameters": "many"}]
+    "change",
+    [
+        {"scores": ["x", None]},
+        {"scores": [1.0]},
+        {"mean": None},
+        {"mean": 10**400},
+        {"interval_95": [1]},
+        {"parameters": "many"},
+    ],
 )
 def test_a_damaged_evaluation_is_none_and_will_be_played_again(change: dict[str, object], copied: Path) -> None:
     wanted = compare.CompareConfig(agents=("dqn",), games=("pong",), frames=800, out=copied)

@@ -172,6 +172,7 @@ WRONG = [
     ("gradient RUN --steps 0", "--steps 0: must be from 1"),
     ("gradient RUN --seed -1", "--seed -1: must be from 0"),
     ("horizon RUN --out /proc/no/h.json", "/proc/no/h.json: cannot be written"),
+    ("horizon RUN --out figure.png", "--out figure.png: must end in .json"),
     ("recall --out /proc/no/r.json", "/proc/no/r.json: cannot be written"),
 ]
 

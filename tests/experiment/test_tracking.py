@@ -55,8 +55,8 @@ def stored_rows(folder: Path) -> list[tuple[str, int, float]]:
     return [(run, step, json.loads(text).get("loss")) for run, step, text in rows]
 
 
-def track(folder: Path, kind: str, timeout: float = 20.0) -> float:
-    """Start and finish at once, which sends all there is. Returns the seconds `finish` took."""
+def track(folder: Path, kind: str, timeout: float = 300.0) -> float:
+    """Start and finish at once, which sends all there is: soon, but not on a busy machine. The seconds `finish` took."""
     return seconds_to_finish(start_tracker(folder, kind), timeout)
 
 
@@ -66,7 +66,7 @@ def seconds_to_finish(tracker: Tracker, timeout: float) -> float:
     return time.monotonic() - start
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -279,7 +279,7 @@ def test_the_page_command_stays_on_this_machine(tmp_path: Path, monkeypatch: pyt
 
 def test_the_local_page_listens_on_loopback_alone(run_folder: Path) -> None:
     write_rows(run_folder, range(2))
-    track(run_folder, "local", timeout=60.0)
+    track(run_folder, "local")
     page = subprocess.Popen(
         f"exec env {page_command(run_folder)}", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -396,7 +396,7 @@ def test_without_a_network_wandb_goes_on_offline(run_folder: Path, monkeypatch: 
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     write_rows(run_folder, range(40, 43))
-    track(run_folder, "wandb", timeout=90.0)  # a busy machine takes long to start wandb
+    track(run_folder, "wandb")
     assert (run_folder / "tracking.log").read_text().count("offline now") == 1
     assert b"\x05_step\x82\x01\x0242" in offline_data(run_folder)
     assert files_with(FAKE_KEY, run_folder.parent) == []
