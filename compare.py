@@ -27,7 +27,7 @@ from experiment.cli import exit_on_usage_error, parse_fields, parse_train
 from experiment.config import MAX_BYTES, UsageError, check, check_evaluation, flag, load
 from experiment.grid import Grid, core_shares, flags
 from experiment.run import check_same
-from experiment.study import Cell, Terms, kept
+from experiment.study import Cell, Terms, check_length, kept
 from experiment.tracking import page_command
 
 OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
@@ -193,8 +193,7 @@ def check_old(cell: Cell) -> None:
             check_same(stored, cell.config)
     except UsageError as error:
         raise UsageError(f"{cell.folder}: {str(error).removeprefix('--resume: ')}") from None
-    if cell.frames >= cell.config.frames + 4 * cell.config.num_envs:
-        raise UsageError(f"{cell.folder}: has {cell.frames:,} frames, more than --frames {cell.config.frames:,}")
+    check_length(cell, cell.folder, cell.frames)
 
 
 @exit_on_usage_error

@@ -148,8 +148,10 @@ def kept(cell: Cell) -> dict[str, Any]:
         found = json.loads(cell.kept.read_text())
         stored, curve = found["settings"], found["curve"]
         ends = [end for _, *rest in curve for end in rest if end is not None]
-        whole = isinstance(stored, dict) and set(found) >= _RESULT and _is_sound(found)
-        if not whole or not all(map(is_number, [found["frames"], *(point[0] for point in curve), *ends])):
+        whole = isinstance(stored, dict) and isinstance(found["machine"], dict) and _is_sound(found)
+        numbers = [found["frames"], *(point[0] for point in curve), *ends]
+        numbers += [found[k] for k in ("samples", "training_seconds") if found[k] is not None]
+        if not whole or not all(map(is_number, numbers)) or not isinstance(found["video"], str | None):
             raise ValueError("not a whole result")
     except FileNotFoundError:
         return {}
@@ -160,7 +162,29 @@ def kept(cell: Cell) -> dict[str, Any]:
     differ = [f"{flag(k)} {stored.get(k)} -> {v}" for k, v in wanted.items() if stored.get(k) != v]
     if differ:
         raise UsageError(f"{cell.kept}: is of a run with other settings: {', '.join(differ)}; choose another --out")
-    return found | {"arm": cell.arm, "screen": cell.screen}
+    check_length(cell, cell.kept, found["frames"])
+    return found | _said_by(cell)
+
+
+def check_length(cell: Cell, path: Path, frames: int) -> None:
+    """UsageError if the run at `path` is longer than the study's: it would have an advantage."""
+    if frames >= cell.config.frames + 4 * cell.config.num_envs:  # runs end with a whole step of all envs
+        raise UsageError(f"{path}: has {frames:,} frames, more than --frames {cell.config.frames:,}")
+
+
+def _said_by(cell: Cell) -> dict[str, Any]:
+    """The part of a result that the grid says itself, whatever a file says."""
+    return {
+        "arm": cell.arm,
+        "game": cell.config.game,
+        "screen": cell.screen,
+        "seed": cell.config.seed,
+        "samples_per_step": cell.config.samples_per_step,
+        "curve_episodes": cell.config.eval_episodes,
+        "records": os.path.relpath(cell.kept.with_suffix(""), cell.config.runs_dir.parent),
+        "preset": cell.preset,
+        "settings": meaning(cell.config),
+    }
 
 
 def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
@@ -169,15 +193,10 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
     last = next((row for row in reversed(metrics) if "updates" in row), {})
     films = sorted((cell.folder / "videos").glob(f"*-{found['frames']:012d}-*.mp4"), key=lambda p: p.stat().st_mtime)
     versions = meta.get("machine")
-    made = {
-        "arm": cell.arm,
-        "game": cell.config.game,
-        "screen": cell.screen,
-        "seed": cell.config.seed,
+    made = _said_by(cell) | {
         "parameters": found["parameters"],
         "frames": found["frames"],
         "samples": last.get("samples") if is_number(last.get("samples")) else None,
-        "samples_per_step": cell.config.samples_per_step,
         "training_seconds": last.get("seconds") if is_number(last.get("seconds")) else None,
         "machine": (versions if isinstance(versions, dict) else {})
         | {k: meta.get(k) for k in ("threads", "precision")},
@@ -186,11 +205,7 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
         "curve": [
             [r["frames"], r["eval_score"], r.get("eval_low"), r.get("eval_high")] for r in metrics if "eval_score" in r
         ],
-        "curve_episodes": cell.config.eval_episodes,
-        "records": os.path.relpath(cell.kept.with_suffix(""), study),
         "video": os.path.relpath(films[-1], study) if films else None,
-        "preset": cell.preset,
-        "settings": meaning(cell.config),
     }
     try:
         shutil.rmtree(cell.kept.with_suffix(""), ignore_errors=True)
@@ -211,10 +226,3 @@ def middle_and_best(scores: list[float]) -> tuple[int, int]:
     """Which episode, or run, is the median one, and which the best; of equals the earlier."""
     ranked = sorted(range(len(scores)), key=lambda i: -scores[i])
     return ranked[len(ranked) // 2], ranked[0]
-
-
-_RESULT = {
-    *("arm", "game", "screen", "seed", "parameters", "frames", "samples", "samples_per_step", "training_seconds"),
-    *("machine", "protocol", "observe", "episodes", "epsilon", "eval_seed", "mean", "interval_95", "scores"),
-    *("curve", "curve_episodes", "records", "video", "preset", "settings"),
-}

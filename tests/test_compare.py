@@ -100,6 +100,16 @@ def test_the_results_alone_make_the_same_report_in_another_clone(
     assert sum(path.stat().st_size for path in (copied / "results").rglob("*.json")) < 40_000
 
 
+def test_a_strangers_result_says_nothing_of_what_the_grid_knows(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copied / "results" / "dqn-pong-s1.json"
+    true = json.loads(path.read_text())
+    path.write_text(json.dumps(true | {"records": "../../elsewhere", "game": "<b>chess</b>", "seed": []}))
+    no_work(monkeypatch)
+    assert call(copied) == 0
+    (run,) = (run for run in json.loads((copied / "report.json").read_text())["runs"] if run["arm"] == "dqn")
+    assert [run[k] for k in ("records", "game", "seed")] == [true[k] for k in ("records", "game", "seed")]
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -107,6 +117,10 @@ def test_the_results_alone_make_the_same_report_in_another_clone(
         (lambda kept: {k: v for k, v in kept.items() if k != "machine"}, "cannot be read"),
         (lambda kept: kept | {"curve": [[400, "high", None, None]]}, "cannot be read"),
         (lambda kept: kept | {"curve": [[]]}, "cannot be read"),
+        (lambda kept: kept | {"machine": "fast"}, "cannot be read"),
+        (lambda kept: kept | {"samples": "many"}, "cannot be read"),
+        (lambda kept: kept | {"video": 3}, "cannot be read"),
+        (lambda kept: kept | {"frames": 8_000}, "has 8,000 frames, more than --frames 800"),
         (lambda _: [1], "cannot be read"),
         (
             lambda kept: kept | {"settings": kept["settings"] | {"hidden": 77}},

@@ -56,7 +56,7 @@ def stored_rows(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def track(folder: Path, kind: str, timeout: float = 300.0) -> float:
-    """Start and finish at once, which sends all there is: soon, but not on a busy machine. The seconds `finish` took."""
+    """Start and finish at once, which sends all there is. The seconds `finish` took: many on a busy machine."""
     return seconds_to_finish(start_tracker(folder, kind), timeout)
 
 
