@@ -120,14 +120,18 @@ def _height(rows: int) -> float:
 
 def finals(table: list[dict[str, Any]], arms: list[str]) -> str:
     """Final scores of one game on one screen: each run's mean, the mean over runs, its interval."""
+    axes = _axes(_height(len(table)))
+    _draw_finals(axes, table, arms)
+    return _svg(axes)
+
+
+def _draw_finals(axes: Axes, table: list[dict[str, Any]], arms: list[str]) -> None:
     look, rows = styles(arms), []
     for row in table:
         low, high = (float("nan") if end is None else end for end in row["interval_95"])
         rows.append((row["arm"], row["mean"], low, high, row["seed_means"] if row["seeds"] > 1 else []))
-    axes = _axes(_height(len(rows)))
     _rows(axes, rows, [look[row["arm"]] for row in table])
     axes.set_xlabel("final score")
-    return _svg(axes)
 
 
 def interquartile_means(over: dict[str, Any], arms: list[str]) -> str:
@@ -165,15 +169,23 @@ def profile(over: dict[str, Any], arms: list[str]) -> str:
 
 
 def picture(study: dict[str, Any], folder: Path, path: Path) -> None:
-    """A PNG of the study: a row for each game and screen, its learning curves and a moment of each arm's best."""
+    """A PNG of the study: a row for each game and screen, its learning curves and a moment of each arm's best.
+
+    Final scores stand where nothing was evaluated on the way.
+    """
     arms = study["arms"]
     tasks = list(dict.fromkeys((r["game"], r["screen"]) for r in study["runs"]))
     figure = Figure(figsize=(5 + 2 * len(arms), 3.4 * len(tasks)), layout="tight")
     grid = figure.subplots(len(tasks), 1 + len(arms), squeeze=False, width_ratios=[3, *[1] * len(arms)])
     for (game, screen), (curve, *screens) in zip(tasks, grid, strict=True):
         runs = [r for r in study["runs"] if (r["game"], r["screen"]) == (game, screen)]
-        _draw_curves(curve, runs, arms)
-        about = f"{game}, {screen}, {runs[0]['protocol']}, {runs[0]['curve_episodes']} episodes a point"
+        episodes, on_the_way = runs[0]["episodes"], any(r["curve"] for r in runs)
+        if on_the_way:
+            episodes = runs[0]["curve_episodes"]
+            _draw_curves(curve, runs, arms)
+        else:
+            _draw_finals(curve, [r for r in study["table"] if (r["game"], r["screen"]) == (game, screen)], arms)
+        about = f"{game}, {screen}, {runs[0]['protocol']}, {episodes} episodes {'a point' if on_the_way else 'a run'}"
         curve.set_title(f"{about}, 95 % interval", fontsize=9, pad=8 + 14 * -(-len(arms) // 2))
         for arm, axes in zip(arms, screens, strict=True):
             axes.axis("off")
