@@ -8,8 +8,6 @@ What is finished is not done again; what was stopped goes on.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import re
 import shlex
@@ -26,8 +24,7 @@ from experiment import report, setup
 from experiment.cli import exit_on_usage_error, parse_fields, parse_train
 from experiment.config import MAX_BYTES, UsageError, check, check_evaluation, flag, load
 from experiment.grid import Grid, core_shares, flags
-from experiment.run import check_same
-from experiment.study import Cell, Terms, check_length, kept
+from experiment.study import Cell, Terms, check_is_of, is_on, kept
 from experiment.tracking import page_command
 
 OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
@@ -180,20 +177,19 @@ def _words(seen: Observe) -> str:
     return f"{seen.kind} {seen.parameter:g}"
 
 
-def check_old(cell: Cell) -> None:
-    """UsageError if the cell's folder, or the result that was kept, is of something else."""
-    kept(cell)
-    if not cell.folder.exists():
+def check_old(cell: Cell, terms: Terms, begins: bool) -> None:
+    """UsageError if the cell's folder, or the result that was kept, is of something else, or if it cannot begin."""
+    if is_on(cell, terms, found := kept(cell)):
         return
-    stored, preset = load(cell.folder / "config.yaml")
-    if preset != cell.preset:
-        raise UsageError(f"{cell.folder}: is a run of {preset}, not of {cell.preset}")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # what may change is said by the run itself
-            check_same(stored, cell.config)
-    except UsageError as error:
-        raise UsageError(f"{cell.folder}: {str(error).removeprefix('--resume: ')}") from None
-    check_length(cell, cell.folder, cell.frames)
+    if cell.folder.exists():
+        check_is_of(cell, cell.folder, load(cell.folder / "config.yaml"), cell.frames)
+    elif found and begins:
+        raise UsageError(
+            f"{cell.kept}: is of fewer frames or of another evaluation, and its run is not here; "
+            "bring the run, ask for what was kept, or delete this file to train anew"
+        )
+    elif begins:
+        setup.check_new(cell.config)
 
 
 @exit_on_usage_error
@@ -207,7 +203,7 @@ def main(argv: list[str]) -> int:
     if differences and not wanted.allow_unfair:
         raise UsageError(f"not a fair comparison: {'; '.join(differences)}. --allow-unfair True compares all the same")
     for cell in cells:
-        check_old(cell)
+        check_old(cell, terms, begins=wanted.jobs > 0)
     try:
         cells[0].config.runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -225,8 +221,8 @@ def main(argv: list[str]) -> int:
             grid.failures[cell.folder] = str(error)
     results = [grid.results[cell.folder] for cell in cells if cell.folder in grid.results]
     missing = [cell.folder.name for cell in cells if cell.folder not in grid.results]
-    for name, reason in grid.failures.items():
-        print(f"failed      {name}: {reason}", file=sys.stderr)
+    for folder, reason in grid.failures.items():
+        print(f"failed      {folder.name}: {reason}", file=sys.stderr)
     if not results:
         print(f"no run is finished in {wanted.out}", file=sys.stderr)
         return 1

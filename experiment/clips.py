@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.episodes import EpisodeRecord, replay_colour
-from experiment.study import middle_and_best
+from experiment.study import load_record, middle_and_best
 from experiment.video import write_video
 
 SECONDS = 30
@@ -31,7 +31,7 @@ def make_clips(results: list[dict[str, Any]], study: Path) -> tuple[list[dict[st
             score = run["scores"][episode]
             about = {"arm": arm, "game": game, "screen": screen, "which": which, "score": score, "seed": run["seed"]}
             try:
-                data = _film(study / run["records"] / f"episode-{episode:03d}.json", study / "runs" / "clips")
+                data = _film(*load_record(run, study, episode), study / "runs" / "clips")
             except (ValueError, RuntimeError) as error:  # a record that is missing or damaged, or another emulator
                 missing.append(f"{which} of {arm}, {game}, {screen}: {error}")
                 continue
@@ -43,9 +43,8 @@ def make_clips(results: list[dict[str, Any]], study: Path) -> tuple[list[dict[st
     return clips, missing
 
 
-def _film(path: Path, folder: Path) -> bytes:
-    """The episode's first seconds as an mp4, made once: it stays in the folder."""
-    record = EpisodeRecord.load(path)
+def _film(path: Path, record: EpisodeRecord, folder: Path) -> bytes:
+    """The first seconds of the episode at `path` as an mp4, made once: it stays in the folder."""
     film = folder / f"{path.parent.name}-{path.stem}-{zlib.crc32(path.read_bytes()):08x}.mp4"
     if not film.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from envs.episodes import EpisodeRecord, replay_colour
+from envs.episodes import replay_colour
 from envs.games import human_score, random_score
 from experiment.statistics import mean_interval
+from experiment.study import load_record, middle_and_best
 
 STYLES = [  # colour (Okabe-Ito, without the yellow that white paper swallows), line, mark
     ("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"),
@@ -197,9 +198,9 @@ def _draw_moment(axes: Axes, runs: list[dict[str, Any]], folder: Path) -> None:
     """A screen from the last quarter of the best episode; nothing where its record cannot be played again."""
     if not runs:
         return
-    best = max(runs, key=lambda r: max(r["scores"]))
+    best = runs[middle_and_best([max(r["scores"]) for r in runs])[1]]
     try:
-        record = EpisodeRecord.load(folder / best["records"] / f"episode-{int(np.argmax(best['scores'])):03d}.json")
+        _, record = load_record(best, folder, middle_and_best(best["scores"])[1])
         axes.imshow(next(islice(replay_colour(record), record.steps * 3 // 4, None)))
     except (ValueError, RuntimeError):
         return

@@ -58,9 +58,8 @@ def write(
         page.picture(study, out, out / "report.png")
     except OSError as error:
         raise UsageError(f"{out}: the report cannot be written ({error.strerror})") from None
-    for r in results:
-        if r["video"] and (out / r["video"]).is_file():  # films are the run's, and that may be elsewhere
-            print(f"video       {out / r['video']}")
+    for film in filter(None, (cell.film() for cell in cells)):  # the runs', where they are here
+        print(f"video       {film}")
     print(f"report      {out / 'report.html'} (figures: report.json, scores.csv; picture: report.png)", flush=True)
 
 

@@ -78,7 +78,7 @@ class Run:
 
     def __init__(self, config: Config, preset: str, folder: Path) -> None:
         self.config, self.preset, self.folder = config, preset, folder
-        self.protocol = setup.check_config(config, new=False)
+        self.protocol = setup.check_config(config)
         setup.use_threads(config)
         self.envs = setup.make_envs(config, self.protocol)
         network = setup.make_network(config, self.envs.num_actions)
@@ -368,9 +368,10 @@ def _open_metrics(path: Path, position: int) -> MetricsFile:
 @contextlib.contextmanager
 def open_run(config: Config, preset: str, resume: Path | None) -> Iterator[Run]:
     """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
-    setup.check_config(config, new=resume is None)
+    setup.check_config(config)
     folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
     if resume is None:
+        setup.check_new(config)
         _make_folder(folder, config, preset)
     with contextlib.ExitStack() as stack:
         stack.enter_context(checkpoints.lock(folder))

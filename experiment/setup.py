@@ -55,7 +55,7 @@ def use_threads(config: Config) -> None:
 def has_bf16(device: str) -> bool:
     """Whether bf16 matrix products run in hardware."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     capability = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
     return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
 
@@ -91,15 +91,16 @@ def check_names(config: Config) -> Protocol:
     return chosen
 
 
-def check_config(config: Config, new: bool = True) -> Protocol:
-    """Every setting, by itself and against this machine; of a new run or of one that goes on here.
+def check_new(config: Config) -> None:
+    """UsageError if a new run could not be what its settings say; one that was begun elsewhere may go on otherwise."""
+    if config.precision == "bf16" and not has_bf16(config.device):
+        raise UsageError("--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32")
 
-    UsageError on the first that is wrong.
-    """
+
+def check_config(config: Config) -> Protocol:
+    """Every setting, by itself and against this machine. UsageError on the first that is wrong."""
     check(config)
     chosen = check_names(config)
-    if new and config.precision == "bf16" and not has_bf16(config.device):
-        raise UsageError("--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32")
     if config.start_rows > config.replay_rows:
         raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
     replay_shape(config)

@@ -8,6 +8,7 @@ another machine.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -15,12 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envs.episodes import EpisodeRecord
 from experiment import setup
 from experiment.checkpoint import newest_manifest, saved_frames
-from experiment.config import Config, UsageError, flag, to_dict
-from experiment.run import FREE_ON_RESUME
+from experiment.config import Config, UsageError, from_dict, to_dict
+from experiment.run import FREE_ON_RESUME, check_same
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
+MEASURED = {  # what a result holds beside what the grid says itself
+    *("parameters", "frames", "samples", "training_seconds", "machine", "protocol", "observe", "episodes", "epsilon"),
+    *("eval_seed", "mean", "interval_95", "scores", "curve"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Cell:
     def kept(self) -> Path:
         """Its result, where it is finished; the episodes' records are in the folder of the same stem."""
         return self.config.runs_dir.parent / "results" / f"{self.config.name}.json"
+
+    def film(self) -> Path | None:
+        """The newest one of its last evaluations."""
+        films = (self.folder / "videos").glob(f"*-{self.frames:012d}-*.mp4")
+        return max(films, key=lambda path: path.stat().st_mtime, default=None)
 
     @property
     def log(self) -> Path:
@@ -108,6 +119,24 @@ def _is_sound(found: dict[str, Any]) -> bool:
     )
 
 
+def _is_whole(found: dict[str, Any]) -> bool:
+    """Whether a kept result holds all that was measured, in the types that the report takes. KeyError, TypeError,
+    AttributeError if not even that can be asked."""
+
+    def is_known(value: object) -> bool:
+        return value is None or is_number(value)
+
+    return (
+        set(found) >= MEASURED
+        and _is_sound(found)
+        and is_number(found["frames"])
+        and all(map(is_known, (found["samples"], found["training_seconds"])))
+        and all(is_known(v) or (isinstance(v, str) and v.isprintable()) for x in found["machine"].items() for v in x)
+        and all(len(point) == 4 and is_number(point[0]) and is_number(point[1]) for point in found["curve"])
+        and all(is_known(end) for point in found["curve"] for end in point[2:])
+    )
+
+
 def rows(cell: Cell, tail: bool = False) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, or its last ones. UsageError if they cannot be read, or are not ours."""
     path, found = cell.folder / "metrics.jsonl", []
@@ -130,44 +159,45 @@ def rows(cell: Cell, tail: bool = False) -> list[dict[str, Any]]:
 
 def result(cell: Cell, terms: Terms) -> dict[str, Any]:
     """All that the report says of one finished run, kept in results/ from now on; {} if it is not finished on these
-    terms. Paths are relative to the study's folder. UsageError if what is there cannot be read."""
-    found = kept(cell)
-    if found and _wanted(cell, terms).items() <= found.items() and found["frames"] >= cell.config.frames:
+    terms. UsageError if what is there cannot be read."""
+    if is_on(cell, terms, found := kept(cell)):
         return found
     return _keep(cell, found) if (found := evaluation(cell, terms)) else {}
 
 
-def meaning(config: Config) -> dict[str, Any]:
-    """The settings that make a run what it is."""
-    return {k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME}
-
-
 def kept(cell: Cell) -> dict[str, Any]:
     """What an earlier call kept of it, {} if nothing. UsageError if that cannot be read, or is of another run."""
-    try:
-        found = json.loads(cell.kept.read_text())
-        stored, curve = found["settings"], found["curve"]
-        ends = [end for _, *rest in curve for end in rest if end is not None]
-        whole = isinstance(stored, dict) and isinstance(found["machine"], dict) and _is_sound(found)
-        numbers = [found["frames"], *(point[0] for point in curve), *ends]
-        numbers += [found[k] for k in ("samples", "training_seconds") if found[k] is not None]
-        if not whole or not all(map(is_number, numbers)) or not isinstance(found["video"], str | None):
-            raise ValueError("not a whole result")
-    except FileNotFoundError:
+    if not cell.kept.exists():
         return {}
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    try:
+        if not cell.kept.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
+        found = json.loads(cell.kept.read_text())
+        if not _is_whole(found):
+            raise ValueError("not a whole result")
+        stored = found["settings"] | {"preset": found["preset"]}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{cell.kept}: cannot be read ({reason:.100}); without it the run is made again") from None
-    stored, wanted = stored | {"preset": found["preset"]}, meaning(cell.config) | {"preset": cell.preset}
-    differ = [f"{flag(k)} {stored.get(k)} -> {v}" for k, v in wanted.items() if stored.get(k) != v]
-    if differ:
-        raise UsageError(f"{cell.kept}: is of a run with other settings: {', '.join(differ)}; choose another --out")
-    check_length(cell, cell.kept, found["frames"])
-    return found | _said_by(cell)
+        raise UsageError(f"{cell.kept}: cannot be read ({reason:.100}); delete it to make it anew") from None
+    check_is_of(cell, cell.kept, from_dict(stored, str(cell.kept)), found["frames"])
+    return {k: found[k] for k in MEASURED} | _said_by(cell)
 
 
-def check_length(cell: Cell, path: Path, frames: int) -> None:
-    """UsageError if the run at `path` is longer than the study's: it would have an advantage."""
+def is_on(cell: Cell, terms: Terms, found: dict[str, Any]) -> bool:
+    """Whether a kept result is all that is wanted."""
+    return _wanted(cell, terms).items() <= found.items() and found["frames"] >= cell.config.frames
+
+
+def check_is_of(cell: Cell, path: Path, stored: tuple[Config, str], frames: int) -> None:
+    """UsageError if what lies at `path` is of another run, or of a longer one, which would have an advantage."""
+    config, preset = stored
+    if preset != cell.preset:
+        raise UsageError(f"{path}: is a run of {preset}, not of {cell.preset}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # what may change is said by the run itself
+            check_same(config, cell.config)
+    except UsageError as error:
+        raise UsageError(f"{path}: {str(error).removeprefix('--resume: ')}") from None
     if frames >= cell.config.frames + 4 * cell.config.num_envs:  # runs end with a whole step of all envs
         raise UsageError(f"{path}: has {frames:,} frames, more than --frames {cell.config.frames:,}")
 
@@ -183,15 +213,14 @@ def _said_by(cell: Cell) -> dict[str, Any]:
         "curve_episodes": cell.config.eval_episodes,
         "records": os.path.relpath(cell.kept.with_suffix(""), cell.config.runs_dir.parent),
         "preset": cell.preset,
-        "settings": meaning(cell.config),
+        "settings": {k: v for k, v in to_dict(cell.config).items() if k not in FREE_ON_RESUME},
     }
 
 
 def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
     """The result of a finished run from its evaluation `found`, its metrics and its newest checkpoint."""
-    metrics, meta, study = rows(cell), newest_manifest(cell.folder), cell.config.runs_dir.parent
+    metrics, meta = rows(cell), newest_manifest(cell.folder)
     last = next((row for row in reversed(metrics) if "updates" in row), {})
-    films = sorted((cell.folder / "videos").glob(f"*-{found['frames']:012d}-*.mp4"), key=lambda p: p.stat().st_mtime)
     versions = meta.get("machine")
     made = _said_by(cell) | {
         "parameters": found["parameters"],
@@ -205,16 +234,18 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
         "curve": [
             [r["frames"], r["eval_score"], r.get("eval_low"), r.get("eval_high")] for r in metrics if "eval_score" in r
         ],
-        "video": os.path.relpath(films[-1], study) if films else None,
     }
+    folder, names = cell.kept.with_suffix(""), {_record_name(i) for i in middle_and_best(found["scores"])}
     try:
-        shutil.rmtree(cell.kept.with_suffix(""), ignore_errors=True)
-        cell.kept.with_suffix("").mkdir(parents=True)
-        for i in {*middle_and_best(found["scores"])}:
-            name = f"episode-{i:03d}.json"
+        cell.kept.unlink(missing_ok=True)  # first: it must never stand beside other episodes
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            if old.name not in names:
+                old.unlink(missing_ok=True)
+        for name in names:
             with contextlib.suppress(FileNotFoundError):  # the report says that the film is missing
-                shutil.copyfile(found["path"].with_suffix("") / name, cell.kept.with_suffix("") / name)
-        temporary = cell.kept.with_name(f".{cell.kept.name}.tmp")
+                shutil.copyfile(found["path"].with_suffix("") / name, folder / name)
+        temporary = cell.kept.with_name(f".{cell.kept.name}.{os.getpid()}")  # another process may look in
         temporary.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n")
         temporary.replace(cell.kept)
     except OSError as error:
@@ -226,3 +257,16 @@ def middle_and_best(scores: list[float]) -> tuple[int, int]:
     """Which episode, or run, is the median one, and which the best; of equals the earlier."""
     ranked = sorted(range(len(scores)), key=lambda i: -scores[i])
     return ranked[len(ranked) // 2], ranked[0]
+
+
+def load_record(found: dict[str, Any], study: Path, episode: int) -> tuple[Path, EpisodeRecord]:
+    """The record of a result's best or median episode. ValueError if it is missing, damaged or of another one."""
+    path = study / found["records"] / _record_name(episode)
+    record = EpisodeRecord.load(path)
+    if (record.game, record.score) != (found["game"], found["scores"][episode]):
+        raise ValueError(f"{path}: is of another episode, of {record.game} with score {record.score:g}")
+    return path, record
+
+
+def _record_name(episode: int) -> str:
+    return f"episode-{episode:03d}.json"

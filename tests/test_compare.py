@@ -119,14 +119,15 @@ def test_a_strangers_result_says_nothing_of_what_the_grid_knows(copied: Path, mo
         (lambda kept: kept | {"curve": [[]]}, "cannot be read"),
         (lambda kept: kept | {"machine": "fast"}, "cannot be read"),
         (lambda kept: kept | {"samples": "many"}, "cannot be read"),
-        (lambda kept: kept | {"video": 3}, "cannot be read"),
+        (lambda kept: kept | {"machine": {"cpu": "\x1b[2J"}}, "cannot be read"),
+        (lambda kept: kept | {"training_seconds": [1]}, "cannot be read"),
         (lambda kept: kept | {"frames": 8_000}, "has 8,000 frames, more than --frames 800"),
         (lambda _: [1], "cannot be read"),
         (
             lambda kept: kept | {"settings": kept["settings"] | {"hidden": 77}},
-            "other settings: --hidden 77 -> 32; choose",
+            "would change what the run means: --hidden 77 -> 32;",
         ),
-        (lambda kept: kept | {"preset": "r2d2"}, "other settings: --preset r2d2 -> dqn; choose"),
+        (lambda kept: kept | {"preset": "r2d2"}, "is a run of r2d2, not of dqn"),
     ],
 )
 def test_a_result_that_is_damaged_or_of_another_run_is_refused_before_anything_is_done(
@@ -138,6 +139,38 @@ def test_a_result_that_is_damaged_or_of_another_run_is_refused_before_anything_i
     no_work(monkeypatch)
     assert call(copied) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_film_of_another_episode_is_not_shown(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copied / "results" / "dqn-pong-s1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": [99.0, 99.0], "mean": 99.0}))
+    no_work(monkeypatch)
+    assert call(copied) == 0
+    page = (copied / "report.html").read_text()
+    assert page.count("<video") == 2  # the other agent's
+    assert "is of another episode, of pong with score -2" in page
+
+
+def test_a_run_that_is_elsewhere_is_not_made_again_unasked(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / "runs")
+    no_work(monkeypatch)
+    before = (copied / "results" / "dqn-pong-s1.json").read_bytes()
+    assert compare.main([*[w.replace("800", "1600") for w in GRID], "--out", str(copied), "--", *quick()]) == 2
+    assert "its run is not here" in capsys.readouterr().err
+    assert (copied / "results" / "dqn-pong-s1.json").read_bytes() == before
+
+
+def test_a_study_in_bf16_is_reported_where_there_is_none(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copied / "runs")
+    for path in (copied / "results").glob("*.json"):
+        path.write_text(path.read_text().replace('"precision": "auto"', '"precision": "bf16"'))
+    monkeypatch.setattr("experiment.setup.has_bf16", lambda device: False)
+    no_work(monkeypatch)
+    assert call(copied, precision="bf16") == 0
+    (copied / "results" / "dqn-pong-s1.json").unlink()
+    assert call(copied, precision="bf16") == 2
 
 
 def test_other_terms_are_scored_anew_and_replace_what_was_kept(copied: Path) -> None:
