@@ -2,6 +2,7 @@
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import settings
 # The same examples every time, and no failure because the machine is busy.
 settings.register_profile("recall", deadline=None, derandomize=True)
 settings.load_profile("recall")
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where nohup started the suite
 
 
 @pytest.fixture(autouse=True)
