@@ -150,11 +150,16 @@ def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: 
     return network
 
 
+def record_name(episode: int) -> str:
+    """The file of an episode's record, in its evaluation's folder."""
+    return f"episode-{episode:03d}.json"
+
+
 def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]) -> Path:
     """`stem`.json with scores and summary, and the episodes' records in the folder `stem`. OSError if it cannot."""
     stem.mkdir(parents=True, exist_ok=True)
     for i, record in enumerate(result.records):
-        record.save(stem / f"episode-{i:03d}.json")
+        record.save(stem / record_name(i))
     path = stem.with_name(stem.name + ".json")
     temporary = stem.with_name(f".{stem.name}.tmp")
     temporary.write_text(json.dumps({**about, **summary, "scores": result.scores}, indent=1, allow_nan=False) + "\n")

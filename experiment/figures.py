@@ -180,13 +180,13 @@ def picture(study: dict[str, Any], folder: Path, path: Path) -> None:
     grid = figure.subplots(len(tasks), 1 + len(arms), squeeze=False, width_ratios=[3, *[1] * len(arms)])
     for (game, screen), (curve, *screens) in zip(tasks, grid, strict=True):
         runs = [r for r in study["runs"] if (r["game"], r["screen"]) == (game, screen)]
-        episodes, on_the_way = runs[0]["episodes"], any(r["curve"] for r in runs)
-        if on_the_way:
-            episodes = runs[0]["curve_episodes"]
+        if any(r["curve"] for r in runs):
             _draw_curves(curve, runs, arms)
+            measured = f"{runs[0]['curve_episodes']} episodes a point"
         else:
             _draw_finals(curve, [r for r in study["table"] if (r["game"], r["screen"]) == (game, screen)], arms)
-        about = f"{game}, {screen}, {runs[0]['protocol']}, {episodes} episodes {'a point' if on_the_way else 'a run'}"
+            measured = f"{runs[0]['episodes']} episodes a run"
+        about = f"{game}, {screen}, {runs[0]['protocol']}, {measured}"
         curve.set_title(f"{about}, 95 % interval", fontsize=9, pad=8 + 14 * -(-len(arms) // 2))
         for arm, axes in zip(arms, screens, strict=True):
             axes.axis("off")

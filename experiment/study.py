@@ -20,6 +20,7 @@ from envs.episodes import EpisodeRecord
 from experiment import setup
 from experiment.checkpoint import newest_manifest, saved_frames
 from experiment.config import Config, UsageError, from_dict, to_dict
+from experiment.evaluation import record_name
 from experiment.run import FREE_ON_RESUME, check_same
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
@@ -235,7 +236,7 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
             [r["frames"], r["eval_score"], r.get("eval_low"), r.get("eval_high")] for r in metrics if "eval_score" in r
         ],
     }
-    folder, names = cell.kept.with_suffix(""), {_record_name(i) for i in middle_and_best(found["scores"])}
+    folder, names = cell.kept.with_suffix(""), {record_name(i) for i in middle_and_best(found["scores"])}
     try:
         cell.kept.unlink(missing_ok=True)  # first: it must never stand beside other episodes
         folder.mkdir(parents=True, exist_ok=True)
@@ -261,12 +262,8 @@ def middle_and_best(scores: list[float]) -> tuple[int, int]:
 
 def load_record(found: dict[str, Any], study: Path, episode: int) -> tuple[Path, EpisodeRecord]:
     """The record of a result's best or median episode. ValueError if it is missing, damaged or of another one."""
-    path = study / found["records"] / _record_name(episode)
+    path = study / found["records"] / record_name(episode)
     record = EpisodeRecord.load(path)
     if (record.game, record.score) != (found["game"], found["scores"][episode]):
         raise ValueError(f"{path}: is of another episode, of {record.game} with score {record.score:g}")
     return path, record
-
-
-def _record_name(episode: int) -> str:
-    return f"episode-{episode:03d}.json"
