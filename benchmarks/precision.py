@@ -1,0 +1,106 @@
+"""Does bf16 cost learning? One agent in both precisions: the same seeds, frames and evaluation.
+
+python -m benchmarks.precision [--preset dqn] [--game krull] [--frames 240000] [--seeds 3] [-- flags of train.py]
+
+Where the hardware has no bf16 products they are computed in software: what autocast would hand to a convolution, a
+linear layer or an LSTM is rounded to bf16, multiplied and summed in fp32, and the result is rounded; so are the
+gradients, on their way back. What was trained before is not trained again.
+"""
+
+from __future__ import annotations
+
+import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+import train
+from evaluate import EvaluateConfig, prepare
+from experiment import setup
+from experiment.evaluation import evaluate
+from experiment.run import machine
+from experiment.statistics import mean_interval
+
+PRODUCTS = {torch.conv2d, F.linear, torch.lstm}  # what autocast runs in bf16
+EVALUATION = EvaluateConfig(episodes=10, epsilon=0.01, seed=1000, threads=1)
+
+
+class Bf16InSoftware(TorchFunctionMode):
+    """Bf16 products wherever autocast is enabled, whatever the hardware. All between them is bf16 as it is."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in PRODUCTS or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            wide = tree_map_only(Tensor, lambda x: x.bfloat16().float(), args)
+            return tree_map_only(Tensor, Tensor.bfloat16, func(*wide, **(kwargs or {})))
+
+
+@contextmanager
+def autocast_in_software() -> Iterator[None]:
+    with torch.autocast("cpu", torch.bfloat16), Bf16InSoftware():
+        yield
+
+
+def score(folder: Path, precision: str, argv: list[str]) -> float:
+    """Train the run, or go on with it, and score it: the mean of 10 episodes."""
+    with ExitStack() as stack:
+        if precision == "bf16" and not setup.has_bf16("cpu"):
+            stack.enter_context(patch.object(setup, "has_bf16", lambda device: True))
+            stack.enter_context(patch.object(setup, "autocast", lambda config: autocast_in_software))
+        started = ["--resume", str(folder)] if folder.exists() else []
+        if status := train.main(started or [*argv, "--precision", precision, "--name", folder.name]):
+            raise SystemExit(status)
+        agent = prepare(folder, EVALUATION)
+        wanted = EVALUATION.episodes, EVALUATION.epsilon, EVALUATION.seed
+        return evaluate(agent.network, agent.config, agent.protocol, *wanted).summary(agent.config.game)["mean"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="dqn")
+    parser.add_argument("--game", default="krull")
+    parser.add_argument("--frames", type=int, default=240_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/precision"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/precision.json"))
+    parser.add_argument("flags", nargs="*", default=[])
+    wanted = parser.parse_args()
+    same = [wanted.preset, "--game", wanted.game, "--frames", str(wanted.frames), "--runs-dir", str(wanted.runs_dir)]
+    same += ["--epsilon-frames", str(wanted.frames // 2), "--start-rows", "5000", "--eval-frames", "0"]
+    same += ["--threads", "1", "--track", "none", *wanted.flags]
+
+    found: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for seed in range(1, wanted.seeds + 1):
+        for precision, scores in found.items():
+            folder = wanted.runs_dir / f"{wanted.preset}-{wanted.game}-{precision}-s{seed}"
+            scores.append(score(folder, precision, [*same, "--seed", str(seed)]))
+            print(f"{precision}  seed {seed}  {scores[-1]:.1f}", flush=True)
+
+    about = {"command": " ".join(same), "bf16_in_hardware": setup.has_bf16("cpu"), "machine": machine()}
+    result: dict[str, Any] = {**about, "episodes": EVALUATION.episodes, "epsilon": EVALUATION.epsilon}
+    for precision, scores in found.items():
+        low, high = mean_interval(scores)
+        result[precision] = {"scores": scores, "mean": sum(scores) / len(scores), "interval_95": [low, high]}
+        print(f"{precision}: mean {result[precision]['mean']:.1f}, 95 % interval over seeds {low:.1f} to {high:.1f}")
+    test = stats.ttest_ind(found["bf16"], found["fp32"], equal_var=False)
+    low, high = test.confidence_interval()  # type: ignore[attr-defined]
+    result["difference_95"] = [float(low), float(high)]
+    print(f"bf16 less fp32: 95 % interval {low:.1f} to {high:.1f}")
+    wanted.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
