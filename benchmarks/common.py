@@ -41,7 +41,7 @@ class Effort:
     """How long and how often is measured."""
 
     pairs: int = 5
-    seconds: float = 6.0  # of a turn against a peer
+    seconds: float = 5.0  # of a turn against a peer
     rows: int = 1_000_000  # of a replay
 
 

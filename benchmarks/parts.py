@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile  # isort: skip
 PRESETS = ("drqn", "dqn")
 SIZES = (1024, 2048, 4096)  # of square matrices
 UPDATES = 20  # a measurement
-STEPS = 120  # of all envs, a measurement: a whole number of updates
+STEPS = 40  # of all envs, a measurement: a whole number of updates
 
 
 def row_flops(network: QNetwork) -> tuple[int, int]:

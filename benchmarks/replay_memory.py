@@ -13,7 +13,7 @@ from envs.emulator import FRAME_SKIP
 from experiment.config import Config
 
 RAW = 84 * 84  # bytes of a frame
-STEPS, BETWEEN = 120, 600.0  # of all envs in a measurement; seconds between checkpoints
+STEPS, BETWEEN = 60, 600.0  # of all envs in a measurement; seconds between checkpoints
 
 
 def _resident() -> int:
