@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -52,9 +52,10 @@ class Evaluation:
             "mean_frames": float(FRAME_SKIP * np.mean([r.steps for r in self.records])),
         }
 
-    def ranked(self) -> list[int]:
-        """Indices of the episodes from the best score to the worst; ties in order of play."""
-        return sorted(range(len(self.scores)), key=lambda i: -self.scores[i])
+
+def ranked(scores: Sequence[float]) -> list[int]:
+    """Indices from the best score to the worst, of equals the earlier first; in the middle is the median one."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
 def _known(value: float) -> float | None:
@@ -169,8 +170,8 @@ def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], ab
 
 def write_videos(result: Evaluation, which: str, folder: Path, title: str) -> Iterator[Path]:
     """Films of the best, the median or all episodes, from their records."""
-    ranked = result.ranked()
-    chosen = {"best": ranked[:1], "median": [ranked[len(ranked) // 2]], "all": ranked, "none": []}[which]
+    order = ranked(result.scores)
+    chosen = {"best": order[:1], "median": [order[len(order) // 2]], "all": order, "none": []}[which]
     for i in chosen:
         score = result.scores[i]
         path = folder / f"{title.replace(' ', '-')}-{which}-{i:03d}-score-{score:g}.mp4"
