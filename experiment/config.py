@@ -196,7 +196,7 @@ DQN_2015 = DQN | {
     "max_grad_norm": None,
     "eval_epsilon": 0.05,
 }
-DQN_2013 = DQN_2015 | {"torso": "dqn-2013", "hidden": 256, "target_period": 0, "loss": "squared"}
+DQN_2013 = DQN_2015 | {"torso": "dqn-2013", "hidden": 256, "target_period": 0, "loss": "squared", "discount": 0.95}
 DOUBLE_DQN = DQN_2015 | {"double": True}
 DUELING = DOUBLE_DQN | {
     "hidden": 0,
