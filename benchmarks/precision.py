@@ -1,10 +1,10 @@
 """Does bf16 cost learning? One agent in both precisions: the same seeds, frames and evaluation.
 
-python -m benchmarks.precision [--preset dqn] [--game krull] [--frames 240000] [--seeds 3] [-- flags of train.py]
+python -m benchmarks.precision [--preset dqn] [--game breakout] [--frames 1000000] [--seeds 3] [-- flags]
 
 Where the hardware has no bf16 products they are computed in software: what autocast would hand to a convolution, a
 linear layer or an LSTM is rounded to bf16, multiplied and summed in fp32, and the result is rounded; so are the
-gradients, on their way back. What was trained before is not trained again.
+gradients, on their way back. What was trained before is not trained again. The flags are those of train.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from experiment.run import machine
 from experiment.statistics import mean_interval
 
 PRODUCTS = {torch.conv2d, F.linear, torch.lstm}  # what autocast runs in bf16
-EVALUATION = EvaluateConfig(episodes=10, epsilon=0.01, seed=1000, threads=1)
+EVALUATION = EvaluateConfig(episodes=30, epsilon=0.01, seed=1000, threads=1)
 
 
 class Bf16InSoftware(TorchFunctionMode):
@@ -55,7 +55,7 @@ def autocast_in_software() -> Iterator[None]:
 
 
 def score(folder: Path, precision: str, argv: list[str]) -> float:
-    """Train the run, or go on with it, and score it: the mean of 10 episodes."""
+    """Train the run, or go on with it, and score it: the mean of 30 episodes."""
     with ExitStack() as stack:
         if precision == "bf16" and not setup.has_bf16("cpu"):
             stack.enter_context(patch.object(setup, "has_bf16", lambda device: True))
@@ -71,16 +71,15 @@ def score(folder: Path, precision: str, argv: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="dqn")
-    parser.add_argument("--game", default="krull")
-    parser.add_argument("--frames", type=int, default=240_000)
+    parser.add_argument("--game", default="breakout")
+    parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/precision"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/precision.json"))
     parser.add_argument("flags", nargs="*", default=[])
     wanted = parser.parse_args()
     same = [wanted.preset, "--game", wanted.game, "--frames", str(wanted.frames), "--runs-dir", str(wanted.runs_dir)]
-    same += ["--epsilon-frames", str(wanted.frames // 2), "--start-rows", "5000", "--eval-frames", "0"]
-    same += ["--threads", "1", "--track", "none", *wanted.flags]
+    same += ["--eval-frames", "0", "--threads", "1", "--track", "none", *wanted.flags]
 
     found: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed in range(1, wanted.seeds + 1):
