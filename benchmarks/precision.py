@@ -64,6 +64,8 @@ def score(folder: Path, precision: str, argv: list[str]) -> float:
         if status := train.main(started or [*argv, "--precision", precision, "--name", folder.name]):
             raise SystemExit(status)
         agent = prepare(folder, EVALUATION)
+        if agent.about["frames"] < agent.config.frames:
+            raise SystemExit("stopped; the same command goes on")
         wanted = EVALUATION.episodes, EVALUATION.epsilon, EVALUATION.seed
         return evaluate(agent.network, agent.config, agent.protocol, *wanted).summary(agent.config.game)["mean"]
 
