@@ -126,13 +126,16 @@ class Learner:
         return network(batch.inputs.rows(0, rows), batch.core_state)[1]
 
     def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Returns [T + n, B, A, N'] of the unrolled rows and the n after them: of the online network, which selects
-        actions, and of the target network, which values them. z, state: the online pass so far."""
+        """Returns [T + n, B, A, N'] of the unrolled rows and the n after them: of the network that selects actions, and
+        of the target network, which values them. z, state: the online pass so far."""
         c = self.config
         stop = c.burn_in + c.unroll + c.n_step
-        tail = batch.inputs.rows(c.burn_in + c.unroll, stop)
-        tau = self.online.head.random_fractions(tail.prev_action.shape, rng)
-        online = torch.cat([z, self.online.returns(tail, state, tau)[0]])
+        online_selects = c.double and not c.munchausen
+        online = z
+        if online_selects or self.target is self.online:
+            tail = batch.inputs.rows(c.burn_in + c.unroll, stop)
+            tau = self.online.head.random_fractions(tail.prev_action.shape, rng)
+            online = torch.cat([z, self.online.returns(tail, state, tau)[0]])
         if self.target is self.online:
             return online, online
         # Only Munchausen looks at the first row's target values: the others are spared it.
@@ -140,9 +143,10 @@ class Learner:
         rows = batch.inputs.rows(start, stop)
         tau = self.target.head.random_fractions(rows.prev_action.shape, rng)
         valued = self.target.returns(rows, self._burn_in(self.target, batch, start), tau)[0]
-        return online, torch.cat([online[: start - c.burn_in], valued])
+        valued = torch.cat([z[: start - c.burn_in], valued])
+        return online if online_selects else valued, valued
 
-    def _target(self, batch: Sequence, z_online: Tensor, z: Tensor) -> Tensor:
+    def _target(self, batch: Sequence, z_select: Tensor, z: Tensor) -> Tensor:
         """The regression targets [T, B, N']: clipped rewards, n-step or Q(lambda), in the network's value scale."""
         c = self.config
         reward = batch.reward[c.burn_in :]
@@ -153,7 +157,7 @@ class Learner:
             reward = reward + losses.munchausen_reward(scaled, batch.action[c.burn_in :], **MUNCHAUSEN)
             value = losses.munchausen_value(scaled, MUNCHAUSEN["temperature"])
         else:
-            value = losses.double_q_value((z_online if c.double else z).mean(-1), scaled)  # [T + n, B, N']
+            value = losses.double_q_value(z_select.mean(-1), scaled)  # [T + n, B, N']
         reward, terminated, truncated = (
             x[..., None] for x in (reward, batch.terminated[c.burn_in :], batch.truncated[c.burn_in :])
         )

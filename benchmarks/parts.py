@@ -51,14 +51,14 @@ def row_flops(network: QNetwork) -> tuple[int, int]:
 
 
 def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
-    """What the mathematics of one update ask for, whatever is really done.
+    """What the mathematics of one update without a target network ask for, whatever is really done.
 
-    Forward for burn-in rows, trained rows and the rows after them, of the target network too; backward twice the
-    forward for trained rows, less the gradient of the pixels. Norms, activations, loss and optimiser count nothing.
+    Forward for burn-in rows, trained rows and the rows after them; backward twice the forward for trained rows, less
+    the gradient of the pixels. Norms, activations, loss and optimiser count nothing.
     """
-    networks = 2 if config.target_period else 1
+    assert not config.target_period
     burn_in = config.burn_in if state_size else 0
-    forward = networks * (burn_in + config.unroll + config.n_step) * row
+    forward = (burn_in + config.unroll + config.n_step) * row
     return config.batch_size * (forward + config.unroll * (2 * row - first))
 
 

@@ -3,8 +3,9 @@
 python -m benchmarks.precision [--preset dqn] [--game breakout] [--frames 1000000] [--seeds 3] [-- flags]
 
 Where the hardware has no bf16 products they are computed in software: what autocast would hand to a convolution, a
-linear layer or an LSTM is rounded to bf16, multiplied and summed in fp32, and the result is rounded; so are the
-gradients, on their way back. What was trained before is not trained again. The flags are those of train.py.
+linear or a recurrent layer is rounded to bf16, multiplied and summed in fp32, and the result is rounded; so are the
+gradients, on their way back. Between the steps of a recurrent layer nothing is rounded. What was trained before is not
+trained again. The flags are those of train.py; there is one thread, and no evaluation on the way.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from experiment.evaluation import evaluate
 from experiment.run import machine
 from experiment.statistics import mean_interval
 
-PRODUCTS = {torch.conv2d, F.linear, torch.lstm}  # what autocast runs in bf16
+PRODUCTS = {torch.conv2d, F.linear, torch.lstm, torch.gru, torch.rnn_tanh}  # what autocast runs in bf16
 EVALUATION = EvaluateConfig(episodes=30, epsilon=0.01, seed=1000, threads=1)
 
 
@@ -60,8 +61,9 @@ def score(folder: Path, precision: str, argv: list[str]) -> float:
         if precision == "bf16" and not setup.has_bf16("cpu"):
             stack.enter_context(patch.object(setup, "has_bf16", lambda device: True))
             stack.enter_context(patch.object(setup, "autocast", lambda config: autocast_in_software))
-        started = ["--resume", str(folder)] if folder.exists() else []
-        if status := train.main(started or [*argv, "--precision", precision, "--name", folder.name]):
+        flags = [*argv[1:], "--precision", precision]
+        place = [argv[0], "--name", folder.name, "--runs-dir", str(folder.parent)]
+        if status := train.main(["--resume", str(folder), *flags] if folder.exists() else [*place, *flags]):
             raise SystemExit(status)
         agent = prepare(folder, EVALUATION)
         if agent.about["frames"] < agent.config.frames:
@@ -80,7 +82,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/precision.json"))
     parser.add_argument("flags", nargs="*", default=[])
     wanted = parser.parse_args()
-    same = [wanted.preset, "--game", wanted.game, "--frames", str(wanted.frames), "--runs-dir", str(wanted.runs_dir)]
+    if wanted.seeds < 2:
+        parser.error(f"--seeds {wanted.seeds}: an interval needs 2")
+    same = [wanted.preset, "--game", wanted.game, "--frames", str(wanted.frames)]
     same += ["--eval-frames", "0", "--threads", "1", "--track", "none", *wanted.flags]
 
     found: dict[str, list[float]] = {"fp32": [], "bf16": []}

@@ -56,7 +56,7 @@ def has_bf16(device: str) -> bool:
     """Whether bf16 matrix products run in hardware."""
     if device.startswith("cuda"):
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
-    capability = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
+    capability = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13: fp32 before
     return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
 
 
@@ -125,7 +125,7 @@ def check_config(config: Config) -> Protocol:
     return chosen
 
 
-# Compressed bytes of one frame, generous: measured 60 (Pong) to 900 (busy screens) by benchmarks/replay_memory.py.
+# Compressed bytes of one frame: measured 60 (Pong) to 900 (busy screens) by benchmarks/replay_memory.py.
 FRAME_BYTES = 600
 
 
