@@ -123,10 +123,14 @@ def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequ
     for lane in range(B):
         q, q_target = q_rows(config, online, batch, lane), q_rows(config, target, batch, lane)
         r, ended, cut = batch.reward[:, lane], batch.terminated[:, lane], batch.truncated[:, lane]
-        v = []
+        v, bonus = [], []
         for t in range(len(q)):
-            value = q_target[t][(q if config.double else q_target)[t].argmax()].detach()
-            v.append(h_inverse(value) if config.value_rescaling else value)
+            values = (h_inverse(q_target[t]) if config.value_rescaling else q_target[t]).detach()
+            policy = (values / 0.03).softmax(0)
+            soft = sum(p * (x - 0.03 * p.log()) for p, x in zip(policy, values, strict=True) if p > 0)
+            v.append(soft if config.munchausen else values[(q if config.double else q_target)[t].argmax()])
+            log_policy = (values / 0.03).log_softmax(0)[batch.action[t, lane]]
+            bonus.append(0.9 * (0.03 * log_policy).clamp(-1, 0) if config.munchausen else 0.0)
         errors = []
         for t in range(config.burn_in, config.burn_in + config.unroll):
             if cut[t]:
@@ -136,7 +140,7 @@ def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequ
                 if k > 0 and cut[t + k]:
                     break
                 clip = config.reward_clip or float("inf")
-                y = y + discount * r[t + k].clamp(-clip, clip)
+                y = y + discount * (r[t + k].clamp(-clip, clip) + bonus[t + k])
                 discount *= config.discount * (0.0 if ended[t + k] else 1.0)
                 if ended[t + k]:
                     break
@@ -176,6 +180,7 @@ def adam(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: 
 
 Step = Callable[[Config, Tensor, Tensor, dict[str, Tensor], int], Tensor]
 SMALL = {"precision": "fp32", "batch_size": B}
+R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +189,11 @@ SMALL = {"precision": "fp32", "batch_size": B}
         ("dqn-2015", {"hidden": 7}, rmsprop),
         ("double-dqn", {"hidden": 7}, rmsprop),
         ("drqn-2015", {"core_size": 6, "unroll": 5}, adadelta),
-        ("r2d2", {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}, adam),
+        ("dueling", {"head_hidden": 5}, rmsprop),
+        ("rainbow-lite", {"head_hidden": 5}, adam),
+        ("r2d2", R2D2, adam),
+        ("dqn-2015", {"hidden": 7, "munchausen": True}, rmsprop),
+        ("r2d2", R2D2 | {"munchausen": True}, adam),
     ],
 )
 def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[str, int], step_of: Step) -> None:
@@ -211,6 +220,34 @@ def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[
         np.testing.assert_allclose(told.priority, priorities, rtol=1e-6)
         for k, p in learner.online.named_parameters():
             torch.testing.assert_close(p.detach(), weights[k], rtol=1e-6, atol=1e-8)
+
+
+def test_the_quantile_loss_is_of_the_drawn_fractions_against_the_target_networks_samples() -> None:
+    config = dataclasses.replace(preset("dqn-2015"), **SMALL, hidden=7, head="iqn")  # type: ignore[arg-type]
+    network = setup.make_network(config, A).double()
+    learner = setup.make_learner(config, network)
+    other = setup.make_network(dataclasses.replace(config, seed=2), A).double()
+    learner.target.load_state_dict(other.state_dict())
+    batch = make_batch(config, network.state_size, seed=1)
+    rng, start = np.random.default_rng([config.seed, 20, 0]), config.burn_in
+    tau, next_tau = (network.head.random_fractions(torch.Size([1, B]), rng) for _ in range(2))
+    z = network.returns(batch.inputs.rows(start, start + 1), batch.core_state, tau)[0][0].detach()  # [B, A, N]
+    z_next = other.returns(batch.inputs.rows(start + 1, start + 2), batch.core_state, next_tau)[0][0]
+    losses = []
+    for lane in range(B):
+        if batch.truncated[start, lane]:
+            continue
+        best = z_next[lane].mean(1).argmax()
+        alive = 0.0 if batch.terminated[start, lane] else 1.0
+        targets = batch.reward[start, lane].clamp(-1, 1) + config.discount * alive * z_next[lane, best]
+        loss = 0.0
+        for fraction, quantile in zip(tau[0, lane], z[lane, batch.action[start, lane]], strict=True):
+            for y in targets:
+                size, below = abs(float(y - quantile)), float(y < quantile)
+                huber = 0.5 * size**2 if size <= 1 else size - 0.5
+                loss += abs(float(fraction) - below) * huber / len(targets)
+        losses.append(loss)
+    assert learner.update(batch).metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
