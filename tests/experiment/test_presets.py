@@ -232,7 +232,7 @@ def test_the_quantile_loss_is_of_the_drawn_fractions_against_the_target_networks
     rng, start = np.random.default_rng([config.seed, 20, 0]), config.burn_in
     tau, next_tau = (network.head.random_fractions(torch.Size([1, B]), rng) for _ in range(2))
     z = network.returns(batch.inputs.rows(start, start + 1), batch.core_state, tau)[0][0].detach()  # [B, A, N]
-    z_next = other.returns(batch.inputs.rows(start + 1, start + 2), batch.core_state, next_tau)[0][0]
+    z_next = other.returns(batch.inputs.rows(start + 1, start + 2), batch.core_state, next_tau)[0][0].detach()
     losses = []
     for lane in range(B):
         if batch.truncated[start, lane]:
