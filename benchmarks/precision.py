@@ -68,8 +68,9 @@ def score(folder: Path, precision: str, argv: list[str]) -> float:
         agent = prepare(folder, EVALUATION)
         if agent.about["frames"] < agent.config.frames:
             raise SystemExit("stopped; the same command goes on")
-        wanted = EVALUATION.episodes, EVALUATION.epsilon, EVALUATION.seed
-        return evaluate(agent.network, agent.config, agent.protocol, *wanted).summary(agent.config.game)["mean"]
+        config = agent.config
+        wanted = config.eval_episodes, config.eval_epsilon, config.seed
+        return evaluate(agent.network, config, agent.protocol, *wanted).summary(config.game)["mean"]
 
 
 def main() -> None:
@@ -84,6 +85,8 @@ def main() -> None:
     wanted = parser.parse_args()
     if wanted.seeds < 2:
         parser.error(f"--seeds {wanted.seeds}: an interval needs 2")
+    if not wanted.out.parent.is_dir():
+        parser.error(f"--out {wanted.out}: must be a file in a folder that exists")
     same = [wanted.preset, "--game", wanted.game, "--frames", str(wanted.frames)]
     same += ["--eval-frames", "0", "--threads", "1", "--track", "none", *wanted.flags]
 

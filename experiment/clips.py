@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from envs.episodes import EpisodeRecord, replay_colour
-from experiment.study import load_record, middle_and_best
+from experiment.evaluation import middle_and_best
+from experiment.study import load_record
 from experiment.video import write_video
 
 SECONDS = 30

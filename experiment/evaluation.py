@@ -54,8 +54,14 @@ class Evaluation:
 
 
 def ranked(scores: Sequence[float]) -> list[int]:
-    """Indices from the best score to the worst, of equals the earlier first; in the middle is the median one."""
+    """Indices from the best score to the worst, of equals the earlier first."""
     return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+
+def middle_and_best(scores: Sequence[float]) -> tuple[int, int]:
+    """Which episode, or run, is the median one, and which the best."""
+    order = ranked(scores)
+    return order[len(order) // 2], order[0]
 
 
 def _known(value: float) -> float | None:
@@ -170,8 +176,8 @@ def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], ab
 
 def write_videos(result: Evaluation, which: str, folder: Path, title: str) -> Iterator[Path]:
     """Films of the best, the median or all episodes, from their records."""
-    order = ranked(result.scores)
-    chosen = {"best": order[:1], "median": [order[len(order) // 2]], "all": order, "none": []}[which]
+    middle, best = middle_and_best(result.scores)
+    chosen = {"best": [best], "median": [middle], "all": ranked(result.scores), "none": []}[which]
     for i in chosen:
         score = result.scores[i]
         path = folder / f"{title.replace(' ', '-')}-{which}-{i:03d}-score-{score:g}.mp4"

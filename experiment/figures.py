@@ -19,8 +19,9 @@ from matplotlib.ticker import MaxNLocator
 
 from envs.episodes import replay_colour
 from envs.games import human_score, random_score
+from experiment.evaluation import middle_and_best
 from experiment.statistics import mean_interval
-from experiment.study import load_record, middle_and_best
+from experiment.study import load_record
 
 STYLES = [  # colour (Okabe-Ito, without the yellow that white paper swallows), line, mark
     ("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"),

@@ -20,7 +20,7 @@ from envs.episodes import EpisodeRecord
 from experiment import setup
 from experiment.checkpoint import newest_manifest, saved_frames
 from experiment.config import Config, UsageError, from_dict, to_dict
-from experiment.evaluation import ranked, record_name
+from experiment.evaluation import middle_and_best, record_name
 from experiment.run import FREE_ON_RESUME, check_same
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
@@ -252,12 +252,6 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{cell.kept}: cannot be written ({error.strerror})") from None
     return made
-
-
-def middle_and_best(scores: list[float]) -> tuple[int, int]:
-    """Which episode, or run, is the median one, and which the best."""
-    order = ranked(scores)
-    return order[len(order) // 2], order[0]
 
 
 def load_record(found: dict[str, Any], study: Path, episode: int) -> tuple[Path, EpisodeRecord]:
