@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,13 @@ def exit_on_usage_error(main: Callable[[list[str]], int]) -> Callable[[list[str]
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            if not {"--help", "-h"} & set(argv):
+                raise
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # else Python complains when it flushes at the end
+            return 0  # who read the help, such as head, has seen enough
 
     return wrapped
 

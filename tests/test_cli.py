@@ -319,6 +319,17 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"[PRESET] Where the settings start from: {', '.join(config.PRESETS)}." in text
 
 
+def test_help_into_a_pipe_that_nobody_reads_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "train.py", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as reading:
+        assert reading.stdout is not None
+        assert reading.stderr is not None
+        reading.stdout.close()
+        assert reading.stderr.read() == ""
+    assert reading.returncode == 0
+
+
 def test_settings_survive_yaml_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     wanted = config.preset("dqn")
     config.save(wanted, "dqn", tmp_path / "config.yaml")
