@@ -151,9 +151,6 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     if len({cell.folder for cell in cells}) < len(cells):
         words = shlex.join(["--agents", *wanted.agents, "--games", *wanted.games, "--observe", *wanted.observe])
         raise UsageError(f"{words}: one is given twice")
-    need = sum(sorted((setup.replay_gigabytes(cell.config) for cell in cells), reverse=True)[: wanted.jobs])
-    if need > (free := psutil.virtual_memory().available / 1e9):
-        raise UsageError(f"--jobs {wanted.jobs}: need about {need:.1f} GB of memory, {free:.1f} GB are free")
     return cells
 
 
@@ -177,10 +174,11 @@ def _words(seen: Observe) -> str:
     return f"{seen.kind} {seen.parameter:g}"
 
 
-def check_old(cell: Cell, terms: Terms, begins: bool) -> None:
-    """UsageError if the cell's folder, or the result that was kept, is of something else, or if it cannot begin."""
+def is_left(cell: Cell, terms: Terms, begins: bool) -> bool:
+    """Whether it is not finished on these terms. UsageError if its folder, or the result that was kept, is of something
+    else, or if it cannot begin."""
     if is_on(cell, terms, found := kept(cell)):
-        return
+        return False
     if cell.folder.exists():
         check_is_of(cell, cell.folder, load(cell.folder / "config.yaml"), cell.frames)
     elif found and begins:
@@ -190,6 +188,14 @@ def check_old(cell: Cell, terms: Terms, begins: bool) -> None:
         )
     elif begins:
         setup.check_new(cell.config)
+    return True
+
+
+def check_memory(cells: list[Cell], jobs: int) -> None:
+    """UsageError if the largest that may run at a time have no room."""
+    need = sum(sorted((setup.replay_gigabytes(cell.config) for cell in cells), reverse=True)[:jobs])
+    if need > (free := psutil.virtual_memory().available / 1e9):
+        raise UsageError(f"--jobs {jobs}: need about {need:.1f} GB of memory, {free:.1f} GB are free")
 
 
 @exit_on_usage_error
@@ -202,8 +208,7 @@ def main(argv: list[str]) -> int:
     differences = unfair(cells)
     if differences and not wanted.allow_unfair:
         raise UsageError(f"not a fair comparison: {'; '.join(differences)}. --allow-unfair True compares all the same")
-    for cell in cells:
-        check_old(cell, terms, begins=wanted.jobs > 0)
+    check_memory([cell for cell in cells if is_left(cell, terms, begins=wanted.jobs > 0)], wanted.jobs)
     try:
         cells[0].config.runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

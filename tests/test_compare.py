@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +75,17 @@ def test_both_agents_are_trained_scored_and_reported(grid: Path) -> None:
     assert page.count("<svg") == 2
     lines = (grid / "scores.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * (2 + 1 + 2)  # two evaluations, a mean and two episodes for each agent
+
+
+def test_runs_that_have_no_room_together_are_refused_but_finished_ones_need_none(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=1))
+    monkeypatch.setattr(compare, "psutil", full)
+    assert call(tmp_path / "new") == 2
+    assert "error: --jobs 1: need about 0." in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert call(copied) == 0
 
 
 def test_the_second_call_trains_and_plays_nothing_and_says_the_same(
