@@ -6,8 +6,6 @@ python compare.py FILE.yaml [the same flags]               (flags of train.py fo
 What is finished is not done again; what was stopped goes on.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

@@ -5,8 +5,6 @@ python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker -
 python evaluate.py runs/A runs/B ... --observe flicker --sweep 0 0.25 0.5 0.75 1 [--out FIGURE.png]
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,10 +61,7 @@ def prepare(folder: Path, wanted: EvaluateConfig) -> sweeps.Agent:
     if wanted.observe:
         changes |= {"observe": wanted.observe, "observe_parameter": None, "hide_probability": None}
     if wanted.hide_probability is not None or wanted.observe_parameter is not None:
-        changes |= {
-            "hide_probability": wanted.hide_probability,
-            "observe_parameter": wanted.observe_parameter,
-        }
+        changes |= {"hide_probability": wanted.hide_probability, "observe_parameter": wanted.observe_parameter}
     config = replace(trained, **changes)
     check(config)
     protocol = setup.check_names(config)

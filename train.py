@@ -4,8 +4,6 @@ python train.py [PRESET] [--game G] [--frames N] [--seed S] ...
 python train.py --resume runs/NAME
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

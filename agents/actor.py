@@ -1,7 +1,5 @@
 """Acting: one row of every env in, one action of every env out. The core state goes along all the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

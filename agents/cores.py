@@ -5,8 +5,6 @@ that replay, actor and checkpoint handle every core alike; a core without memory
 `is_first` starts from a state of zeros, whatever came before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import cast

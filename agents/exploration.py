@@ -1,7 +1,5 @@
 """Epsilon-greedy exploration with its own random generator."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ The ordinary head knows the mean alone: N = 1. The last layer always runs in sin
 steps of 0.016, about what one action is better than another.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One gradient step of (double, recurrent) Q-learning on a batch of sequences."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ bootstrap) and `truncated` (a time limit: s_{t+1} was never stored, so the row i
 `loss_mask`, and what comes before it bootstraps from s_t).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,13 +42,7 @@ def n_step_target(
 
 
 def q_lambda_target(
-    reward: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    value: Tensor,
-    discount: float,
-    trace: float,
-    n: int,
+    reward: Tensor, terminated: Tensor, truncated: Tensor, value: Tensor, discount: float, trace: float, n: int
 ) -> Tensor:
     """G_t = r_{t+1} + gamma ((1 - lambda) v_{t+1} + lambda G_{t+1}), from the last row back (Peng & Williams 1994;
     PQN, Gallici et al. 2024, section 4). The n rows after the T lend the last targets their look-ahead.

@@ -4,8 +4,6 @@ Initial weights are torch's own: uniform within 1 / sqrt(fan_in) for convolution
 unit scale for LayerNorm; the cores say theirs.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,8 +5,6 @@ rows at a time: LZ4 looks back 64 KiB, and eight 84x84 frames are 55 KiB, so tha
 than its difference to the one before. Frames are never stored twice; stacks are made from rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

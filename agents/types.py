@@ -1,7 +1,5 @@
 """The arrays that travel between actor, replay and learner. Time first: [L, B, ...] is L rows of B lanes."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ class Inputs(NamedTuple):
     prev_action: Tensor  # [L, B] int64
     prev_reward: Tensor  # [L, B] float32, unclipped
 
-    def rows(self, start: int, stop: int) -> Inputs:
+    def rows(self, start: int, stop: int) -> "Inputs":
         """Rows start <= t < stop, with the history that their stacks need."""
         history = self.frames.shape[0] - self.prev_action.shape[0]
         return Inputs(

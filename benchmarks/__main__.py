@@ -2,8 +2,6 @@
 after the other, and benchmarks/results.json is written. The peers need .bench-venv: `make bench` builds it first.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """What the commands share: rows of the table, measurements in turn, and real runs to measure."""
 
-from __future__ import annotations
-
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
 
 import os

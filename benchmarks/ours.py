@@ -1,7 +1,5 @@
 """Our side of a comparison: train.py's own loop, timed in turns. Takes the preset and the flags of train.py."""
 
-from __future__ import annotations
-
 import sys
 
 from benchmarks.common import after_each_step, quiet, running, updates_per_step, warm_up

@@ -1,7 +1,5 @@
 """The parts of our training loop: the learner's work, what the overlap wins, the cost of a draw."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import cycle

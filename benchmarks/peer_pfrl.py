@@ -5,8 +5,6 @@ Run in .bench-venv: python -m benchmarks.peer_pfrl. pfrl 0.4 knows only the old 
 before it has 32 episodes; random actions bring them, and only what follows its first updates is counted.
 """
 
-from __future__ import annotations
-
 import logging
 from importlib.metadata import version
 

@@ -4,8 +4,6 @@ One update of 32 rows for every 4 agent steps, whatever the number of envs. Expl
 first tenth of a run, so that the network acts.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.metadata import version
 

@@ -8,8 +8,6 @@ gradients, on their way back. Between the steps of a recurrent layer nothing is 
 trained again. The flags are those of train.py; there is one thread, and no evaluation on the way.
 """
 
-from __future__ import annotations
-
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
 
 import argparse

@@ -1,7 +1,5 @@
 """Where the time of a training step goes, measured inside the training loop, and the speed that gives."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from typing import Any

@@ -5,8 +5,6 @@ until the replay is full; where the reel begins again, all lanes start an episod
 or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the environment, each for its own game.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a replay of a million rows costs: memory, and training time lost to its checkpoints."""
 
-from __future__ import annotations
-
 import gc
 from statistics import median
 

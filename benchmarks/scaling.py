@@ -1,7 +1,5 @@
 """How speed and cost grow with environments, batch, unroll, replay size and threads. Writes benchmarks/scaling.json."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Our training loop against the peers', each in a process of its own, in turns."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ Shared by our own worker and by the peers', so it imports nothing outside the st
 standard input starts a turn of so many seconds; one JSON line on standard output tells what was done in it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -13,16 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.emulator import (
-    FRAME_SKIP,
-    MAX_FRAMES,
-    MAX_SEED,
-    SIZE,
-    available_games,
-    check_game,
-    emulators,
-    machine,
-)
+from envs.emulator import FRAME_SKIP, MAX_FRAMES, MAX_SEED, SIZE, available_games, check_game, emulators, machine
 from envs.episodes import MAX_ACTIONS, EpisodeRecord
 from envs.observability import Observe, Observer, make_observer
 from envs.protocols import Protocol

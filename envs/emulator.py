@@ -63,13 +63,7 @@ def machine(game: str) -> Machine:
 
 
 def emulators(
-    game: str,
-    num_envs: int,
-    protocol: Protocol,
-    *,
-    threads: int,
-    frame_skip: int = FRAME_SKIP,
-    colour: bool = False,
+    game: str, num_envs: int, protocol: Protocol, *, threads: int, frame_skip: int = FRAME_SKIP, colour: bool = False
 ) -> AtariVectorEnv:
     """A native vector environment. It shows [N, 1, 84, 84] grey, or [N, 1, height, width, 3] in the native
     size.

@@ -1,7 +1,5 @@
 """What a run will do, printed before it starts."""
 
-from __future__ import annotations
-
 import copy
 import time
 

@@ -8,8 +8,6 @@ Loading runs no code from it: JSON and safetensors only. A checksum finds damage
 checkpoint can sign it too. So what is read is checked for sense before it is used, here and in `Run.restore`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

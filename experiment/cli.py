@@ -1,7 +1,5 @@
 """Command lines: presets, flags, and errors in one clear line with exit status 2."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

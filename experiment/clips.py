@@ -1,7 +1,5 @@
 """Short films of the best and the median episode of each arm, small enough to lie in a page."""
 
-from __future__ import annotations
-
 import base64
 import zlib
 from itertools import islice

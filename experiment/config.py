@@ -1,7 +1,5 @@
 """The settings of a run: one flat, typed record; presets are differences from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import os
@@ -366,21 +364,11 @@ def check(config: Config) -> None:
         "must be a plain folder name",
     )
     if config.hide_probability is not None:
-        _require(
-            "hide_probability",
-            config.hide_probability,
-            config.observe == "flicker",
-            "needs --observe flicker",
-        )
+        _require("hide_probability", config.hide_probability, config.observe == "flicker", "needs --observe flicker")
         _require("hide_probability", config.hide_probability, config.observe_parameter is None,
                  "and --observe-parameter are the same setting: give one")  # fmt: skip
     length = config.burn_in + config.unroll + config.n_step
-    _require(
-        "unroll",
-        config.unroll,
-        length <= 2000,
-        "burn-in, unroll and n-step together must be at most 2000 rows",
-    )
+    _require("unroll", config.unroll, length <= 2000, "burn-in, unroll and n-step together must be at most 2000 rows")
 
 
 def check_evaluation(episodes: int, epsilon: float, **seed: int) -> None:

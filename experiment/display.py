@@ -1,7 +1,5 @@
 """What a run says while it goes: a live panel on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Scoring a network: true, unclipped scores of whole episodes, apart from training."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -183,8 +181,6 @@ def write_videos(result: Evaluation, which: str, folder: Path, title: str) -> It
         path = folder / f"{title.replace(' ', '-')}-{which}-{i:03d}-score-{score:g}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(
-            replay_colour(result.records[i], every_frame=True),
-            path,
-            caption=f"{title.rsplit(' ', 1)[0]}  {score:g}",
+            replay_colour(result.records[i], every_frame=True), path, caption=f"{title.rsplit(' ', 1)[0]}  {score:g}"
         )
         yield path

@@ -4,8 +4,6 @@ Arms differ in colour, line and mark, so that the plots can be read in print and
 are those of Okabe and Ito. Every run is drawn by itself beside the mean of its arm.
 """
 
-from __future__ import annotations
-
 import io
 from itertools import islice
 from pathlib import Path

@@ -4,8 +4,6 @@ A checkpoint may be a stranger's. Its numbers decide how much memory is taken, h
 arrays, so all are checked. ValueError in one line says what is wrong.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

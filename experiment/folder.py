@@ -1,7 +1,5 @@
 """A run's folder may be a stranger's: it must not lead elsewhere, nor hold what cannot be read to an end."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs the cells of a study, several at once, each on its own cores, and shows how far they are."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

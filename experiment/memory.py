@@ -8,8 +8,6 @@ Each writes its figures as JSON and a picture of them beside it. docs/memory.md 
 shows its flags.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """`report.html`: one file that opens anywhere and fetches nothing."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ and mean nothing; when it is asked, no cue is lit. The action taken then earns +
 The noise is what an input gate is for, the wait what a memory cell is for. A guess is right one time in four.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ Scores are true game scores under one protocol. With one seed the interval is ov
 more it is over the runs' mean scores, since episodes of one run say nothing of other seeds (Henderson et al. 2018).
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """One training run: its folder, its parts, its counters, and when it evaluates, reports and saves."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -130,12 +128,7 @@ class Run:
     # --- time passes -----------------------------------------------------------------------------------------
 
     def advance(
-        self,
-        frame: np.ndarray,
-        is_first: np.ndarray,
-        prev_reward: np.ndarray,
-        epsilon: float,
-        display: Display,
+        self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: float, display: Display
     ) -> None:
         """One step of all envs has passed: count, report, evaluate, save."""
         before = self.frames
@@ -311,10 +304,7 @@ class Run:
             self.actor.restore(subtree(training, "actor"))
             self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
             loop = subtree(training, "loop")
-            self.is_first, self.prev_reward = (
-                loop["is_first"].numpy().copy(),
-                loop["prev_reward"].numpy().copy(),
-            )
+            self.is_first, self.prev_reward = (loop["is_first"].numpy().copy(), loop["prev_reward"].numpy().copy())
             self.frame = self.envs.restore({k: v.numpy() for k, v in subtree(training, "envs").items()})
             self.actor.rng.bit_generator.state = meta["generators"]["exploration"]
             self.replay.rng.bit_generator.state = meta["generators"]["replay"]

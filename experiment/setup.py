@@ -1,7 +1,5 @@
 """From settings to the parts of a run, each with its own random stream."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial

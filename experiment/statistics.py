@@ -120,12 +120,7 @@ def _percentiles(
 
 
 def stratified_bootstrap(
-    scores: ArrayLike,
-    statistic: Statistic,
-    *,
-    rng: np.random.Generator,
-    resamples: int = 50_000,
-    level: float = 0.95,
+    scores: ArrayLike, statistic: Statistic, *, rng: np.random.Generator, resamples: int = 50_000, level: float = 0.95
 ) -> tuple[Array, Array]:
     """Percentile interval (low, high) of `statistic`, one of the measures above.
 

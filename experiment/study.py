@@ -5,8 +5,6 @@ it: some KB, which can be shared. Where that is, the run itself is not needed: a
 another machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -4,8 +4,6 @@ With flicker this is the generalisation figure of the DRQN paper (Hausknecht & S
 other probabilities of seeing a frame than it was trained with, on the same evaluation seeds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

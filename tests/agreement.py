@@ -3,8 +3,6 @@
 Not a part of the suite: JAX starts threads, and the suite forks.
 """
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

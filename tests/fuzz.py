@@ -9,8 +9,6 @@ connection, 256 MB of memory more than true files take, or a minute without an a
 `--keep`. The last line counts; the exit status is 1 if there was a crash.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

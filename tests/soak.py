@@ -6,8 +6,6 @@ Training runs in a process of its own. Once its replay is full, it is measured e
 fitted to each figure. The exit status is 1 if training failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -8,8 +8,6 @@ checkpoint is being written, or while the program starts. The last line counts k
 exit status is 1 if there was a mismatch, or a resume that failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import signal

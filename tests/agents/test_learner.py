@@ -309,8 +309,7 @@ def test_a_truncated_row_counts_for_nothing(trace_lambda: float | None) -> None:
     settings = {"unroll": 5, "trace_lambda": trace_lambda}
     one, other = make_learner(**settings), make_learner(**settings)
     decoyed = batch._replace(
-        reward=at(batch.reward, 2, -7.0, lane=1),
-        action=at(batch.action, 2, (int(batch.action[2, 1]) + 1) % A, lane=1),
+        reward=at(batch.reward, 2, -7.0, lane=1), action=at(batch.action, 2, (int(batch.action[2, 1]) + 1) % A, lane=1)
     )
     told, told_decoyed = one.update(batch), other.update(decoyed)
     for name in ("loss", "grad_norm"):

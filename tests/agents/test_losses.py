@@ -45,10 +45,7 @@ def test_a_1_step_target_is_the_reward_and_the_next_value() -> None:
 def test_an_n_step_target_sums_n_rewards_and_the_value_n_rows_on() -> None:
     reward, value = column(1, 2, 3, 4, 99), column(-7, -7, -7, 10, 20)
     assert n_step(reward, value, 3) == pytest.approx(
-        [
-            1 + 0.9 * 2 + 0.9**2 * 3 + 0.9**3 * 10,
-            2 + 0.9 * 3 + 0.9**2 * 4 + 0.9**3 * 20,
-        ]
+        [1 + 0.9 * 2 + 0.9**2 * 3 + 0.9**3 * 10, 2 + 0.9 * 3 + 0.9**2 * 4 + 0.9**3 * 20]
     )
 
 

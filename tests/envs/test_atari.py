@@ -18,8 +18,7 @@ V5 = protocol("v5")
 def play(made: AtariEnvs, steps: int, seed: int = 0) -> list[Transition]:
     """Random actions that depend on the environment's index and the seed only."""
     actions = np.stack(
-        [np.random.default_rng([seed, i]).integers(made.num_actions, size=steps) for i in range(made.num_envs)],
-        1,
+        [np.random.default_rng([seed, i]).integers(made.num_actions, size=steps) for i in range(made.num_envs)], 1
     )  # [steps, N]
     out = []
     for actions_t in actions:
@@ -205,11 +204,7 @@ def test_closing_in_the_middle_of_a_step_does_not_hang_the_program():
         print("closed")
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "closed\n"
     assert done.stderr == ""

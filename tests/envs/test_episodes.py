@@ -139,16 +139,7 @@ def test_foreign_files_are_refused(tmp_path: Path):
     path = tmp_path / "x.json"
     refused(path)  # not there
     refused(tmp_path)  # a folder
-    for content in (
-        b"",
-        b"[]",
-        b"null",
-        b"{}",
-        b"\x89PNG\r\n\xff",
-        b"[" * 100_000,
-        b'{"format": 2}',
-        b"1" * 5000,
-    ):
+    for content in (b"", b"[]", b"null", b"{}", b"\x89PNG\r\n\xff", b"[" * 100_000, b'{"format": 2}', b"1" * 5000):
         path.write_bytes(content)
         refused(path)
     path.write_bytes(b" " * (2 << 20))

@@ -34,22 +34,14 @@ def main() -> None:
         )
         points[name], intervals[name] = float(point["x"][0]), interval["x"][:, 0].tolist()
     point, interval = library.get_interval_estimates(
-        {"xy": [x, y]},
-        lambda a, b: np.array([metrics.probability_of_improvement(a, b)]),
-        reps=RESAMPLES_SLOW,
+        {"xy": [x, y]}, lambda a, b: np.array([metrics.probability_of_improvement(a, b)]), reps=RESAMPLES_SLOW
     )
     points["probability_of_improvement"] = float(point["xy"][0])
     intervals["probability_of_improvement"] = interval["xy"][:, 0].tolist()
     levels = np.linspace(0, 3, 13)
     point, interval = library.create_performance_profile({"x": x}, levels, reps=RESAMPLES_SLOW)
     points["profile"], intervals["profile"] = point["x"].tolist(), interval["x"].tolist()
-    fixtures = {
-        "levels": levels.tolist(),
-        "x": x.tolist(),
-        "y": y.tolist(),
-        "points": points,
-        "intervals": intervals,
-    }
+    fixtures = {"levels": levels.tolist(), "x": x.tolist(), "y": y.tolist(), "points": points, "intervals": intervals}
     path = Path(__file__).with_name("rliable_fixtures.json")
     path.write_text(json.dumps(fixtures, indent=1) + "\n")
 

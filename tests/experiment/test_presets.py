@@ -1,7 +1,5 @@
 """The papers' agents: one update of each against a reference written out by hand, in double precision."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Iterator

@@ -14,10 +14,7 @@ from experiment import statistics as ours
 
 FIXTURES: dict[str, Any] = json.loads(Path(__file__).with_name("rliable_fixtures.json").read_text())
 X, Y = np.array(FIXTURES["x"]), np.array(FIXTURES["y"])  # [5, 6] and [4, 6]
-MEASURES = {
-    "mean": ours.mean,
-    "iqm": ours.interquartile_mean,
-}
+MEASURES = {"mean": ours.mean, "iqm": ours.interquartile_mean}
 
 
 # --- against rliable --------------------------------------------------------------------------------------
@@ -110,9 +107,7 @@ def test_runs_are_drawn_within_each_game() -> None:
     assert any(len(set(rows[0])) > 1 for rows in within)  # each game by itself, not whole runs
 
 
-def test_the_same_generator_gives_the_same_interval_and_chunks_do_not_matter(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_same_generator_gives_the_same_interval_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     def interval() -> tuple[Any, Any]:
         return ours.stratified_bootstrap(X, ours.mean, rng=np.random.default_rng(5), resamples=1_000)
 
