@@ -6,16 +6,15 @@ python evaluate.py runs/A runs/B ... --observe flicker --sweep 0 0.25 0.5 0.75 1
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from experiment import setup
 from experiment import sweep as sweeps
-from experiment.checkpoint import NETWORK
 from experiment.cli import exit_on_usage_error, parse_evaluate
-from experiment.config import UsageError, check, check_evaluation, flag
-from experiment.evaluation import evaluate, load_network, open_run, refused, spread, write_evaluation, write_videos
+from experiment.config import UsageError, check_evaluation, flag
+from experiment.evaluation import Agent, evaluate, open_agent, refused, spread, write_evaluation, write_videos
 
 
 @dataclass(frozen=True)
@@ -50,38 +49,23 @@ class EvaluateConfig:
     """CPU threads. 0: all cores."""
 
 
-def prepare(folder: Path, wanted: EvaluateConfig) -> sweeps.Agent:
-    """The agent of a run's newest whole checkpoint. UsageError if it, or what is wanted of it, makes no sense."""
-    saved, trained, preset = open_run(folder)
-    if wanted.game and wanted.game != trained.game:
-        raise UsageError(f"--game {wanted.game}: {folder} was trained on {trained.game}")
-    changes: dict[str, Any] = {"device": "cpu", "compile": False}
-    changes |= {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
-    changes |= {"protocol": wanted.protocol or trained.protocol, "threads": wanted.threads, "start_rows": 0}
+def prepare(folder: Path, wanted: EvaluateConfig) -> Agent:
+    """The agent of a run, ready to be scored as wanted. UsageError if it, or what is wanted of it, makes no sense."""
+    changes: dict[str, Any] = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon}
+    changes |= {"seed": wanted.seed, "threads": wanted.threads}
+    if wanted.protocol:
+        changes["protocol"] = wanted.protocol
     if wanted.observe:
         changes |= {"observe": wanted.observe, "observe_parameter": None, "hide_probability": None}
     if wanted.hide_probability is not None or wanted.observe_parameter is not None:
         changes |= {"hide_probability": wanted.hide_probability, "observe_parameter": wanted.observe_parameter}
-    config = replace(trained, **changes)
-    check(config)
-    protocol = setup.check_names(config)
-    setup.use_threads(config)
-    network = load_network(saved, config, protocol, folder)
+    agent = open_agent(folder, **changes)
+    if wanted.game and wanted.game != agent.config.game:
+        raise UsageError(f"--game {wanted.game}: {folder} was trained on {agent.config.game}")
     for part in ("eval", "videos"):
         with refused(folder / part, "made"):
             (folder / part).mkdir(exist_ok=True)
-    about = {
-        "preset": preset,
-        "game": config.game,
-        "protocol": config.protocol,
-        "frames": int(saved.meta["frames"]),
-        "epsilon": wanted.epsilon,
-        "train_seed": trained.seed,
-        "eval_seed": wanted.seed,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "network_sha256": saved.meta["files"][NETWORK]["sha256"],
-    }
-    return sweeps.Agent(folder, config, protocol, network, about)
+    return agent
 
 
 def check_wanted(folders: list[Path], wanted: EvaluateConfig) -> None:
@@ -102,17 +86,17 @@ def check_wanted(folders: list[Path], wanted: EvaluateConfig) -> None:
         raise UsageError(f"--out {out}: must be a file NAME.png in a folder that exists")
 
 
-def sweep(agents: list[sweeps.Agent], wanted: EvaluateConfig) -> int:
+def sweep(agents: list[Agent], wanted: EvaluateConfig) -> int:
     """Score each agent at each value, and draw them all."""
     sweeps.check_agents(agents)
-    out, found = wanted.out or agents[0].results.with_suffix(".png"), []
+    out, found = wanted.out or sweeps.kept(agents[0]).with_suffix(".png"), []
     for agent in agents:
         print(f"run     {agent.folder}")
         known = {}
         for value, scores in sweeps.scores(agent, wanted.sweep):
             known[value] = scores
             print(sweeps.describe(value, wanted.observe, scores), flush=True)
-        print(f"scores  {agent.results}")
+        print(f"scores  {sweeps.kept(agent)}")
         found.append(known)
     with refused(out, "written"):
         sweeps.draw(agents, found, wanted.sweep, out)
@@ -127,15 +111,15 @@ def main(argv: list[str]) -> int:
     agents = [prepare(folder, wanted) for folder in folders]
     if wanted.sweep:
         return sweep(agents, wanted)
-    folder, config, network = agents[0].folder, agents[0].config, agents[0].network
-    preset, frames = agents[0].about["preset"], agents[0].about["frames"]
-    result = evaluate(network, config, agents[0].protocol, config.eval_episodes, config.eval_epsilon, config.seed)
+    (agent,) = agents
+    folder, config, preset, frames = agent.folder, agent.config, agent.about["preset"], agent.about["frames"]
+    result = evaluate(agent.network, config, agent.protocol)
     summary = result.summary(config.game)
 
     seen = setup.observe(config)
     label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}"
     label += f"-e{wanted.epsilon:g}-n{wanted.episodes}-s{wanted.seed}"
-    about = {**agents[0].about, "observe": [seen.kind, seen.parameter]}
+    about = {**agent.about, "observe": [seen.kind, seen.parameter]}
     with refused(folder / "eval", "written"):
         path = write_evaluation(folder / "eval" / label, result, summary, about)
     print(f"{preset} on {config.game}, protocol {config.protocol}, observe {seen.kind} {seen.parameter:g},")

@@ -15,7 +15,9 @@ from torch.func import functional_call
 
 
 class Core(nn.Module):
-    """Base of the recurrent cores. Subclasses give `unroll`, which never sees a reset."""
+    """Base of the recurrent cores. `unroll` never sees a reset; here it is that of torch's cells with one state."""
+
+    cell: nn.Module
 
     def __init__(self, input_size: int, output_size: int, state_size: int) -> None:
         super().__init__()
@@ -42,7 +44,8 @@ class Core(nn.Module):
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, B, D], state [B, S] -> y [T, B, D'], state [B, S], with no reset inside."""
-        raise NotImplementedError(type(self).__name__)
+        y, h = self.cell(x, state[None].to(x.dtype))
+        return y, h[0].to(state.dtype)
 
 
 class Identity(Core):
@@ -66,10 +69,6 @@ class Rnn(Core):
         self.cell = nn.RNN(input_size, size)
         nn.init.orthogonal_(cast(Tensor, self.cell.weight_hh_l0))
 
-    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        y, h = self.cell(x, state[None].to(x.dtype))
-        return y, h[0].to(state.dtype)
-
 
 class Gru(Core):
     """Cho et al. (2014), with the reset gate after the recurrent product, as in torch and cuDNN.
@@ -80,10 +79,6 @@ class Gru(Core):
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=size)
         self.cell = nn.GRU(input_size, size)
-
-    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        y, h = self.cell(x, state[None].to(x.dtype))
-        return y, h[0].to(state.dtype)
 
 
 class Lstm(Core):

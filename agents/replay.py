@@ -135,11 +135,8 @@ class Replay:
         """Write one row in every lane."""
         slot, place = self.time % self.capacity, self.time % BLOCK
         self._pending[:, place] = rows.frame
-        self._is_first[slot] = rows.is_first
-        self._action[slot] = rows.action
-        self._reward[slot] = rows.reward
-        self._terminated[slot] = rows.terminated
-        self._truncated[slot] = rows.truncated
+        self._is_first[slot], self._action[slot], self._reward[slot] = rows.is_first, rows.action, rows.reward
+        self._terminated[slot], self._truncated[slot] = rows.terminated, rows.truncated
         if self.time % self.stride == 0 and not self._zero_state:
             self._state[slot // self.stride] = rows.core_state
         if place == BLOCK - 1:
@@ -150,14 +147,15 @@ class Replay:
         self.time += 1
         if self._tree is not None:
             first, last = self._starts()
+            lanes = np.arange(self.lanes)
             for start in range(old_first, min(first, old_last)):  # overwritten: never drawn again
-                self._tree.set(self._leaf(start), 0.0)
+                self._tree.set(self._leaf(start, lanes), 0.0)
             for start in range(max(old_last, first), last):
-                self._tree.set(self._leaf(start), self._max_priority**self.priority_exponent)
+                self._tree.set(self._leaf(start, lanes), self._max_priority**self.priority_exponent)
 
-    def _leaf(self, start: int) -> np.ndarray:
-        """The tree's leaves of one start (in strides), all lanes [N]."""
-        return start % (self.capacity // self.stride) * self.lanes + np.arange(self.lanes)
+    def _leaf(self, start: int | np.ndarray, lane: np.ndarray) -> np.ndarray:
+        """The tree's leaves of starts (in strides) in lanes."""
+        return start % (self.capacity // self.stride) * self.lanes + lane
 
     # --- drawing ---------------------------------------------------------------------------------------------
 
@@ -230,26 +228,15 @@ class Replay:
         action = self._action[slot, lane].astype(np.int64)
         reward = self._reward[slot, lane]
         is_first = self._is_first[slot, lane][self._before - self.history :]
-        inputs = Inputs(
-            torch.from_numpy(self._frames(time - self.history, lane)).transpose(0, 1),
-            torch.from_numpy(is_first),
-            torch.from_numpy(action[previous]),
-            torch.from_numpy(reward[previous]),
-        )
+        frames = torch.from_numpy(self._frames(time - self.history, lane)).transpose(0, 1)
+        inputs = Inputs(frames, *map(torch.from_numpy, (is_first, action[previous], reward[previous])))
         if self._zero_state:
             state = np.zeros((len(time), self._state_size), np.float32)
         else:
             state = self._state[time // self.stride % len(self._state), lane].astype(np.float32)
-        return Sequence(
-            inputs,
-            torch.from_numpy(action[rows]),
-            torch.from_numpy(reward[rows]),
-            torch.from_numpy(self._terminated[slot, lane][rows]),
-            torch.from_numpy(self._truncated[slot, lane][rows]),
-            torch.from_numpy(state),
-            torch.from_numpy(weight),
-            index,
-        )
+        ends = self._terminated[slot, lane][rows], self._truncated[slot, lane][rows]
+        columns = map(torch.from_numpy, (action[rows], reward[rows], *ends, state, weight))
+        return Sequence._make((inputs, *columns, index))
 
     def _frames(self, time: np.ndarray, lane: np.ndarray) -> np.ndarray:
         """Frames [B, history + L, H, W] from each (time, lane) on: whole blocks restored, then cut."""
@@ -285,11 +272,10 @@ class Replay:
         start, lane = np.divmod(index, self.lanes)
         first, last = self._starts()
         alive = (start >= first) & (start < last)
-        leaf = start % (self.capacity // self.stride) * self.lanes + lane
         if alive.any():
             priority = np.maximum(priority[alive].astype(np.float64), 1e-6)
             self._max_priority = max(self._max_priority, float(priority.max()))
-            self._tree.set(leaf[alive], priority**self.priority_exponent)
+            self._tree.set(self._leaf(start, lane)[alive], priority**self.priority_exponent)
 
     # --- checkpoint ------------------------------------------------------------------------------------------
 
@@ -335,17 +321,13 @@ class Replay:
         self._check_blocks()
         if self._tree is not None:
             leaves = state["priority"]
-            start = np.arange(*self._starts())[:, None] % (self.capacity // self.stride)
             alive = np.zeros(self._tree.leaves, bool)
-            alive[(start * self.lanes + np.arange(self.lanes)).ravel()] = True
+            alive[self._leaf(np.arange(*self._starts())[:, None], np.arange(self.lanes))] = True
             if leaves.shape != alive.shape or leaves.dtype != np.float64:
                 raise ValueError(f"replay priorities: {leaves.shape}, expected {alive.shape}")
             if not ((leaves > 0) == alive).all() or not (leaves < 1e30).all():
                 raise ValueError("replay priorities are not those of the rows it holds")
-            self._tree.nodes[self._tree.leaves :] = leaves
-            for level in range(self._tree.leaves.bit_length() - 2, -1, -1):
-                node = np.arange(1 << level, 2 << level)
-                self._tree.nodes[node] = self._tree.nodes[2 * node] + self._tree.nodes[2 * node + 1]
+            self._tree.set(np.arange(len(leaves)), leaves)
 
     def _check_blocks(self) -> None:
         """ValueError unless every block that can be read unpacks to its frames."""

@@ -66,9 +66,7 @@ def score(folder: Path, precision: str, argv: list[str]) -> float:
         agent = prepare(folder, EVALUATION)
         if agent.about["frames"] < agent.config.frames:
             raise SystemExit("stopped; the same command goes on")
-        config = agent.config
-        wanted = config.eval_episodes, config.eval_epsilon, config.seed
-        return evaluate(agent.network, config, agent.protocol, *wanted).summary(config.game)["mean"]
+        return evaluate(agent.network, agent.config, agent.protocol).summary(agent.config.game)["mean"]
 
 
 def main() -> None:

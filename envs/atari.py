@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.emulator import FRAME_SKIP, MAX_FRAMES, MAX_SEED, SIZE, available_games, check_game, emulators, machine
+from envs.emulator import FRAME_SKIP, MAX_FRAMES, MAX_SEED, SIZE, check_game, emulators, machine
 from envs.episodes import MAX_ACTIONS, EpisodeRecord
 from envs.observability import Observe, Observer, make_observer
 from envs.protocols import Protocol
-
-__all__ = ["AtariEnvs", "Transition", "available_games", "check_game"]
 
 
 class Transition(NamedTuple):
@@ -84,7 +82,6 @@ class AtariEnvs:
         self.action_meanings = machine(game).actions(protocol)
         self.num_actions = len(self.action_meanings)
         self._seed, self._stream, self._observe, self._tape_steps = seed, stream, observe, tape_steps
-        make_observer(observe, 0)  # complains now, not at the first frame
         self._emulators = emulators(game, num_envs, protocol, threads=threads)
         self._tapes: list[_Tape] = []
         self._lives = np.zeros(num_envs, np.int32)

@@ -16,10 +16,19 @@ from envs.games import no_such
 
 @dataclass(frozen=True)
 class Observe:
-    """What is seen: a name in `KINDS` and that kind's one number."""
+    """What is seen: a name in `KINDS` and that kind's one number. ValueError if there is no such kind or number."""
 
     kind: str = "full"
     parameter: float = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(no_such("kind of observation", self.kind, KINDS))
+        kind, value = KINDS[self.kind], self.parameter
+        if not (math.isfinite(value) and kind.lowest <= value <= kind.highest) or (kind.whole and value != int(value)):
+            number = "a whole number" if kind.whole else "a number"
+            allowed = f"{number} from {kind.lowest:g} to {kind.highest:g}" if kind.highest > 0 else "no parameter but 0"
+            raise ValueError(f"{self.kind} takes {allowed}, not {value:g} (default {kind.default:g})")
 
 
 class Observer:
@@ -136,26 +145,12 @@ KINDS: dict[str, type[Observer]] = {
 
 
 def observe(kind: str, parameter: float | None = None) -> Observe:
-    """The named kind, with its default parameter where none is given. ValueError as in `check_observe`."""
-    if parameter is None and kind in KINDS:
-        parameter = KINDS[kind].default
-    made = Observe(kind, 0 if parameter is None else parameter)
-    check_observe(made)
-    return made
-
-
-def check_observe(observe: Observe) -> None:
-    """ValueError if the kind is unknown or its parameter is out of range."""
-    if observe.kind not in KINDS:
-        raise ValueError(no_such("kind of observation", observe.kind, KINDS))
-    kind, value = KINDS[observe.kind], observe.parameter
-    if not (math.isfinite(value) and kind.lowest <= value <= kind.highest) or (kind.whole and value != int(value)):
-        number = "a whole number" if kind.whole else "a number"
-        allowed = f"{number} from {kind.lowest:g} to {kind.highest:g}" if kind.highest > 0 else "no parameter but 0"
-        raise ValueError(f"{observe.kind} takes {allowed}, not {value:g} (default {kind.default:g})")
+    """The named kind, with its default parameter where none is given. ValueError as in `Observe`."""
+    if parameter is None:
+        parameter = KINDS[kind].default if kind in KINDS else 0
+    return Observe(kind, parameter)
 
 
 def make_observer(observe: Observe, seed: int) -> Observer:
-    """An observer at the start of a tape. ValueError as in `check_observe`."""
-    check_observe(observe)
+    """An observer at the start of a tape."""
     return KINDS[observe.kind](observe.parameter, seed)

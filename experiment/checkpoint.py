@@ -172,6 +172,11 @@ def is_count(value: object, most: int = MAX_COUNT) -> bool:
     return type(value) is int and 0 <= value <= most
 
 
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
     """What every reader of a manifest relies on. The preset becomes part of file names."""
     preset = manifest.get("preset")

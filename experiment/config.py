@@ -166,16 +166,10 @@ class Config:
 
 
 # A preset is its difference from the defaults. docs/presets.md tells where every number comes from.
-DRQN: dict[str, Any] = {}
-DQN: dict[str, Any] = {
-    "frame_stack": 4,
-    "core": "identity",
-    "burn_in": 0,
-    "sequence_stride": 1,
-    "last_action_reward": False,
-}
+PRESETS: dict[str, dict[str, Any]] = {"drqn": {}}
+PRESETS["dqn"] = {"frame_stack": 4, "core": "identity", "burn_in": 0, "sequence_stride": 1, "last_action_reward": False}
 # Mnih et al. 2015, extended data table 1.
-DQN_2015 = DQN | {
+PRESETS["dqn-2015"] = PRESETS["dqn"] | {
     "protocol": "dqn-2015",
     "norm": False,
     "center": False,
@@ -194,9 +188,15 @@ DQN_2015 = DQN | {
     "max_grad_norm": None,
     "eval_epsilon": 0.05,
 }
-DQN_2013 = DQN_2015 | {"torso": "dqn-2013", "hidden": 256, "target_period": 0, "loss": "squared", "discount": 0.95}
-DOUBLE_DQN = DQN_2015 | {"double": True}
-DUELING = DOUBLE_DQN | {
+PRESETS["dqn-2013"] = PRESETS["dqn-2015"] | {
+    "torso": "dqn-2013",
+    "hidden": 256,
+    "target_period": 0,
+    "loss": "squared",
+    "discount": 0.95,
+}
+PRESETS["double-dqn"] = PRESETS["dqn-2015"] | {"double": True}
+PRESETS["dueling"] = PRESETS["double-dqn"] | {
     "hidden": 0,
     "head_hidden": 512,
     "dueling": True,
@@ -206,7 +206,7 @@ DUELING = DOUBLE_DQN | {
     "target_period": 7_500,
     "eval_epsilon": 0.001,
 }
-RAINBOW_LITE = DUELING | {
+PRESETS["rainbow-lite"] = PRESETS["dueling"] | {
     "epsilon_frames": 1_000_000,
     "start_rows": 20_000,
     "n_step": 3,
@@ -216,7 +216,7 @@ RAINBOW_LITE = DUELING | {
     "optimizer": "adam",
     "optimizer_epsilon": 1.5e-4,
 }
-DQN_10 = DQN_2015 | {  # the feed-forward baseline of Hausknecht & Stone 2015
+PRESETS["dqn-10"] = PRESETS["dqn-2015"] | {  # the feed-forward baseline of Hausknecht & Stone 2015
     "frame_stack": 10,
     "replay_rows": 400_000,
     "loss": "squared",
@@ -225,7 +225,7 @@ DQN_10 = DQN_2015 | {  # the feed-forward baseline of Hausknecht & Stone 2015
     "optimizer_epsilon": 1e-6,
     "max_grad_norm": 10.0,
 }
-DRQN_2015 = DQN_10 | {
+PRESETS["drqn-2015"] = PRESETS["dqn-10"] | {
     "frame_stack": 1,
     "core": "lstm",
     "core_size": 512,
@@ -234,7 +234,7 @@ DRQN_2015 = DQN_10 | {
     "unroll": 10,
     "target_period": 250,
 }
-R2D2: dict[str, Any] = {  # Kapturowski et al. 2019, table 2
+PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
     "core_size": 512,
     "head_hidden": 512,
     "dueling": True,
@@ -257,7 +257,7 @@ R2D2: dict[str, Any] = {  # Kapturowski et al. 2019, table 2
     "optimizer_epsilon": 1e-3,
     "max_grad_norm": None,
 }
-PQN_REPLAY = DQN | {  # Gallici et al. 2024
+PRESETS["pqn-replay"] = PRESETS["dqn"] | {  # Gallici et al. 2024
     "epsilon_final": 0.001,
     "epsilon_frames": 1_000_000,
     "num_envs": 128,
@@ -266,19 +266,6 @@ PQN_REPLAY = DQN | {  # Gallici et al. 2024
     "unroll": 32,
     "optimizer": "radam",
     "optimizer_epsilon": 1e-8,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "drqn": DRQN,
-    "dqn": DQN,
-    "dqn-2013": DQN_2013,
-    "dqn-2015": DQN_2015,
-    "double-dqn": DOUBLE_DQN,
-    "dueling": DUELING,
-    "rainbow-lite": RAINBOW_LITE,
-    "drqn-2015": DRQN_2015,
-    "dqn-10": DQN_10,
-    "r2d2": R2D2,
-    "pqn-replay": PQN_REPLAY,
 }
 
 
@@ -330,6 +317,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "discount": ("must be at least 0 and below 1", lambda x: 0 <= x < 1),
     "device": ("must be cpu, cuda or cuda:N", lambda x: re.fullmatch(r"cpu|cuda(:\d{1,3})?", x) is not None),
 }  # fmt: skip
+_MOST = {"num_envs": 1024, "frame_stack": 32, "sequence_stride": 2000, "eval_episodes": 10_000}
 
 
 def check(config: Config) -> None:
@@ -339,17 +327,16 @@ def check(config: Config) -> None:
         if value is not None:
             _require(field, value, bool(ok(value)), allowed)
         if isinstance(value, int):
-            _require(field, value, value <= MAX_COUNT, f"must be at most {MAX_COUNT}")
+            most = _MOST.get(field, MAX_COUNT)
+            _require(field, value, value <= most, f"must be at most {most}")
     for field, hint in get_type_hints(Config).items():
         if get_origin(hint) is Literal:
             value, allowed = getattr(config, field), list(map(str, get_args(hint)))
             _require(field, value, value in allowed, f"must be one of {', '.join(allowed)}.{near(str(value), allowed)}")
     _require("seed", config.seed, config.seed < 2**31, "must be below 2147483648")
-    _require("num_envs", config.num_envs, config.num_envs <= 1024, "must be at most 1024")
-    _require("frame_stack", config.frame_stack, config.frame_stack <= 32, "must be at most 32")
-    _require("sequence_stride", config.sequence_stride, config.sequence_stride <= 2000, "must be at most 2000")
-    _require("eval_episodes", config.eval_episodes, config.eval_episodes <= 10_000, "must be at most 10000")
-    _require("name", repr(config.name), len(config.name.encode()) <= 200, "must be at most 200 bytes")
+    plain = config.name not in (".", "..") and "/" not in config.name and "\0" not in config.name
+    _require("name", repr(config.name), plain and len(config.name.encode()) <= 200,
+             "must be a plain folder name of at most 200 bytes")  # fmt: skip
     _require("runs_dir", repr(str(config.runs_dir)), str(config.runs_dir) not in ("", "."), "needs a folder's name")
     if config.update == "sequential":
         for field, value in (("sequence_stride", 1), ("burn_in", 0), ("priority_exponent", 0)):
@@ -357,12 +344,6 @@ def check(config: Config) -> None:
                      f"must be {value} with --update sequential")  # fmt: skip
     if config.value_rescaling:
         _require("value_rescaling", True, config.reward_clip is None, "takes the place of clipping: --reward-clip None")
-    _require(
-        "name",
-        repr(config.name),
-        config.name not in (".", "..") and "/" not in config.name and "\0" not in config.name,
-        "must be a plain folder name",
-    )
     if config.hide_probability is not None:
         _require("hide_probability", config.hide_probability, config.observe == "flicker", "needs --observe flicker")
         _require("hide_probability", config.hide_probability, config.observe_parameter is None,

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from agents.networks import QNetwork
-from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord, replay_colour
 from envs.games import human_normalised, human_score, random_score
 from envs.protocols import Protocol
 from experiment import setup
-from experiment.checkpoint import Checkpoint, load_latest
-from experiment.config import Config, UsageError, from_dict
+from experiment.checkpoint import NETWORK, Checkpoint, load_latest
+from experiment.config import Config, UsageError, check, from_dict
 from experiment.fits import check_weights
 from experiment.statistics import mean_interval, standard_error
 from experiment.video import write_video
@@ -47,7 +46,6 @@ class Evaluation:
             "human_normalised": human_normalised(game, float(scores.mean())),
             "random_score": random_score(game),
             "human_score": human_score(game),
-            "mean_frames": float(FRAME_SKIP * np.mean([r.steps for r in self.records])),
         }
 
 
@@ -81,27 +79,26 @@ def evaluate(
     network: QNetwork,
     config: Config,
     protocol: Protocol,
-    episodes: int,
-    epsilon: float,
-    seed: int,
     should_stop: Callable[[], bool] = lambda: False,
     wipe_every: int = 0,
 ) -> Evaluation:
-    """Play `episodes` whole episodes, the same number in every env: no bias towards short ones.
+    """Play the settings' `eval_episodes` whole episodes, the same number in every env: no bias towards short ones.
 
     Up to 32 envs; where they do not divide the episodes, the last one plays fewer, which is settled before play.
+    `eval_epsilon` is the share of random actions, `seed` that of the games and of these actions.
 
     Asked before each step, `should_stop` can end it early: StoppedError. With `wipe_every` k the core states of all
     envs are set back to their start before the steps 0, k, 2 k ...: nothing is remembered for longer than k steps.
 
     The random streams are the evaluation's own: training is not disturbed.
     """
+    episodes, seed = config.eval_episodes, config.seed
     per_env = -(-episodes // MAX_ENVS)
     num_envs = -(-episodes // per_env)
     quota = [per_env] * (num_envs - 1) + [episodes - per_env * (num_envs - 1)]
     games = setup.make_envs(config, protocol, setup.EVAL_ENVS, num_envs=num_envs, seed=seed)
     actor = setup.make_actor(config, network, num_envs, setup.rng(seed, "evaluation"))
-    eps = np.full(num_envs, epsilon)
+    epsilon = np.full(num_envs, config.eval_epsilon)
     found: list[list[EpisodeRecord]] = [[] for _ in range(num_envs)]
     steps = count()
     try:
@@ -111,7 +108,7 @@ def evaluate(
                 raise StoppedError
             if wipe_every and next(steps) % wipe_every == 0:
                 actor.core_state = network.initial_state(num_envs)
-            games.send(actor.act(frame, is_first, reward, eps))
+            games.send(actor.act(frame, is_first, reward, epsilon))
             step = games.recv()
             frame, is_first, reward = step.frame, step.is_first, step.reward
             for record in games.finished():
@@ -132,10 +129,41 @@ def refused(place: Path, what: str) -> Iterator[None]:
         raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None
 
 
-def open_run(folder: Path) -> tuple[Checkpoint, Config, str]:
-    """The newest whole checkpoint of a run without its training state, its settings, its preset's name."""
+@dataclass(frozen=True)
+class Agent:
+    """A trained agent, and how it is to be scored."""
+
+    folder: Path
+    config: Config  # of the evaluation: observation, episodes, epsilon, seed
+    protocol: Protocol
+    network: QNetwork
+    about: dict[str, Any]  # what files with its scores say of it
+
+
+def open_agent(folder: Path, **changes: Any) -> Agent:
+    """The agent of a run's newest whole checkpoint; `changes` are to its settings. On the CPU.
+
+    UsageError if there is none, or if it, or what is wanted of it, makes no sense.
+    """
     saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
-    return saved, *from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
+    trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
+    config = replace(trained, device="cpu", compile=False, start_rows=0, **changes)
+    check(config)
+    protocol = setup.check_names(config)
+    setup.use_threads(config)
+    network = load_network(saved, config, protocol, folder)
+    about = {
+        "preset": preset,
+        "game": config.game,
+        "protocol": config.protocol,
+        "frames": int(saved.meta["frames"]),
+        "epsilon": config.eval_epsilon,
+        "train_seed": trained.seed,
+        "eval_seed": config.seed,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "network_sha256": saved.meta["files"][NETWORK]["sha256"],
+    }
+    return Agent(folder, config, protocol, network, about)
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:

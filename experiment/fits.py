@@ -4,7 +4,6 @@ A checkpoint may be a stranger's. Its numbers decide how much memory is taken, h
 arrays, so all are checked. ValueError in one line says what is wrong.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from agents.learner import OPTIMIZERS, Learner
 from envs.emulator import FRAME_SKIP
 from experiment import setup
-from experiment.checkpoint import Checkpoint, is_count, show
+from experiment.checkpoint import Checkpoint, is_count, is_number, show
 from experiment.config import Config, UsageError
 
 
@@ -119,13 +118,13 @@ def check_meta(meta: Mapping[str, Any], config: Config) -> None:
 
     for name in ("frames", "metrics_position", "episodes", "updates_in_row"):
         take(name, is_count(meta.get(name)))
-    take("credit", _is_number(meta.get("credit")) and 0 <= meta["credit"] < config.batch_size * config.unroll)
-    take("seconds", _is_number(meta.get("seconds")) and meta["seconds"] >= 0)
-    take("best_score", meta.get("best_score") is None or _is_number(meta["best_score"]))
+    take("credit", is_number(meta.get("credit")) and 0 <= meta["credit"] < config.batch_size * config.unroll)
+    take("seconds", is_number(meta.get("seconds")) and meta["seconds"] >= 0)
+    take("best_score", meta.get("best_score") is None or is_number(meta["best_score"]))
     take("evaluation_due", isinstance(meta.get("evaluation_due", False), bool))
     returns, sums = meta.get("returns"), meta.get("sums")
-    take("returns", isinstance(returns, list) and len(returns) <= meta["episodes"] and all(map(_is_number, returns)))
-    take("sums", isinstance(sums, dict) and len(sums) <= 100 and all(map(_is_number, sums.values())))
+    take("returns", isinstance(returns, list) and len(returns) <= meta["episodes"] and all(map(is_number, returns)))
+    take("sums", isinstance(sums, dict) and len(sums) <= 100 and all(map(is_number, sums.values())))
     names = list(sums) if isinstance(sums, dict) else []
     take("sums", all(re.fullmatch(r"\w{1,40}", name) and name not in ROW for name in names))
     take("updates_in_row", meta["updates_in_row"] > 0 or not names)
@@ -134,10 +133,6 @@ def check_meta(meta: Mapping[str, Any], config: Config) -> None:
     for name in ("exploration", "replay"):
         if not _is_generator(meta["generators"].get(name)):
             raise ValueError(f"the {name} generator's state is none")
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _is_generator(state: object) -> bool:

@@ -14,10 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiment.checkpoint import is_number
 from experiment.config import UsageError, flag
 from experiment.display import Screen, duration
 from experiment.run import stop_signals
-from experiment.study import Cell, Terms, is_number, result, rows
+from experiment.study import Cell, Terms, result, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE_SECONDS = 60.0  # between lines on a run, where there is no live table

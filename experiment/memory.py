@@ -27,11 +27,10 @@ from agents.cores import CORES
 from agents.networks import QNetwork
 from agents.types import Inputs
 from envs.episodes import EpisodeRecord, replay_grey
-from envs.protocols import Protocol
 from experiment import recall, setup
 from experiment.cli import exit_on_usage_error, parse_evaluate, parse_fields
-from experiment.config import Config, UsageError, check, check_evaluation, near
-from experiment.evaluation import evaluate, load_network, open_run, refused, spread
+from experiment.config import UsageError, check_evaluation, near
+from experiment.evaluation import Agent, evaluate, open_agent, refused, spread
 
 LOOKS = {  # the colours of Okabe & Ito, which the colour-blind can tell apart; markers and dashes say the same again
     "identity": ("#999999", "x", ":"), "rnn": ("#E69F00", "s", "-."), "lstm1997": ("#0072B2", "o", "-"),
@@ -193,37 +192,20 @@ def command(argv: list[str]) -> str:
     return f"python -m experiment.memory {shlex.join(argv)}"
 
 
-class Trained(NamedTuple):
-    """A recurrent agent from a run's newest checkpoint."""
-
-    network: QNetwork
-    config: Config
-    protocol: Protocol
-    about: dict[str, Any]
-    title: str
-    out: Path
-
-
-def trained(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> Trained:
-    """UsageError if the run has no memory to look at, or if a setting is out of range."""
+def recurrent(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
+    """The agent, a title, where the figures go. UsageError if it has no memory to look at, or a setting is wrong."""
     check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
     folder, *more = folders
     if more:
         raise UsageError(f"{more[0]}: one run at a time")
-    saved, config, preset = open_run(folder)
-    config = replace(config, device="cpu", compile=False, start_rows=0, threads=wanted.threads)
-    check(config)
-    protocol = setup.check_names(config)
-    setup.use_threads(config)
-    network = load_network(saved, config, protocol, folder)
-    if not network.state_size:
-        raise UsageError(f"{folder}: {preset} has no memory (core {config.core}), so there is nothing to look at")
-    about = {"command": command(argv), "preset": preset, "core": config.core, "game": config.game}
-    about |= {"protocol": config.protocol, "frames": saved.meta["frames"], "train_seed": config.seed}
-    about |= {"episodes": wanted.episodes, "epsilon": wanted.epsilon, "eval_seed": wanted.seed}
-    title = f"{preset} ({config.core}) on {config.game}, {saved.meta['frames'] / 1e6:.3g} million frames"
-    out = writable(Path(wanted.out or folder / f"{argv[0]}.json"))
-    return Trained(network, config, protocol, about, title, out)
+    changes = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
+    agent = open_agent(folder, **changes, threads=wanted.threads)
+    core, preset, frames = agent.config.core, agent.about["preset"], agent.about["frames"]
+    if not agent.network.state_size:
+        raise UsageError(f"{folder}: {preset} has no memory (core {core}), so there is nothing to look at")
+    about = {"command": command(argv), **agent.about, "core": core, "episodes": wanted.episodes}
+    title = f"{preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
+    return replace(agent, about=about), title, writable(Path(wanted.out or folder / f"{argv[0]}.json"))
 
 
 def inputs_of(record: EpisodeRecord, depth: int) -> tuple[Inputs, Tensor]:
@@ -267,9 +249,9 @@ def gradient_command(argv: list[str]) -> int:
     text = "Measure how fast the gradient of Q fades, step by step into the past"
     folders, wanted = parse_evaluate(argv[1:], GradientConfig, "experiment.memory gradient", text)
     in_range(steps=(wanted.steps, 1, 1000), states=(wanted.states, 1, 100_000), fresh=(wanted.fresh, 0, 100))
-    agent = trained(folders, wanted, argv)
+    agent, title, out = recurrent(folders, wanted, argv)
     config, steps = agent.config, wanted.steps
-    played = evaluate(agent.network, config, agent.protocol, wanted.episodes, wanted.epsilon, wanted.seed)
+    played = evaluate(agent.network, config, agent.protocol)
     records = [record for record in played.records if record.steps > steps]
     if not records:
         raise UsageError(f"--steps {steps}: none of the {wanted.episodes} episodes is longer")
@@ -278,7 +260,7 @@ def gradient_command(argv: list[str]) -> int:
     rows = [inputs_of(record, config.frame_stack) for record in records]
     networks = {f"{config.core}, trained": ("trained", [agent.network])}
     for core in CORES:
-        changed = [replace(config, core=core, seed=config.seed + i) for i in range(wanted.fresh)]
+        changed = [replace(config, core=core, seed=agent.about["train_seed"] + i) for i in range(wanted.fresh)]
         fresh = [setup.make_network(c, agent.network.num_actions) for c in changed]
         if any(network.state_size for network in fresh):
             networks[f"{core}, new"] = core, fresh
@@ -296,8 +278,8 @@ def gradient_command(argv: list[str]) -> int:
         lines.append(Line(name, look, [*range(steps + 1)], median, low, high))
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
     return publish(
-        agent.out, {**agent.about, "curves": curves}, lines, {}, yscale="log",
-        title=f"Gradient of Q(s_t, a_t) to the input k steps back\n{agent.title}; median and quartiles over states",
+        out, {**agent.about, "curves": curves}, lines, {}, yscale="log",
+        title=f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states",
         xlabel="k, in steps", ylabel="against k = 0",
     )  # fmt: skip
 
@@ -311,21 +293,20 @@ def horizon_command(argv: list[str]) -> int:
         every = [0]
     if min(every) < 1:
         raise UsageError(f"--every {wanted.every}: expected whole numbers from 1, parted by commas")
-    agent = trained(folders, wanted, argv)
+    agent, title, out = recurrent(folders, wanted, argv)
     rows: dict[str, dict[str, Any]] = {}
     for k in (*every, 0):
         name = str(k or "never")
-        played = evaluate(agent.network, agent.config, agent.protocol, wanted.episodes, wanted.epsilon, wanted.seed,
-                          wipe_every=k)  # fmt: skip
+        played = evaluate(agent.network, agent.config, agent.protocol, wipe_every=k)
         rows[name] = played.summary(agent.config.game) | {"scores": played.scores}
         print(f"wiped every {name:>5} steps   mean {rows[name]['mean']:.1f}   {spread(rows[name])}", flush=True)
     mean = [row["mean"] for row in rows.values()]
     low, high = np.array([row["interval_95"] for row in rows.values()], float).T.tolist()
     random = rows["never"]["random_score"]
     return publish(
-        agent.out, {**agent.about, "wiped_every": rows}, [Line("score", "trained", [*rows], mean, low, high)],
+        out, {**agent.about, "wiped_every": rows}, [Line("score", "trained", [*rows], mean, low, high)],
         {} if random is None else {"random play": random},
-        title=f"Score when the memory is wiped every k steps\n{agent.title};\n"
+        title=f"Score when the memory is wiped every k steps\n{title};\n"
               f"{wanted.episodes} episodes, epsilon {wanted.epsilon:g}, mean and 95 % interval",
         xlabel="k, in steps", ylabel="score",
     )  # fmt: skip

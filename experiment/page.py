@@ -8,9 +8,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiment import figures
 from experiment.display import duration
-from experiment.figures import picture
-
-__all__ = ["picture", "render", "with_interval"]
 
 
 def with_interval(value: float, low: float | None, high: float | None) -> str:

@@ -7,6 +7,7 @@ more it is over the runs' mean scores, since episodes of one run say nothing of 
 import csv
 import io
 import json
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.games import human_normalised, human_score, random_score
-from experiment import page
+from experiment import figures, page
 from experiment.clips import make_clips
 from experiment.config import UsageError, to_dict
 from experiment.statistics import (
@@ -24,7 +25,6 @@ from experiment.statistics import (
     mean_interval,
     performance_profile,
     probability_of_improvement,
-    probability_of_improvement_interval,
     stratified_bootstrap,
 )
 from experiment.study import Cell
@@ -53,7 +53,7 @@ def write(
         (out / "report.json").write_text(json.dumps(study, indent=1, allow_nan=False) + "\n")
         (out / "scores.csv").write_text(scores_csv(results))
         (out / "report.html").write_text(page.render(study, clips, scores_csv(results)))
-        page.picture(study, out, out / "report.png")
+        figures.picture(study, out, out / "report.png")
     except OSError as error:
         raise UsageError(f"{out}: the report cannot be written ({error.strerror})") from None
     for film in filter(None, (cell.film() for cell in cells)):  # the runs', where they are here
@@ -114,11 +114,11 @@ def across_games(results: list[dict[str, Any]]) -> dict[str, Any]:
         return found | {"why_not": "Not all runs are finished: no measure over games is shown yet."}
     rng = np.random.default_rng(0)
     raw = {arm: np.array([[scores[arm, game, seed] for game in games] for seed in seeds]) for arm in arms}
-    found["improvement"] = [
-        [x, y, float(probability_of_improvement(raw[x], raw[y])),
-         *probability_of_improvement_interval(raw[x], raw[y], rng=rng)]
-        for y, x in combinations(arms, 2)
-    ]  # fmt: skip
+    found["improvement"] = []
+    for y, x in combinations(arms, 2):
+        pair, measure = (raw[x], raw[y]), probability_of_improvement
+        ends = stratified_bootstrap(*pair, statistic=measure, rng=rng, resamples=2_000)
+        found["improvement"].append([x, y, *map(float, (measure(*pair), *ends))])
     if len(known) < FEW_GAMES:
         return found | {"why_not": f"{len(known)} game{'s' * (len(known) != 1)} with a human's score: "
                         f"interquartile mean and performance profile need {FEW_GAMES}."}  # fmt: skip
@@ -128,13 +128,11 @@ def across_games(results: list[dict[str, Any]]) -> dict[str, Any]:
     levels = np.linspace(min(0.0, *(t.min() for t in tables.values())), max(t.max() for t in tables.values()), 51)
     found["levels"], found["iqm"], found["profile"] = levels.tolist(), {}, {}
     for arm, table in tables.items():
-        found["iqm"][arm] = [float(interquartile_mean(table)),
-                             *map(float, stratified_bootstrap(table, interquartile_mean, rng=rng))]  # fmt: skip
-        ends_of_profile = stratified_bootstrap(
-            table, lambda scores: performance_profile(scores, levels), rng=rng, resamples=2_000
-        )
-        found["profile"][arm] = [np.asarray(line).tolist() for line in
-                                 (performance_profile(table, levels), *ends_of_profile)]  # fmt: skip
+        ends_of_iqm = stratified_bootstrap(table, statistic=interquartile_mean, rng=rng)
+        found["iqm"][arm] = [*map(float, (interquartile_mean(table), *ends_of_iqm))]
+        profile = partial(performance_profile, levels=levels)
+        ends_of_profile = stratified_bootstrap(table, statistic=profile, rng=rng, resamples=2_000)
+        found["profile"][arm] = [line.tolist() for line in (profile(table), *ends_of_profile)]
     return found
 
 

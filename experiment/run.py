@@ -202,9 +202,8 @@ class Run:
             return
         self._count_time()
         config = self.config
-        wanted = config.eval_episodes, config.eval_epsilon, config.seed
         try:
-            result = evaluate(self.learner.online, config, self.protocol, *wanted, lambda: self.stop_asked)
+            result = evaluate(self.learner.online, config, self.protocol, lambda: self.stop_asked)
         except StoppedError:
             return
         finally:

@@ -15,7 +15,8 @@ from agents.learner import Learner, LearnerConfig
 from agents.networks import QNetwork
 from agents.replay import Replay, ring_times
 from envs import observability
-from envs.atari import AtariEnvs, check_game
+from envs.atari import AtariEnvs
+from envs.emulator import check_game
 from envs.observability import Observe
 from envs.protocols import Protocol, protocol
 from experiment.config import Config, UsageError, check

@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-Statistic = Callable[[Array], Array]  # [..., runs, games] -> [...] or [..., K]
 
-CHUNK_ELEMENTS = 2**22  # scores resampled at once: bounds a bootstrap to some 100 MB
+CHUNK_ELEMENTS = 2**22  # scores (pairs of them, for two tables) resampled at once, to bound a bootstrap's memory
 
 
 def _table(scores: ArrayLike) -> Array:
@@ -47,11 +46,6 @@ def mean_interval(scores: ArrayLike, level: float = 0.95) -> tuple[float, float]
 
 
 # --- runs x games -----------------------------------------------------------------------------------------
-
-
-def mean(scores: ArrayLike) -> Array:
-    """The mean over runs and games."""
-    return _table(scores).mean(axis=(-2, -1))
 
 
 def interquartile_mean(scores: ArrayLike) -> Array:
@@ -98,44 +92,27 @@ def _resample(table: Array, resamples: int, rng: np.random.Generator) -> Array:
     return table[drawn, np.arange(games)]
 
 
-def _percentiles(
-    tables: list[Array],
+def stratified_bootstrap(
+    *scores: ArrayLike,
     statistic: Callable[..., Array],
-    cost: int,
     rng: np.random.Generator,
-    resamples: int,
-    level: float,
+    resamples: int = 50_000,
+    level: float = 0.95,
 ) -> tuple[Array, Array]:
-    """The percentile interval of `statistic(*tables)`. `cost`: numbers it holds for one resample."""
+    """Percentile interval (low, high) of `statistic`, one of the measures above, of one table or of two.
+
+    Runs are drawn anew for each game and each table, the games stay: the interval says what other seeds on the same
+    games might have given (Agarwal et al. 2021, section 4.1). With two or three runs of one game it is too narrow.
+    """
+    tables = [_table(table) for table in scores]
     for table in tables:
         if table.ndim != 2:
             raise ValueError(f"scores have shape {table.shape}; a bootstrap takes [runs] or [runs, games]")
-    chunk = max(1, CHUNK_ELEMENTS // cost)
+    pairs = np.prod([table.shape[0] for table in tables]) * tables[0].shape[1]  # numbers in the statistic of a resample
+    chunk = max(1, CHUNK_ELEMENTS // int(pairs))
     values = []
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
         values.append(statistic(*(_resample(table, count, rng) for table in tables)))
     low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def stratified_bootstrap(
-    scores: ArrayLike, statistic: Statistic, *, rng: np.random.Generator, resamples: int = 50_000, level: float = 0.95
-) -> tuple[Array, Array]:
-    """Percentile interval (low, high) of `statistic`, one of the measures above.
-
-    Runs are drawn anew for each game, the games stay: the interval says what other seeds on the same games
-    might have given (Agarwal et al. 2021, section 4.1). With two or three runs of one game it is too narrow.
-    """
-    table = _table(scores)
-    return _percentiles([table], statistic, table.size, rng, resamples, level)
-
-
-def probability_of_improvement_interval(
-    x: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, resamples: int = 2_000, level: float = 0.95
-) -> tuple[float, float]:
-    """The stratified bootstrap interval of the probability of improvement, X and Y drawn independently."""
-    tables = [_table(x), _table(y)]
-    cost = tables[0].size * tables[1].shape[0]
-    low, high = _percentiles(tables, probability_of_improvement, cost, rng, resamples, level)
-    return float(low), float(high)

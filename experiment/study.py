@@ -16,7 +16,7 @@ from typing import Any
 
 from envs.episodes import EpisodeRecord
 from experiment import setup
-from experiment.checkpoint import newest_manifest, saved_frames
+from experiment.checkpoint import is_number, newest_manifest, saved_frames
 from experiment.config import Config, UsageError, from_dict, to_dict
 from experiment.evaluation import middle_and_best, record_name
 from experiment.run import FREE_ON_RESUME, check_same
@@ -73,11 +73,6 @@ class Cell:
     @property
     def is_trained(self) -> bool:
         return self.frames >= self.config.frames
-
-
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def evaluation(cell: Cell, terms: Terms) -> dict[str, Any]:

@@ -9,38 +9,25 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.networks import QNetwork
-from envs.observability import KINDS, Observe, check_observe
-from envs.protocols import Protocol
-from experiment.config import Config, UsageError
-from experiment.evaluation import evaluate
+from envs.observability import KINDS, Observe
+from experiment.config import UsageError
+from experiment.evaluation import Agent, evaluate, refused
 from experiment.statistics import mean_interval
 
 Scores = dict[float | None, list[float]]  # value of the parameter -> scores [episodes]; None: the full screen
 
 
-@dataclass(frozen=True)
-class Agent:
-    """A trained agent, and how it is to be scored."""
-
-    folder: Path
-    config: Config  # of the evaluation: observation, episodes, epsilon, seed
-    protocol: Protocol
-    network: QNetwork
-    about: dict[str, Any]  # what files with its scores say of it
-
-    @property
-    def results(self) -> Path:
-        """Where its scores over the parameter of its kind of observation are kept."""
-        c = self.config
-        settings = f"{c.observe}-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
-        return self.folder / "eval" / f"{self.about['frames']:012d}-{c.protocol}-sweep-{settings}.json"
+def kept(agent: Agent) -> Path:
+    """Where its scores over the parameter of its kind of observation are kept."""
+    c = agent.config
+    settings = f"{c.observe}-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
+    return agent.folder / "eval" / f"{agent.about['frames']:012d}-{c.protocol}-sweep-{settings}.json"
 
 
 def check_values(kind: str, values: tuple[float, ...]) -> None:
@@ -49,7 +36,7 @@ def check_values(kind: str, values: tuple[float, ...]) -> None:
         raise UsageError("--sweep: needs --observe with a kind that has a parameter, such as flicker")
     for i, value in enumerate(values):
         try:
-            check_observe(Observe(kind, value))
+            Observe(kind, value)
         except ValueError as error:
             raise UsageError(f"{'--sweep' if kind in KINDS else '--observe'} {error}") from None
         if value in values[:i]:
@@ -73,14 +60,14 @@ def scores(agent: Agent, values: tuple[float, ...]) -> Iterator[tuple[float | No
 
     UsageError if they cannot be kept.
     """
-    c, path = agent.config, agent.results
+    c, path = agent.config, kept(agent)
     about = {**agent.about, "sweep": c.observe, "episodes": c.eval_episodes}
     known = _read(path, about)
     for value in dict.fromkeys((KINDS[c.observe].clear, *values)):
         if value not in known:
             seen = {"observe": "full"} if value is None else {"observe_parameter": value}
             config = replace(c, **seen)
-            result = evaluate(agent.network, config, agent.protocol, c.eval_episodes, c.eval_epsilon, c.seed)
+            result = evaluate(agent.network, config, agent.protocol)
             known[value] = [float(score) for score in result.scores]
             _write(path, about, known)
         yield value, known[value]
@@ -104,11 +91,9 @@ def _write(path: Path, about: dict[str, Any], known: Scores) -> None:
         interval = None if math.isnan(low) else [low, high]
         points.append({"value": value, "mean": mean, "interval_95": interval, "scores": known[value]})
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with refused(path, "written"):
         temporary.write_text(json.dumps({**about, "points": points}, indent=1, allow_nan=False) + "\n")
         os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _summary(found: list[float]) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -116,19 +116,24 @@ def _from_here(path: Path) -> str:
 # --- the two trackers ---------------------------------------------------------------------------------------
 
 
-class Sink(Protocol):
+class Sink:
+    """A tracker's run: trackio's and wandb's are alike."""
+
     note: dict[str, str]  # kept in tracking.json
+    _run: Any
 
     def stored_rows(self) -> int | None:
         """How many rows the tracker holds, None if it cannot say."""
-        ...
+        return None
 
-    def log(self, row: dict[str, Value], frames: int) -> None: ...
+    def log(self, row: dict[str, Value], frames: int) -> None:
+        self._run.log(row, step=frames)  # our own step: wandb's starts at 0 again when offline
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        self._run.finish()
 
 
-class LocalSink:
+class LocalSink(Sink):
     """trackio writes straight into its SQLite file here: no server, no network."""
 
     def __init__(self, folder: Path, name: str, group: str, config: dict[str, Any], wait: float) -> None:
@@ -152,14 +157,8 @@ class LocalSink:
 
         return SQLiteStorage.get_log_count(PROJECT, self._run.name, run_id=self._run.id)
 
-    def log(self, row: dict[str, Value], frames: int) -> None:
-        self._run.log(row, step=frames)
 
-    def finish(self) -> None:
-        self._run.finish()
-
-
-class WandbSink:
+class WandbSink(Sink):
     """wandb, online where a key is configured, else offline: files in the run's folder for `wandb sync`."""
 
     def __init__(self, folder: Path, name: str, group: str, config: dict[str, Any], wait: float) -> None:
@@ -205,15 +204,6 @@ class WandbSink:
             wandb.teardown()  # its service still holds the run's id
             self._run = wandb.init(mode="offline", **options)
         self._run.define_metric("*", step_metric="frames")
-
-    def stored_rows(self) -> int | None:
-        return None
-
-    def log(self, row: dict[str, Value], frames: int) -> None:
-        self._run.log(row, step=frames)  # our own step: wandb's starts at 0 again when offline
-
-    def finish(self) -> None:
-        self._run.finish()
 
 
 SINKS: dict[str, Callable[..., Sink]] = {"local": LocalSink, "wandb": WandbSink}

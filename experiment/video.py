@@ -1,6 +1,6 @@
 """Episodes as small H.264 files that every browser plays. The only file that imports av."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 
+FPS = 60  # the console's
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
 # One thread: the other cores stay with training. `cpu-independent`: without it x264's AVX-512 code gives
@@ -20,36 +21,27 @@ CAPTION_TEXT = 14  # pixels
 ENCODER = {"preset": "medium", "threads": "1", "x264-params": "cpu-independent=1"}
 
 
-def write_video(
-    frames: Iterable[Frame],
-    path: Path,
-    fps: int = 60,
-    caption: Callable[[int], str] | str | None = None,
-    scale: int = 2,
-    crf: int = 23,
-) -> None:
-    """Write RGB `frames` [H, W, 3] as an mp4. Atari's 160x210 becomes 320x420 at the default scale.
+def write_video(frames: Iterable[Frame], path: Path, caption: str | None = None, scale: int = 2, crf: int = 23) -> None:
+    """Write RGB `frames` [H, W, 3] as an mp4 of 60 a second. Atari's 160x210 becomes 320x420 at the default scale.
 
-    `caption` is a line of text below the picture: a constant, or a function of the frame's index. `crf` is
-    x264's: 6 more halve the size. The file appears under its name only when it is whole; the same frames give
-    the same bytes.
+    `caption` is a line of text below the picture. `crf` is x264's: 6 more halve the size. The file appears under its
+    name only when it is whole; the same frames give the same bytes.
     """
-    text = caption if callable(caption) else lambda index: caption
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream: VideoStream | None = None
             for index, frame in enumerate(frames):
-                picture = _compose(frame, text(index), scale)
+                picture = _compose(frame, caption, scale)
                 if stream is None:
-                    stream = container.add_stream("libx264", rate=fps, options=ENCODER | {"crf": str(crf)})
+                    stream = container.add_stream("libx264", rate=FPS, options=ENCODER | {"crf": str(crf)})
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = "yuv420p"
-                    stream.time_base = Fraction(1, fps)
+                    stream.time_base = Fraction(1, FPS)
                 if picture.shape[:2] != (stream.height, stream.width):
                     raise ValueError(f"frame {index} has shape {frame.shape}, unlike the first")
                 image = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                image.pts, image.time_base = index, Fraction(1, fps)
+                image.pts, image.time_base = index, Fraction(1, FPS)
                 container.mux(stream.encode(image))
             if stream is None:
                 raise ValueError(f"{path}: no frames")
@@ -69,7 +61,7 @@ def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
     return picture if text is None else np.concatenate([picture, _caption(text, picture.shape[1])])
 
 
-@lru_cache(maxsize=4)  # a score stays on the screen for many frames
+@lru_cache(maxsize=4)  # the same for every frame
 def _caption(text: str, width: int) -> Frame:
     """White text on black [CAPTION_ROWS, width, 3]; what does not fit is cut off."""
     band = Image.new("RGB", (width, CAPTION_ROWS))

@@ -10,9 +10,8 @@ import torch
 
 from agents.networks import QNetwork
 from agents.types import Inputs
-from envs.protocols import protocol
 from experiment import memory, recall
-from experiment.evaluation import evaluate, load_network, open_run
+from experiment.evaluation import Agent, evaluate, open_agent
 from tests import small
 
 
@@ -69,28 +68,27 @@ def test_the_picture_says_nothing_of_the_cue_while_the_agent_waits() -> None:
 # --- wiping -------------------------------------------------------------------------------------------------------
 
 
-def scores_and_actions(run: Path, wipe_every: int, network: QNetwork | None = None) -> list[object]:
-    saved, config, _ = open_run(run)
-    rules = protocol(config.protocol)
-    network = network or load_network(saved, config, rules, run)
-    found = evaluate(network, config, rules, episodes=2, epsilon=0.5, seed=5, wipe_every=wipe_every)
+def opened(run: Path) -> Agent:
+    return open_agent(run, eval_episodes=2, eval_epsilon=0.5, seed=5)
+
+
+def scores_and_actions(agent: Agent, wipe_every: int) -> list[object]:
+    found = evaluate(agent.network, agent.config, agent.protocol, wipe_every=wipe_every)
     return [*found.scores, *(record.actions.tobytes() for record in found.records)]
 
 
 def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(run: Path) -> None:
-    saved, config, _ = open_run(run)
-    network = load_network(saved, config, protocol(config.protocol), run)
-    core = copy.copy(network.core)
-    network.core.forward = lambda x, state, is_first: core(x, state, torch.ones_like(is_first))
-    assert scores_and_actions(run, 1) == scores_and_actions(run, 0, network)
+    agent, other = opened(run), opened(run)
+    core = copy.copy(other.network.core)
+    other.network.core.forward = lambda x, state, is_first: core(x, state, torch.ones_like(is_first))
+    assert scores_and_actions(agent, 1) == scores_and_actions(other, 0)
 
 
 def test_never_wiping_is_the_plain_evaluation_bit_for_bit(run: Path) -> None:
-    saved, config, _ = open_run(run)
-    rules = protocol(config.protocol)
-    plain = evaluate(load_network(saved, config, rules, run), config, rules, episodes=2, epsilon=0.5, seed=5)
-    assert scores_and_actions(run, 0) == [*plain.scores, *(record.actions.tobytes() for record in plain.records)]
-    assert scores_and_actions(run, 10**6) == scores_and_actions(run, 0)  # only before the first step
+    agent = opened(run)
+    plain = evaluate(agent.network, agent.config, agent.protocol)
+    assert scores_and_actions(agent, 0) == [*plain.scores, *(record.actions.tobytes() for record in plain.records)]
+    assert scores_and_actions(agent, 10**6) == scores_and_actions(agent, 0)  # only before the first step
 
 
 def test_the_horizon_command_writes_every_k_with_its_interval(run: Path, tmp_path: Path) -> None:

@@ -182,7 +182,6 @@ def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeyp
         ({"tape_steps": 0}, "tape_steps"),
         ({"tape_steps": 10**6}, "tape_steps"),
         ({"stream": -1}, "stream"),
-        ({"observe": Observe("flicker", 2)}, "flicker takes"),
     ],
 )
 def test_wrong_settings_are_refused_before_an_emulator_starts(change: dict, says: str):

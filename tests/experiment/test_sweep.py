@@ -37,9 +37,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
     """Kind and parameter of what would be played, in order: scores that fall with the parameter come at once."""
     calls: list[tuple[str, float | None]] = []
 
-    def quick(network: Any, config: Any, protocol: Any, episodes: int, *_: Any) -> Evaluation:
+    def quick(network: Any, config: Any, protocol: Any) -> Evaluation:
         calls.append((config.observe, config.observe_parameter))
-        return Evaluation([9.0 - 5 * (config.observe_parameter or 0) + i for i in range(episodes)])
+        return Evaluation([9.0 - 5 * (config.observe_parameter or 0) + i for i in range(config.eval_episodes)])
 
     monkeypatch.setattr(sweep, "evaluate", quick)
     return calls

@@ -41,11 +41,11 @@ def test_every_frame_comes_back_enlarged(tmp_path: Path) -> None:
 
 
 def test_the_format_plays_in_a_browser(tmp_path: Path) -> None:
-    write_video(moving_square(30), tmp_path / "a.mp4", fps=15)
+    write_video(moving_square(30), tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
-        assert stream.average_rate == 15
+        assert stream.average_rate == 60
         assert stream.frames == 30
     data = (tmp_path / "a.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # the index first: it starts before it is loaded
@@ -62,13 +62,13 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_a_caption_is_below_the_picture_and_may_change(tmp_path: Path) -> None:
-    write_video(moving_square(4), tmp_path / "a.mp4", caption=lambda index: "score 10" if index > 1 else "")
+def test_a_caption_is_below_the_picture(tmp_path: Path) -> None:
+    write_video(moving_square(4), tmp_path / "a.mp4", caption="score 10")
     decoded = decode(tmp_path / "a.mp4")
     assert decoded.shape == (4, 420 + CAPTION_ROWS, 320, 3)
     bands = decoded[:, 420:]
-    assert bands[0].max() < 50
-    assert bands[3].max() > 150
+    assert (bands.max((1, 2, 3)) > 150).all()
+    assert np.median(bands) < 50
     assert decoded[3, :420].mean() == pytest.approx(moving_square(4)[3].mean(), abs=3)
 
 
