@@ -194,7 +194,7 @@ def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], ab
     for i, record in enumerate(result.records):
         record.save(stem / record_name(i))
     path = stem.with_name(stem.name + ".json")
-    temporary = stem.with_name(f".{stem.name}.tmp")
+    temporary = stem.with_name(f".{stem.name}.{os.getpid()}")
     temporary.write_text(json.dumps({**about, **summary, "scores": result.scores}, indent=1, allow_nan=False) + "\n")
     os.replace(temporary, path)
     return path

@@ -21,6 +21,7 @@ from experiment import figures, page
 from experiment.clips import make_clips
 from experiment.config import UsageError, to_dict
 from experiment.statistics import (
+    difference_interval,
     interquartile_mean,
     mean_interval,
     performance_profile,
@@ -30,6 +31,7 @@ from experiment.statistics import (
 from experiment.study import Cell
 
 FEW_GAMES = 3  # below it a measure over games says less than each game's own score
+MANY_ARMS = 4  # above it not every pair is named
 FEW_SEEDS = 5  # below it bootstrap intervals come out too narrow
 NOT_AN_AGENTS = ("game", "seed", "name", "runs_dir", "threads", "track")
 
@@ -65,7 +67,11 @@ def describe(results: list[dict[str, Any]], cells: list[Cell]) -> dict[str, Any]
     """The study as plain values: all that the page says."""
     arms, games, screens = (list(dict.fromkeys(r[key] for r in results)) for key in ("arm", "game", "screen"))
     table = summary(results)
-    across = [across_games([r for r in results if r["screen"] == screen]) | {"screen": screen} for screen in screens]
+    across = [
+        across_games([r for r in results if r["screen"] == screen], wanted=sum(c.screen == screen for c in cells))
+        | {"screen": screen}
+        for screen in screens
+    ]
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
     return {
         "question": f"Which plays better after {frames} frames: {' or '.join(arms)}?",
@@ -91,6 +97,7 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         mean = float(np.mean(means))
         table.append(
             {k: group[0][k] for k in ("arm", "game", "screen", "parameters", "frames", "samples", "samples_per_step")}
+            | {"spread_of": means if len(group) > 1 else group[0]["scores"]}  # what the interval is over
             | {"seeds": len(group), "mean": mean, "interval_95": [low, high], "seed_means": means}
             | {"interval_over": "seeds" if len(group) > 1 else f"{len(group[0]['scores'])} episodes of one run"}
             | {"random": random_score(game), "human": human_score(game), "normalised": human_normalised(game, mean)}
@@ -99,8 +106,9 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(table, key=lambda row: (row["screen"] != "full", row["screen"]))
 
 
-def across_games(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Measures over all games of one screen; `why_not` says in words which are left out.
+def across_games(results: list[dict[str, Any]], wanted: int) -> dict[str, Any]:
+    """Measures over all games of one screen, of which `wanted` runs are asked for; `why_not` says in words which are
+    left out.
 
     IQM and profile are of human-normalised scores, so of the games that have a human's.
     """
@@ -110,7 +118,7 @@ def across_games(results: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"games": games, "known": known, "seeds": len(seeds), "why_not": ""}
     if len(seeds) < 2:
         return found | {"why_not": "One seed: nothing can be said of other seeds, and no measure over games is shown."}
-    if len(scores) < len(arms) * len(games) * len(seeds):
+    if len(scores) < wanted:
         return found | {"why_not": "Not all runs are finished: no measure over games is shown yet."}
     rng = np.random.default_rng(0)
     raw = {arm: np.array([[scores[arm, game, seed] for game in games] for seed in seeds]) for arm in arms}
@@ -142,27 +150,43 @@ def conclusions(table: list[dict[str, Any]], across: list[dict[str, Any]]) -> li
     for over in across:
         seen, games = _seen(over["screen"]), len(over["games"])
         for x, y, value, low, high in over.get("improvement", []) if games > 1 else []:
-            verdict = "no difference shown" if low <= 0.5 <= high else f"{x if low > 0.5 else y} is better"
-            if "better" in verdict and over["seeds"] < FEW_SEEDS:
-                verdict += f", by an interval that {over['seeds']} seeds make too narrow"
+            verdict = "no difference shown"
+            if not low <= 0.5 <= high:
+                verdict = f"{x if low > 0.5 else y} scores higher more often"
+                verdict += f"; {over['seeds']} seeds are too few to call it shown" * (over["seeds"] < FEW_SEEDS)
             said.append(f"Over {games} games{seen}, a run of {x} beats one of {y} with probability {value:.2f} "
                         f"(95 % interval {low:.2f} to {high:.2f}): {verdict}.")  # fmt: skip
     for game, screen in dict.fromkeys((row["game"], row["screen"]) for row in table):
-        group = [row for row in table if (row["game"], row["screen"]) == (game, screen)]
-        apart, rest = [], []
-        for one, other in combinations(sorted(group, key=lambda row: -row["mean"]), 2):
-            low, high = one["interval_95"][0], other["interval_95"][1]
-            shown = low is not None and high is not None and low > high
-            (apart if shown else rest).append((one["arm"], other["arm"]))
+        group = sorted((r for r in table if (r["game"], r["screen"]) == (game, screen)), key=lambda row: -row["mean"])
         means = ", ".join(f"{row['arm']} {row['mean']:.1f}" for row in group)
-        parts = [f"{one} scores higher than {other}" for one, other in apart]
-        if rest:
-            parts.append("no difference shown" + (" between " + "; ".join(map(" and ".join, rest)) if apart else ""))
-        one_seed = any(row["seeds"] == 1 for row in group)
-        ends = " One seed: nothing can be said of other seeds; this is of these very networks." if one_seed else ""
-        said.append(f"{game.replace('_', ' ').capitalize()}{_seen(screen)} ({means}): {'; '.join(parts)}.{ends}"
-                    if parts else f"{game.capitalize()}{_seen(screen)}: {means}.{ends}")  # fmt: skip
+        said.append(f"{game.replace('_', ' ').capitalize()}{_seen(screen)} ({means}): {_verdicts(group)}")
     return said
+
+
+def _verdicts(group: list[dict[str, Any]]) -> str:
+    """What the rows of one game and screen, the highest first, say of each pair of arms."""
+    higher: dict[str, list[str]] = {}
+    unclear, unlike = [], False
+    for one, other in combinations(group, 2):
+        if (one["seeds"] > 1) != (other["seeds"] > 1):  # a spread over seeds beside one over episodes
+            unlike = True
+            continue
+        low, high = difference_interval(one["spread_of"], other["spread_of"])
+        if low > 0:
+            by = f" (by {low:.1f} to {high:.1f})" if len(group) <= MANY_ARMS else ""
+            higher.setdefault(one["arm"], []).append(f"{other['arm']}{by}")
+        else:
+            unclear.append(f"{one['arm']} and {other['arm']}")
+    parts = [f"{arm} scores higher than {', '.join(others)}" for arm, others in higher.items()]
+    if unclear:
+        pairs = "; ".join(unclear) if len(group) <= MANY_ARMS else "the other pairs"
+        parts.append("no difference shown" + (f" between {pairs}" if higher or unlike else ""))
+    single = [row["arm"] for row in group if row["seeds"] == 1]
+    if unlike:
+        parts.append(f"not compared with the others: {', '.join(single)}, of which one seed is finished")
+    elif single:
+        parts.append("one seed: nothing can be said of other seeds; this is of these very networks")
+    return "; ".join(parts or ["nothing to compare with"]) + "."
 
 
 def _seen(screen: str) -> str:

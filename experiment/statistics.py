@@ -45,6 +45,19 @@ def mean_interval(scores: ArrayLike, level: float = 0.95) -> tuple[float, float]
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Welch's t interval of mean(x) - mean(y), scores [n] and [m] with spreads of their own. (NaN, NaN) if one is a
+    single score."""
+    one, other = _table(x).ravel(), _table(y).ravel()
+    a, b = standard_error(one) ** 2, standard_error(other) ** 2
+    apart, error = one.mean() - other.mean(), np.sqrt(a + b)
+    if not error > 0:
+        return float(apart + error), float(apart + error)  # NaN for single scores, no width for scores without spread
+    freedom = error**4 / (a**2 / (one.size - 1) + b**2 / (other.size - 1))  # Welch & Satterthwaite
+    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    return float(apart - half), float(apart + half)
+
+
 # --- runs x games -----------------------------------------------------------------------------------------
 
 

@@ -161,9 +161,9 @@ def result(cell: Cell, terms: Terms) -> dict[str, Any]:
 
 def kept(cell: Cell) -> dict[str, Any]:
     """What an earlier call kept of it, {} if nothing. UsageError if that cannot be read, or is of another run."""
-    if not cell.kept.exists():
-        return {}
     try:
+        if not cell.kept.exists():
+            return {}
         if not cell.kept.is_file():  # a pipe would be waited for
             raise ValueError("not a file")
         found = json.loads(cell.kept.read_text())

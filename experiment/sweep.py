@@ -90,7 +90,7 @@ def _write(path: Path, about: dict[str, Any], known: Scores) -> None:
         mean, low, high = _summary(known[value])
         interval = None if math.isnan(low) else [low, high]
         points.append({"value": value, "mean": mean, "interval_95": interval, "scores": known[value]})
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with refused(path, "written"):
         temporary.write_text(json.dumps({**about, "points": points}, indent=1, allow_nan=False) + "\n")
         os.replace(temporary, path)

@@ -1,5 +1,6 @@
 """Episodes as small H.264 files that every browser plays. The only file that imports av."""
 
+import os
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
@@ -27,7 +28,7 @@ def write_video(frames: Iterable[Frame], path: Path, caption: str | None = None,
     `caption` is a line of text below the picture. `crf` is x264's: 6 more halve the size. The file appears under its
     name only when it is whole; the same frames give the same bytes.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream: VideoStream | None = None

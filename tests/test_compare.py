@@ -88,6 +88,23 @@ def test_runs_that_have_no_room_together_are_refused_but_finished_ones_need_none
     assert call(copied) == 0
 
 
+def test_a_run_that_another_process_has_finished_is_no_failure(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun_elsewhere(self: Grid, jobs: int) -> None:
+        self.failures |= {cell.folder: "exists" for cell in self.cells}
+
+    monkeypatch.setattr(Grid, "run", begun_elsewhere)
+    assert call(copied) == 0
+
+
+def test_names_that_no_disk_takes_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path / ("a" * 300)) == 2
+    assert "File name too long" in capsys.readouterr().err
+    long = "dqn:optimizer_epsilon=0." + "0" * 200 + "1"
+    assert compare.main(["--agents", long, "--games", "pong", "--out", str(tmp_path / "b")]) == 2
+    assert "--name" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_second_call_trains_and_plays_nothing_and_says_the_same(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -401,11 +418,11 @@ def test_across_games_an_agent_that_always_wins_is_said_to() -> None:
         for game in ("pong", "breakout", "venture")
         for arm, score in (("dqn", 0.0), ("drqn", 10.0))
     ]
-    found = report.across_games(runs)
+    found = report.across_games(runs, wanted=len(runs))
     # Normalised: (10 + s + 20.7) / 35.3 in Pong, (10 + s - 1.7) / 28.8 in Breakout, (10 + s) / 1187.5 in Venture.
     # IQM: of six the middle four, so all but Venture's lower one and Pong's upper one.
     middle = ((10 + 2) / 1187.5 + (10 + 1 - 1.7) / 28.8 + (10 + 2 - 1.7) / 28.8 + (10 + 1 + 20.7) / 35.3) / 4
     assert found["iqm"]["drqn"][0] == pytest.approx(middle)
     assert found["improvement"] == [["drqn", "dqn", 1.0, 1.0, 1.0]]
-    assert "improvement" not in report.across_games(runs[:6])
-    assert "Not all runs" in report.across_games(runs[:-1])["why_not"]
+    assert "improvement" not in report.across_games(runs[:6], wanted=6)
+    assert "Not all runs" in report.across_games(runs[:-1], wanted=len(runs))["why_not"]

@@ -88,7 +88,15 @@ def test_mean_interval_is_students() -> None:
     assert low < narrow[0] < narrow[1] < high
 
 
+def test_difference_interval_is_welchs() -> None:
+    x, y = [1.0, 2.0, 6.0], [10.0, 11.0, 10.5, 30.0]
+    found: Any = stats.ttest_ind(x, y, equal_var=False)
+    assert ours.difference_interval(x, y) == pytest.approx(tuple(found.confidence_interval(0.95)))
+    assert ours.difference_interval([2.0, 2.0], [-1.0, -1.0]) == (3.0, 3.0)
+
+
 def test_one_score_says_nothing_of_the_spread() -> None:
+    assert all(math.isnan(end) for end in ours.difference_interval([3.0], [1.0, 2.0]))
     assert math.isnan(ours.standard_error([3.0]))
     assert all(math.isnan(end) for end in ours.mean_interval([3.0]))
 
