@@ -115,18 +115,21 @@ def draw(agents: list[Agent], found: list[Scores], values: tuple[float, ...], ou
     with style.context("tableau-colorblind10"):
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         score, share = figure.subplots(1, 2)
+        left_out: list[str] = []
         for agent, known, name, marker in zip(agents, found, names, "osD^vP*X<>" * len(agents), strict=False):
             mean, low, high = np.transpose([_summary(known[value]) for value in sorted(values)])
             line = score.plot(x, mean, marker=marker, label=f"{name}, {agent.about['frames'] / 1e6:.3g} M frames")[0]
             score.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
             whole = float(np.mean(known[kind.clear]))
-            if whole > 0:  # a share of nothing, or of less, says nothing
+            if whole > 0:
                 share.plot(x, 100 * mean / whole, marker=marker, color=line.get_color())
+            else:  # a share of nothing, or of less, says nothing
+                left_out.append(name)
         for panel, label in ((score, "score, 95 % interval"), (share, "% of the score with the full screen")):
             panel.set(xlabel="probability that a frame is seen" if flicker else kind.meaning, ylabel=label)
             panel.grid(alpha=0.3)
-        if not share.lines:
-            share.text(0.5, 0.5, "no full-screen score above 0", transform=share.transAxes, ha="center")
+        if left_out:
+            share.set_title("no full-screen score above 0: " + ", ".join(left_out), fontsize=8)
         score.legend()
         figure.suptitle(
             f"{config.game}, {config.observe}, protocol {config.protocol}: "
