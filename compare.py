@@ -143,9 +143,9 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
         for seed in range(1, wanted.seeds + 1):
             words = [arm, game, *([screen] if screen != "full" else []), f"s{seed}"]
             of_run = {"seed": seed, "name": re.sub(r"[^\w.-]+", "-", "-".join(words))}  # safe in any shell
-            check(replace(config, **of_run))
+            check(of_seed := replace(config, **of_run))
             run_settings = settings | {k: str(v) for k, v in of_run.items()}
-            cells.append(Cell(arm, screen, preset, replace(config, **of_run), run_settings))
+            cells.append(Cell(arm, screen, preset, of_seed, run_settings))
     cells.sort(key=lambda cell: cell.config.seed)  # a whole grid of one seed comes first
     if len({cell.folder for cell in cells}) < len(cells):
         words = shlex.join(["--agents", *wanted.agents, "--games", *wanted.games, "--observe", *wanted.observe])
@@ -220,8 +220,7 @@ def main(argv: list[str]) -> int:
         return 130
     for cell in cells:
         try:
-            if grid.collect(cell):
-                grid.failures.pop(cell.folder, None)  # another process has finished it
+            grid.collect(cell)
         except UsageError as error:  # one damaged run does not take the others' report
             grid.failures[cell.folder] = str(error)
     results = [grid.results[cell.folder] for cell in cells if cell.folder in grid.results]

@@ -37,10 +37,9 @@ def exit_on_usage_error(main: Callable[[list[str]], int]) -> Callable[[list[str]
         except BrokenPipeError:
             if not {"--help", "-h"} & set(argv):
                 raise
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # else Python complains when it flushes at the end
-            return 0  # who read the help, such as head, has seen enough
+            # Who read the help, such as head, has left. Without this Python complains when it flushes at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
     return wrapped
 

@@ -108,6 +108,7 @@ class Grid:
         """Take its result, if it is finished."""
         if found := result(cell, self.terms):
             self.results[cell.folder] = found
+            self.failures.pop(cell.folder, None)  # another process may have finished what failed here
         return bool(found)
 
     def _enter(self, cell: Cell, state: str, why: str = "") -> None:

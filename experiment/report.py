@@ -166,10 +166,10 @@ def conclusions(table: list[dict[str, Any]], across: list[dict[str, Any]]) -> li
 def _verdicts(group: list[dict[str, Any]]) -> str:
     """What the rows of one game and screen, the highest first, say of each pair of arms."""
     higher: dict[str, list[str]] = {}
-    unclear, unlike = [], False
+    unclear, single = [], [row["arm"] for row in group if row["seeds"] == 1]
+    unlike = 0 < len(single) < len(group)
     for one, other in combinations(group, 2):
         if (one["seeds"] > 1) != (other["seeds"] > 1):  # a spread over seeds beside one over episodes
-            unlike = True
             continue
         low, high = difference_interval(one["spread_of"], other["spread_of"])
         if low > 0:
@@ -181,7 +181,6 @@ def _verdicts(group: list[dict[str, Any]]) -> str:
     if unclear:
         pairs = "; ".join(unclear) if len(group) <= MANY_ARMS else "the other pairs"
         parts.append("no difference shown" + (f" between {pairs}" if higher or unlike else ""))
-    single = [row["arm"] for row in group if row["seeds"] == 1]
     if unlike:
         parts.append(f"not compared with the others: {', '.join(single)}, of which one seed is finished")
     elif single:

@@ -9,6 +9,7 @@ resamples. Generators are passed in, never global.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,13 +50,13 @@ def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tupl
     """Welch's t interval of mean(x) - mean(y), scores [n] and [m] with spreads of their own. (NaN, NaN) if one is a
     single score."""
     one, other = _table(x).ravel(), _table(y).ravel()
-    a, b = standard_error(one) ** 2, standard_error(other) ** 2
-    apart, error = one.mean() - other.mean(), np.sqrt(a + b)
-    if not error > 0:
-        return float(apart + error), float(apart + error)  # NaN for single scores, no width for scores without spread
-    freedom = error**4 / (a**2 / (one.size - 1) + b**2 / (other.size - 1))  # Welch & Satterthwaite
-    half = stats.t.ppf((1 + level) / 2, freedom) * error
-    return float(apart - half), float(apart + half)
+    if min(one.size, other.size) < 2:
+        return float("nan"), float("nan")
+    if standard_error(one) == standard_error(other) == 0:  # scipy gives NaN
+        return (apart := float(one.mean() - other.mean())), apart
+    ends: Any = stats.ttest_ind(one, other, equal_var=False)
+    low, high = ends.confidence_interval(level)
+    return float(low), float(high)
 
 
 # --- runs x games -----------------------------------------------------------------------------------------
