@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-import yaml
 
 from envs.observability import Observe, observe
 from experiment import report, setup
 from experiment.cli import exit_on_usage_error, parse_fields, parse_train
-from experiment.config import MAX_BYTES, UsageError, check, check_evaluation, flag, load
+from experiment.config import UsageError, check, check_evaluation, flag, load, read_yaml
 from experiment.grid import Grid, core_shares, flags
 from experiment.study import Cell, Terms, check_is_of, is_on, kept
 from experiment.tracking import page_command
@@ -70,11 +69,7 @@ def read_words(argv: list[str]) -> tuple[list[str], list[str]]:
     if not own or own[0].startswith("-"):
         return own, shared
     path, own = Path(own[0]), own[1:]
-    try:
-        with path.open("rb") as file:
-            data = yaml.safe_load(file.read(MAX_BYTES).decode())
-    except Exception as error:  # PyYAML lets out whatever its constructors meet, such as IndexError
-        raise UsageError(f"{path}: cannot be read ({type(error).__name__})") from None
+    data = read_yaml(path)
     train = data.pop("train", None) or {} if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(train, dict):
         raise UsageError(f"{path}: not a study: expected flags of compare.py by name, and those of train.py in train:")
@@ -147,9 +142,14 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
             run_settings = settings | {k: str(v) for k, v in of_run.items()}
             cells.append(Cell(arm, screen, preset, of_seed, run_settings))
     cells.sort(key=lambda cell: cell.config.seed)  # a whole grid of one seed comes first
-    if len({cell.folder for cell in cells}) < len(cells):
-        words = shlex.join(["--agents", *wanted.agents, "--games", *wanted.games, "--observe", *wanted.observe])
-        raise UsageError(f"{words}: one is given twice")
+    known: dict[object, Cell] = {}
+    for cell in cells:
+        seen = setup.observe(cell.config).parameter  # flicker is flicker:0.5
+        meant = replace(cell.config, name="", hide_probability=None, observe_parameter=seen)
+        for key in (cell.folder, meant):
+            if (first := known.setdefault(key, cell)) is not cell:
+                words = (f"--agents {c.arm} --games {c.config.game} --observe {c.screen}" for c in (first, cell))
+                raise UsageError(f"{' and '.join(words)}: the same run is given twice")
     return cells
 
 

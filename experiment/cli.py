@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 import tyro
 
 from experiment import config as settings
-from experiment.config import PRESETS, Config, UsageError, near
+from experiment.config import Config, UsageError, near
+from experiment.presets import PRESETS
 
 FLAG_STYLE = (tyro.conf.FlagConversionOff,)
 

@@ -1,8 +1,6 @@
 """Scoring a network: true, unclipped scores of whole episodes, apart from training."""
 
 import contextlib
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +18,7 @@ from experiment import setup
 from experiment.checkpoint import NETWORK, Checkpoint, load_latest
 from experiment.config import Config, UsageError, check, from_dict
 from experiment.fits import check_weights
+from experiment.folder import write_json
 from experiment.statistics import mean_interval, standard_error
 from experiment.video import write_video
 
@@ -194,9 +193,7 @@ def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], ab
     for i, record in enumerate(result.records):
         record.save(stem / record_name(i))
     path = stem.with_name(stem.name + ".json")
-    temporary = stem.with_name(f".{stem.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({**about, **summary, "scores": result.scores}, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    write_json(path, {**about, **summary, "scores": result.scores})
     return path
 
 

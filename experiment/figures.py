@@ -129,7 +129,7 @@ def _draw_finals(axes: Axes, table: list[dict[str, Any]], arms: list[str]) -> No
     look, rows = styles(arms), []
     for row in table:
         low, high = (float("nan") if end is None else end for end in row["interval_95"])
-        rows.append((row["arm"], row["mean"], low, high, row["seed_means"] if row["seeds"] > 1 else []))
+        rows.append((row["arm"], row["mean"], low, high, row["spread_of"] if row["seeds"] > 1 else []))
     _rows(axes, rows, [look[row["arm"]] for row in table])
     axes.set_xlabel("final score")
 

@@ -1,8 +1,12 @@
-"""A run's folder may be a stranger's: it must not lead elsewhere, nor hold what cannot be read to an end."""
+"""Files that are whole or not there, in folders that may be a stranger's."""
 
+import contextlib
+import json
 import os
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from experiment.config import UsageError
 
@@ -29,3 +33,20 @@ def check_links(run: Path) -> None:
                     raise UsageError(f"{path}: a symbolic link that leads out of the run's folder")
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise UsageError(f"{path}: neither a file nor a folder")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, of this process alone: what is whole at the end takes the place of `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Never seen half written. OSError if it cannot."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")

@@ -6,7 +6,6 @@ more it is over the runs' mean scores, since episodes of one run say nothing of 
 
 import csv
 import io
-import json
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +19,7 @@ from envs.games import human_normalised, human_score, random_score
 from experiment import figures, page
 from experiment.clips import make_clips
 from experiment.config import UsageError, to_dict
+from experiment.folder import write_json
 from experiment.statistics import (
     difference_interval,
     interquartile_mean,
@@ -52,7 +52,7 @@ def write(
     print_table(study)
     try:
         clips, study["clips_missing"] = make_clips(results, out)
-        (out / "report.json").write_text(json.dumps(study, indent=1, allow_nan=False) + "\n")
+        write_json(out / "report.json", study)
         (out / "scores.csv").write_text(scores_csv(results))
         (out / "report.html").write_text(page.render(study, clips, scores_csv(results)))
         figures.picture(study, out, out / "report.png")
@@ -98,7 +98,7 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         table.append(
             {k: group[0][k] for k in ("arm", "game", "screen", "parameters", "frames", "samples", "samples_per_step")}
             | {"spread_of": means if len(group) > 1 else group[0]["scores"]}  # what the interval is over
-            | {"seeds": len(group), "mean": mean, "interval_95": [low, high], "seed_means": means}
+            | {"seeds": len(group), "mean": mean, "interval_95": [low, high]}
             | {"interval_over": "seeds" if len(group) > 1 else f"{len(group[0]['scores'])} episodes of one run"}
             | {"random": random_score(game), "human": human_score(game), "normalised": human_normalised(game, mean)}
             | {"seconds": None if None in seconds else float(np.mean(seconds))}

@@ -27,7 +27,7 @@ from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tr
 from experiment.config import Config, UsageError
 from experiment.display import Display
 from experiment.evaluation import StoppedError, evaluate, spread, write_evaluation
-from experiment.folder import check_links
+from experiment.folder import check_links, replacing
 from experiment.metrics import MetricsFile
 from experiment.tracking import Tracker, start_tracker
 
@@ -458,12 +458,12 @@ def _make_folder(folder: Path, config: Config, preset: str) -> None:
 
 def _keep_settings(config: Config, preset: str, folder: Path) -> None:
     """config.yaml follows what was changed on resume, so that the next resume need not be told again."""
-    path, temporary = folder / "config.yaml", folder / ".config.yaml.tmp"
+    path = folder / "config.yaml"
     try:
         if path.exists() and settings.load(path)[0] == config:
             return
-        settings.save(config, preset, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            settings.save(config, preset, temporary)
     except (OSError, UsageError) as error:
         print(f"{path}: not updated ({error})")
 

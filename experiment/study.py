@@ -19,6 +19,7 @@ from experiment import setup
 from experiment.checkpoint import is_number, newest_manifest, saved_frames
 from experiment.config import Config, UsageError, from_dict, to_dict
 from experiment.evaluation import middle_and_best, record_name
+from experiment.folder import write_json
 from experiment.run import FREE_ON_RESUME, check_same
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
@@ -239,9 +240,7 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # the report says that the film is missing
                 shutil.copyfile(found["path"].with_suffix("") / name, folder / name)
-        temporary = cell.kept.with_name(f".{cell.kept.name}.{os.getpid()}")  # another process may look in
-        temporary.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n")
-        temporary.replace(cell.kept)
+        write_json(cell.kept, made)  # another process may look in
     except OSError as error:
         raise UsageError(f"{cell.kept}: cannot be written ({error.strerror})") from None
     return made

@@ -7,7 +7,6 @@ other probabilities of seeing a frame than it was trained with, on the same eval
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from envs.observability import KINDS, Observe
 from experiment.config import UsageError
 from experiment.evaluation import Agent, evaluate, refused
+from experiment.folder import write_json
 from experiment.statistics import mean_interval
 
 Scores = dict[float | None, list[float]]  # value of the parameter -> scores [episodes]; None: the full screen
@@ -90,10 +90,8 @@ def _write(path: Path, about: dict[str, Any], known: Scores) -> None:
         mean, low, high = _summary(known[value])
         interval = None if math.isnan(low) else [low, high]
         points.append({"value": value, "mean": mean, "interval_95": interval, "scores": known[value]})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with refused(path, "written"):
-        temporary.write_text(json.dumps({**about, "points": points}, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
+        write_json(path, {**about, "points": points})
 
 
 def _summary(found: list[float]) -> tuple[float, float, float]:

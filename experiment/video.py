@@ -1,6 +1,5 @@
 """Episodes as small H.264 files that every browser plays. The only file that imports av."""
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
@@ -11,6 +10,8 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from experiment.folder import replacing
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 
@@ -28,28 +29,26 @@ def write_video(frames: Iterable[Frame], path: Path, caption: str | None = None,
     `caption` is a line of text below the picture. `crf` is x264's: 6 more halve the size. The file appears under its
     name only when it is whole; the same frames give the same bytes.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream: VideoStream | None = None
-            for index, frame in enumerate(frames):
-                picture = _compose(frame, caption, scale)
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=FPS, options=ENCODER | {"crf": str(crf)})
-                    stream.height, stream.width = picture.shape[:2]
-                    stream.pix_fmt = "yuv420p"
-                    stream.time_base = Fraction(1, FPS)
-                if picture.shape[:2] != (stream.height, stream.width):
-                    raise ValueError(f"frame {index} has shape {frame.shape}, unlike the first")
-                image = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                image.pts, image.time_base = index, Fraction(1, FPS)
-                container.mux(stream.encode(image))
+    with (
+        replacing(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream: VideoStream | None = None
+        for index, frame in enumerate(frames):
+            picture = _compose(frame, caption, scale)
             if stream is None:
-                raise ValueError(f"{path}: no frames")
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                stream = container.add_stream("libx264", rate=FPS, options=ENCODER | {"crf": str(crf)})
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.time_base = Fraction(1, FPS)
+            if picture.shape[:2] != (stream.height, stream.width):
+                raise ValueError(f"frame {index} has shape {frame.shape}, unlike the first")
+            image = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            image.pts, image.time_base = index, Fraction(1, FPS)
+            container.mux(stream.encode(image))
+        if stream is None:
+            raise ValueError(f"{path}: no frames")
+        container.mux(stream.encode())
 
 
 def _compose(frame: Frame, text: str | None, scale: int) -> Frame:

@@ -299,7 +299,9 @@ def test_a_row_without_interval_is_a_point_without_band(copied: Path) -> None:
     ("words", "held"),
     [
         ("--agents dqn drqm", "drqn?"),
-        ("--agents dqn dqn", "given twice"),
+        ("--agents dqn dqn", "--agents dqn --games breakout --observe full: the same run is given twice"),
+        ("--agents dqn dqn:frame_stack=4", "--agents dqn:frame_stack=4 --games breakout --observe full: the same run"),
+        ("--observe flicker flicker:0.5", "--observe flicker:0.5: the same run is given twice"),
         ("--agents dqn:core", "write --SETTING VALUE"),
         ("--agents dqn:coree=gru", "--core?"),
         ("--agents dqn:core=gruu", "gru?"),
