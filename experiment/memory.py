@@ -8,7 +8,6 @@ Each writes its figures as JSON and a picture of them beside it. docs/memory.md 
 shows its flags.
 """
 
-import json
 import shlex
 import signal
 import sys
@@ -31,6 +30,7 @@ from experiment import recall, setup
 from experiment.cli import exit_on_usage_error, parse_evaluate, parse_fields
 from experiment.config import UsageError, check_evaluation, near
 from experiment.evaluation import Agent, evaluate, open_agent, refused, spread
+from experiment.folder import write_json
 
 LOOKS = {  # the colours of Okabe & Ito, which the colour-blind can tell apart; markers and dashes say the same again
     "identity": ("#999999", "x", ":"), "rnn": ("#E69F00", "s", "-."), "lstm1997": ("#0072B2", "o", "-"),
@@ -88,7 +88,7 @@ def publish(out: Path, figures: dict[str, Any], lines: list[Line], levels: dict[
     plot.legend(fontsize=8)
     figure.tight_layout()
     with refused(out, "written"):
-        out.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
+        write_json(out, figures)
         figure.savefig(out.with_suffix(".png"), dpi=110)
     pyplot.close(figure)
     print(f"figures  {out}\npicture  {out.with_suffix('.png')}")

@@ -26,10 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
-from experiment.config import MAX_BYTES, UsageError
-from experiment.folder import check_links
+from experiment.config import UsageError, read_yaml
+from experiment.folder import check_links, write_json
 
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
@@ -231,11 +229,9 @@ def _read_marks(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _save_mark(folder: Path, kind: str, mark: dict[str, Any]) -> None:
-    temporary = folder / "tracking.json.tmp"
     try:
         with MARKS_LOCK:
-            temporary.write_text(json.dumps({**_read_marks(folder), kind: mark}))
-            temporary.replace(folder / "tracking.json")
+            write_json(folder / "tracking.json", {**_read_marks(folder), kind: mark})
     except OSError as error:
         print(f"tracking.json is not written: {error}")
 
@@ -307,8 +303,8 @@ def follow(run_folder: Path, kind: str, done: threading.Event, wait: float = 0.0
 
 def _read_config(folder: Path) -> dict[str, Value]:
     """The run's plain settings: lists of lists of lists could be too long to show, and trackio keeps `_` for itself."""
-    with suppress(Exception), open(folder / "config.yaml", "rb") as file:  # what PyYAML may raise has no end
-        config = yaml.safe_load(file.read(MAX_BYTES).decode())
+    with suppress(UsageError):
+        config = read_yaml(folder / "config.yaml")
         if isinstance(config, dict):
             plain = {k: v for k, v in config.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
             huge = {k for k, v in plain.items() if isinstance(v, int) and abs(v) >= 2**63}  # too long to print
