@@ -1,0 +1,67 @@
+"""What one action, taken at every step, scores: what an agent must beat before its score says that it looks.
+
+python -m benchmarks.one_action [--game space_invaders] [--episodes 10] [--epsilon 0.01] [--seed 1]
+
+The same episodes, random actions and seeds as those of evaluate.py and experiment.memory with these flags.
+"""
+
+import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
+
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+from agents.networks import QNetwork
+from envs.emulator import machine
+from experiment import setup
+from experiment.cli import exit_on_usage_error, parse_fields
+from experiment.config import Config, check_evaluation, preset
+from experiment.evaluation import evaluate, spread
+
+
+@dataclass(frozen=True)
+class OneActionConfig:
+    """Score each action of a game, taken at every step."""
+
+    game: str = "space_invaders"
+    """Game."""
+    protocol: str = "v5"
+    """Protocol."""
+    episodes: int = 10
+    """Whole episodes of each action."""
+    epsilon: float = 0.01
+    """Share of random actions. With few of them a game that waits to be served lasts its full 30 minutes."""
+    seed: int = 1
+    """Of the games and the random actions."""
+
+
+@torch.no_grad()
+def always(action: int, config: Config, num_actions: int) -> QNetwork:
+    """A network that values this action at 1 and the others at 0, whatever it sees."""
+    network = setup.make_network(config, num_actions)
+    for parameter in network.parameters():
+        parameter.zero_()
+    network.head.advantage.bias[action] = 1  # type: ignore[index]
+    return network
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    text = "Score each action of a game, taken at every step."
+    wanted = parse_fields("benchmarks.one_action", OneActionConfig, argv, OneActionConfig(), text)
+    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
+    small = {"torso": "dqn-2013", "hidden": 0, "frame_stack": 1, "start_rows": 0, "threads": 1}
+    config = replace(preset("dqn"), game=wanted.game, protocol=wanted.protocol, eval_episodes=wanted.episodes,
+                     eval_epsilon=wanted.epsilon, seed=wanted.seed, **small)  # fmt: skip
+    protocol = setup.check_config(config)
+    setup.use_threads(config)
+    names = machine(config.game).actions(protocol)
+    for action, name in enumerate(names):
+        summary = evaluate(always(action, config, len(names)), config, protocol).summary(config.game)
+        print(f"{name:14} mean {summary['mean']:7.1f}   {spread(summary)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
