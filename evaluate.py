@@ -14,7 +14,8 @@ from experiment import setup
 from experiment import sweep as sweeps
 from experiment.cli import exit_on_usage_error, parse_evaluate
 from experiment.config import UsageError, check_evaluation, flag
-from experiment.evaluation import Agent, evaluate, open_agent, refused, spread, write_evaluation, write_videos
+from experiment.evaluation import Agent, evaluate, open_agent, spread, write_evaluation, write_videos
+from experiment.folder import refused
 
 
 @dataclass(frozen=True)

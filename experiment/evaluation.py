@@ -1,6 +1,5 @@
 """Scoring a network: true, unclipped scores of whole episodes, apart from training."""
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -117,15 +116,6 @@ def evaluate(
         games.close()
     records = [record for env in found for record in env]
     return Evaluation([r.score for r in records], records)
-
-
-@contextlib.contextmanager
-def refused(place: Path, what: str) -> Iterator[None]:
-    """UsageError in place of an OSError within."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None
 
 
 @dataclass(frozen=True)

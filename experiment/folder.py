@@ -50,3 +50,12 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     """Never seen half written. OSError if it cannot."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def refused(place: Path, what: str) -> Iterator[None]:
+    """UsageError in place of an OSError within."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{place}: cannot be {what} ({error.strerror})") from None

@@ -29,8 +29,8 @@ from envs.episodes import EpisodeRecord, replay_grey
 from experiment import recall, setup
 from experiment.cli import exit_on_usage_error, parse_evaluate, parse_fields
 from experiment.config import UsageError, check_evaluation, near
-from experiment.evaluation import Agent, evaluate, open_agent, refused, spread
-from experiment.folder import write_json
+from experiment.evaluation import Agent, evaluate, open_agent, spread
+from experiment.folder import refused, write_json
 
 LOOKS = {  # the colours of Okabe & Ito, which the colour-blind can tell apart; markers and dashes say the same again
     "identity": ("#999999", "x", ":"), "rnn": ("#E69F00", "s", "-."), "lstm1997": ("#0072B2", "o", "-"),

@@ -27,7 +27,7 @@ from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tr
 from experiment.config import Config, UsageError
 from experiment.display import Display
 from experiment.evaluation import StoppedError, evaluate, spread, write_evaluation
-from experiment.folder import check_links, replacing
+from experiment.folder import check_links, refused, replacing
 from experiment.metrics import MetricsFile
 from experiment.tracking import Tracker, start_tracker
 
@@ -341,7 +341,7 @@ class Run:
 
 def _open_metrics(path: Path, position: int) -> MetricsFile:
     """metrics.jsonl as a checkpoint remembers it, cut behind the row at `position`. UsageError if that row is gone."""
-    try:
+    with refused(path, "opened"):
         if position:
             with path.open("rb") as file:
                 file.seek(position - 1)
@@ -350,8 +350,6 @@ def _open_metrics(path: Path, position: int) -> MetricsFile:
                         f"{path}: cut or changed since the checkpoint, which expects a row up to byte {position}"
                     )
         return MetricsFile(path, position)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be opened ({error.strerror})") from None
 
 
 @contextlib.contextmanager

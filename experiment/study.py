@@ -19,7 +19,7 @@ from experiment import setup
 from experiment.checkpoint import is_number, newest_manifest, saved_frames
 from experiment.config import Config, UsageError, from_dict, to_dict
 from experiment.evaluation import middle_and_best, record_name
-from experiment.folder import write_json
+from experiment.folder import refused, write_json
 from experiment.run import FREE_ON_RESUME, check_same
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
@@ -231,7 +231,7 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
         ],
     }
     folder, names = cell.kept.with_suffix(""), {record_name(i) for i in middle_and_best(found["scores"])}
-    try:
+    with refused(cell.kept, "written"):
         cell.kept.unlink(missing_ok=True)  # first: it must never stand beside other episodes
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
@@ -241,8 +241,6 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
             with contextlib.suppress(FileNotFoundError):  # the report says that the film is missing
                 shutil.copyfile(found["path"].with_suffix("") / name, folder / name)
         write_json(cell.kept, made)  # another process may look in
-    except OSError as error:
-        raise UsageError(f"{cell.kept}: cannot be written ({error.strerror})") from None
     return made
 
 

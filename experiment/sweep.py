@@ -16,8 +16,8 @@ import numpy as np
 
 from envs.observability import KINDS, Observe
 from experiment.config import UsageError
-from experiment.evaluation import Agent, evaluate, refused
-from experiment.folder import write_json
+from experiment.evaluation import Agent, evaluate
+from experiment.folder import refused, write_json
 from experiment.statistics import mean_interval
 
 Scores = dict[float | None, list[float]]  # value of the parameter -> scores [episodes]; None: the full screen
