@@ -20,6 +20,7 @@ from envs.observability import Observe, observe
 from experiment import report, setup
 from experiment.cli import exit_on_usage_error, parse_fields, parse_train
 from experiment.config import UsageError, check, check_evaluation, flag, load, read_yaml
+from experiment.folder import refused
 from experiment.grid import Grid, core_shares, flags
 from experiment.study import Cell, Terms, check_is_of, is_on, kept
 from experiment.tracking import page_command
@@ -208,10 +209,8 @@ def main(argv: list[str]) -> int:
     if differences and not wanted.allow_unfair:
         raise UsageError(f"not a fair comparison: {'; '.join(differences)}. --allow-unfair True compares all the same")
     check_memory([cell for cell in cells if is_left(cell, terms, begins=wanted.jobs > 0)], wanted.jobs)
-    try:
+    with refused(f"--out {wanted.out}", "made"):
         cells[0].config.runs_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {wanted.out}: cannot be made ({error.strerror})") from None
     grid = Grid(cells, terms, wanted.video)
     if wanted.jobs:
         grid.run(wanted.jobs)

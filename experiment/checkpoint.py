@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from experiment.config import UsageError
-from experiment.folder import check_links
+from experiment.folder import check_links, refused
 
 FORMAT = "recall-checkpoint"
 VERSION = 2
@@ -127,10 +127,8 @@ def _candidates(folder: Path) -> list[Path]:
 
 def _saved(run: Path) -> list[Path]:
     """The checkpoints of a run, newest first. UsageError if that cannot be read."""
-    try:
-        return _candidates(run / "checkpoint")
-    except OSError as error:
-        raise UsageError(f"{run / 'checkpoint'}: cannot be read ({error.strerror})") from None
+    with refused(folder := run / "checkpoint", "read"):
+        return _candidates(folder)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -270,11 +268,9 @@ def newest_manifest(run: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[None]:
     """Hold the run's folder for this process. UsageError if another process has it."""
-    try:
+    with refused(path := run / "lock", "opened"):
         # Opened without cutting it and without following a link: the folder may be a stranger's.
-        handle = os.open(run / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UsageError(f"{run / 'lock'}: cannot be opened ({error.strerror})") from None
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

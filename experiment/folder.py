@@ -53,7 +53,7 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def refused(place: Path, what: str) -> Iterator[None]:
+def refused(place: Path | str, what: str) -> Iterator[None]:
     """UsageError in place of an OSError within."""
     try:
         yield

@@ -18,8 +18,8 @@ from rich.table import Table
 from envs.games import human_normalised, human_score, random_score
 from experiment import figures, page
 from experiment.clips import make_clips
-from experiment.config import UsageError, to_dict
-from experiment.folder import write_json
+from experiment.config import to_dict
+from experiment.folder import refused, write_json
 from experiment.statistics import (
     difference_interval,
     interquartile_mean,
@@ -50,14 +50,12 @@ def write(
     study = describe(results, cells) | {"command": command, "unfair": unfair, "missing": missing}
     study["question"] = question or study["question"]
     print_table(study)
-    try:
+    with refused(out, "written"):
         clips, study["clips_missing"] = make_clips(results, out)
         write_json(out / "report.json", study)
         (out / "scores.csv").write_text(scores_csv(results))
         (out / "report.html").write_text(page.render(study, clips, scores_csv(results)))
         figures.picture(study, out, out / "report.png")
-    except OSError as error:
-        raise UsageError(f"{out}: the report cannot be written ({error.strerror})") from None
     for film in filter(None, (cell.film() for cell in cells)):  # the runs', where they are here
         print(f"video       {film}")
     print(f"report      {out / 'report.html'} (figures: report.json, scores.csv; picture: report.png)", flush=True)
