@@ -23,7 +23,8 @@ from rich.table import Table
 from experiment import config as settings
 from experiment.config import Config
 from experiment.display import Display
-from experiment.run import Run, machine, open_run
+from experiment.machine import machine
+from experiment.run import Run, open_run
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ import train
 from evaluate import EvaluateConfig, prepare
 from experiment import setup
 from experiment.evaluation import evaluate
-from experiment.run import machine
+from experiment.machine import machine
 from experiment.statistics import difference_interval, mean_interval
 
 PRODUCTS = {torch.conv2d, F.linear, torch.lstm, torch.gru, torch.rnn_tanh}  # what autocast runs in bf16

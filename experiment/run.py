@@ -4,18 +4,15 @@ import contextlib
 import errno
 import json
 import os
-import platform
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from agents.learner import NonFiniteError
 from envs.emulator import FRAME_SKIP
@@ -23,11 +20,12 @@ from envs.episodes import EpisodeRecord
 from experiment import checkpoint as checkpoints
 from experiment import config as settings
 from experiment import fits, setup
-from experiment.checkpoint import Checkpoint, is_count, show, subtree, tensor_tree
+from experiment.checkpoint import Checkpoint, is_count, subtree, tensor_tree
 from experiment.config import Config, UsageError
 from experiment.display import Display
 from experiment.evaluation import StoppedError, evaluate, spread, write_evaluation
 from experiment.folder import check_links, refused, replacing
+from experiment.machine import commit, exactness_lost, machine
 from experiment.metrics import MetricsFile
 from experiment.tracking import Tracker, start_tracker
 
@@ -35,47 +33,11 @@ from experiment.tracking import Tracker, start_tracker
 FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile"})
 
 
-def machine() -> dict[str, str]:
-    """What exactness depends on, beside precision and threads."""
-    return {
-        "cpu": _cpu(),
-        "torch": torch.__version__,
-        "ale_py": version("ale-py"),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _cpu() -> str:
-    """The processor's model; Linux alone tells it."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def exactness_lost(meta: dict[str, Any], config: Config) -> list[str]:
-    """What differs from where the checkpoint was written, so that the run goes on, but not bit for bit."""
-    stored = meta.get("machine")
-    old = {**(stored if isinstance(stored, dict) else {}), **{k: meta.get(k) for k in ("precision", "threads")}}
-    stored_config = meta.get("config")
-    for key in ("device", "compile"):
-        old[key] = stored_config.get(key) if isinstance(stored_config, dict) else None
-    new = machine() | {
-        "precision": setup.precision(config),
-        "threads": setup.threads(config),
-        "device": config.device,
-        "compile": config.compile,
-    }
-    return [f"{k} {show(old.get(k))} -> {v!r}" for k, v in new.items() if old.get(k) != v]
-
-
 class Run:
     """The parts of a run and its place in time. `advance` is called once for each step of the envs."""
 
     def __init__(self, config: Config, preset: str, folder: Path) -> None:
-        self.config, self.preset, self.folder = config, preset, folder
+        self.config, self.preset, self.folder, self.commit = config, preset, folder, commit()
         self.protocol = setup.check_config(config)
         setup.use_threads(config)
         self.envs = setup.make_envs(config, self.protocol)
@@ -267,6 +229,7 @@ class Run:
             "precision": setup.precision(self.config),
             "threads": setup.threads(self.config),
             "machine": machine(),
+            "commit": self.commit,
             "generators": {
                 "exploration": self.actor.rng.bit_generator.state,
                 "replay": self.replay.rng.bit_generator.state,

@@ -47,7 +47,8 @@ from experiment import checkpoint, fits, setup, tracking
 from experiment import config as configs
 from experiment.checkpoint import NETWORK, TRAINING, Checkpoint
 from experiment.config import UsageError
-from experiment.run import Run, _is_young, exactness_lost
+from experiment.machine import exactness_lost
+from experiment.run import Run, _is_young
 from tests import small
 
 MEMORY = 256 * 2**20  # bytes above what true files have taken
