@@ -28,7 +28,7 @@ from experiment.tracking import page_command
 OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
 OF_THE_GRID = (*OF_EVERY_RUN, "frames", "observe", "observe_parameter", "hide_probability")
 # What must be the same for all agents: else one is given more, or is measured otherwise.
-FAIR = ("frames", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
+FAIR = ("frames", "start_rows", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,8 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
         settings |= {"observe_parameter": str(seen.parameter)} if ":" in screen else {}
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
         config, *_ = parse_train([preset, *flags(settings)])
-        setup.check_config(config) if wanted.jobs else (check(config), setup.check_names(config))
-        if config.threads > cores:
-            raise UsageError(f"--threads {config.threads}: with --jobs {wanted.jobs} a run has {cores}")
+        check(config)
+        setup.check_names(config)
         for seed in range(1, wanted.seeds + 1):
             words = [arm, game, *([screen] if screen != "full" else []), f"s{seed}"]
             of_run = {"seed": seed, "name": re.sub(r"[^\w.-]+", "-", "-".join(words))}  # safe in any shell
@@ -188,11 +187,18 @@ def is_left(cell: Cell, terms: Terms, begins: bool) -> bool:
         )
     elif begins:
         setup.check_new(cell.config)
+    if begins:
+        setup.check_config(cell.config)
     return True
 
 
-def check_memory(cells: list[Cell], jobs: int) -> None:
-    """UsageError if the largest that may run at a time have no room."""
+def check_room(cells: list[Cell], jobs: int) -> None:
+    """UsageError if one asks for more than its share of the cores, or the largest that may run at a time for more than
+    the memory that is free."""
+    cores = min(map(len, core_shares(jobs)), default=0)
+    for cell in cells if jobs else []:
+        if cell.config.threads > cores:
+            raise UsageError(f"--threads {cell.config.threads}: with --jobs {jobs} a run has {cores}")
     need = sum(sorted((setup.replay_gigabytes(cell.config) for cell in cells), reverse=True)[:jobs])
     if need > (free := psutil.virtual_memory().available / 1e9):
         raise UsageError(f"--jobs {jobs}: need about {need:.1f} GB of memory, {free:.1f} GB are free")
@@ -208,7 +214,7 @@ def main(argv: list[str]) -> int:
     differences = unfair(cells)
     if differences and not wanted.allow_unfair:
         raise UsageError(f"not a fair comparison: {'; '.join(differences)}. --allow-unfair True compares all the same")
-    check_memory([cell for cell in cells if is_left(cell, terms, begins=wanted.jobs > 0)], wanted.jobs)
+    check_room([cell for cell in cells if is_left(cell, terms, begins=wanted.jobs > 0)], wanted.jobs)
     with refused(f"--out {wanted.out}", "made"):
         cells[0].config.runs_dir.mkdir(parents=True, exist_ok=True)
     grid = Grid(cells, terms, wanted.video)

@@ -139,6 +139,7 @@ def open_agent(folder: Path, **changes: Any) -> Agent:
     config = replace(trained, device="cpu", compile=False, start_rows=0, **changes)
     check(config)
     protocol = setup.check_names(config)
+    setup.check_machine(config)
     setup.use_threads(config)
     network = load_network(saved, config, protocol, folder)
     about = {

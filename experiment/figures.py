@@ -21,10 +21,9 @@ from experiment.evaluation import middle_and_best
 from experiment.statistics import mean_interval
 from experiment.study import load_record
 
-STYLES = [  # colour (Okabe-Ito, without the yellow that white paper swallows), line, mark
-    ("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"),
-    ("#E69F00", "-", "v"), ("#56B4E9", "--", "P"), ("#000000", "-.", "X"),
-]  # fmt: skip
+# Okabe and Ito's, without the yellow that white paper swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES, MARKS = ("-", "--", "-.", ":"), "osD^vPX*<>phd"
 WIDTH = 4.3  # inches of a plot: one fits a telephone, three a wide window
 LOOK: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
@@ -34,8 +33,9 @@ matplotlib.rcParams.update(LOOK)
 
 
 def styles(arms: list[str]) -> dict[str, tuple[str, str, str]]:
-    """The colour, line and mark of each arm."""
-    return {arm: STYLES[i % len(STYLES)] for i, arm in enumerate(arms)}
+    """The colour, line and mark of each arm: no two the same, up to 28 arms. The eighth has the first one's colour."""
+    lines = [LINES[(i + i // len(COLOURS)) % len(LINES)] for i in range(len(arms))]
+    return {a: (COLOURS[i % len(COLOURS)], lines[i], MARKS[i % len(MARKS)]) for i, a in enumerate(arms)}
 
 
 def _axes(height: float) -> Axes:

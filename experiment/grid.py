@@ -63,7 +63,11 @@ class Grid:
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, shares.get())
 
+        for cell in self.cells:  # first, so that they count as done from the beginning
+            with contextlib.suppress(UsageError):  # said where its turn comes
+                self.states[cell.folder] = "done" if self.collect(cell) else "waiting"
         with stop_signals(self.stop), self._screen, ThreadPoolExecutor(jobs, initializer=pin) as pool:
+            self._screen.say(f"{len(self.results)} of {len(self.cells)} runs are finished")
             left, told = {pool.submit(self._finish, cell) for cell in self.cells}, False
             while left:
                 left = wait(left, timeout=1.0).not_done

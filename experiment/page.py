@@ -81,13 +81,16 @@ def _budgets(study: dict[str, Any]) -> list[list[str]]:
 
 
 def _machines(runs: list[dict[str, Any]]) -> list[str]:
-    """The machines and versions that trained the runs, as far as they differ."""
-    return sorted({", ".join(f"{k} {v}" for k, v in r["machine"].items() if v is not None) for r in runs})
+    """The machines and versions that trained the runs; where there are several, whose runs each trained."""
+    arms: dict[str, dict[str, None]] = {}
+    for r in runs:
+        text = ", ".join(f"{k} {v}" for k, v in r["machine"].items() if v is not None)
+        arms.setdefault(text, {})[r["arm"]] = None
+    return [text + (f" ({', '.join(of)})" if len(arms) > 1 else "") for text, of in sorted(arms.items())]
 
 
 def _template() -> Any:
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters |= {"score": with_interval, "commas": "{:,}".format, "plain": lambda s: s.replace("_", " ")}
-    jinja.filters["duration"] = lambda seconds: "-" if seconds is None else duration(seconds)
+    jinja.filters |= {"score": with_interval, "plain": lambda s: s.replace("_", " ")}
     return jinja.get_template("report.html.j2")

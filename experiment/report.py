@@ -53,8 +53,8 @@ def write(
     with refused(out, "written"):
         clips, study["clips_missing"] = make_clips(results, out)
         write_json(out / "report.json", study)
-        (out / "scores.csv").write_text(scores_csv(results))
-        (out / "report.html").write_text(page.render(study, clips, scores_csv(results)))
+        (out / "scores.csv").write_text(numbers := scores_csv(study))
+        (out / "report.html").write_text(page.render(study, clips, numbers))
         figures.picture(study, out, out / "report.png")
     for film in filter(None, (cell.film() for cell in cells)):  # the runs', where they are here
         print(f"video       {film}")
@@ -78,7 +78,7 @@ def describe(results: list[dict[str, Any]], cells: list[Cell]) -> dict[str, Any]
         "screens": screens,
         "conclusions": conclusions(table, across),
         "differences": differences(sorted((c for c in cells if c.arm in arms), key=lambda c: arms.index(c.arm))),
-        "budgets": unequal(table),
+        "budgets": unequal(results),
         "table": table,
         "across": across,
         "runs": results,
@@ -90,7 +90,7 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for game, screen, arm in dict.fromkeys((r["game"], r["screen"], r["arm"]) for r in results):
         group = [r for r in results if (r["game"], r["screen"], r["arm"]) == (game, screen, arm)]
-        means, seconds = [r["mean"] for r in group], [r["training_seconds"] for r in group]
+        means = [r["mean"] for r in group]
         low, high = mean_interval(means) if len(group) > 1 else group[0]["interval_95"]
         mean = float(np.mean(means))
         table.append(
@@ -99,7 +99,6 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             | {"seeds": len(group), "mean": mean, "interval_95": [low, high]}
             | {"interval_over": "seeds" if len(group) > 1 else f"{len(group[0]['scores'])} episodes of one run"}
             | {"random": random_score(game), "human": human_score(game), "normalised": human_normalised(game, mean)}
-            | {"seconds": None if None in seconds else float(np.mean(seconds))}
         )
     return sorted(table, key=lambda row: (row["screen"] != "full", row["screen"]))
 
@@ -170,7 +169,8 @@ def _verdicts(group: list[dict[str, Any]]) -> str:
         if (one["seeds"] > 1) != (other["seeds"] > 1):  # a spread over seeds beside one over episodes
             continue
         low, high = difference_interval(one["spread_of"], other["spread_of"])
-        if low > 0:
+        # A few seeds that all score the same, as agents do that hold one button, tell nothing of the spread.
+        if low > 0 and (low < high or one["seeds"] == 1 or min(one["seeds"], other["seeds"]) >= FEW_SEEDS):
             by = f" (by {low:.1f} to {high:.1f})" if len(group) <= MANY_ARMS else ""
             higher.setdefault(one["arm"], []).append(f"{other['arm']}{by}")
         else:
@@ -181,7 +181,7 @@ def _verdicts(group: list[dict[str, Any]]) -> str:
         parts.append("no difference shown" + (f" between {pairs}" if higher or unlike else ""))
     if unlike:
         parts.append(f"not compared with the others: {', '.join(single)}, of which one seed is finished")
-    elif single:
+    if len(single) > unlike:  # verdicts stand on single runs
         parts.append("one seed: nothing can be said of other seeds; this is of these very networks")
     return "; ".join(parts or ["nothing to compare with"]) + "."
 
@@ -201,33 +201,53 @@ def differences(cells: list[Cell]) -> list[list[str]]:
     ]
 
 
-def unequal(table: list[dict[str, Any]]) -> list[str]:
-    """In what the finished runs' budgets differ, in words."""
+def unequal(results: list[dict[str, Any]]) -> list[str]:
+    """In what the finished runs were not given the same, in words."""
+    found: dict[str, dict[str, set[object]]] = {"frames": {}, "samples": {}, "precision": {}}  # what -> arm -> values
+    for r in results:
+        for key, arms in found.items():
+            arms.setdefault(r["arm"], set()).add(r["machine"].get(key) if key == "precision" else r[key])
     return [
-        f"not equal budgets: {key} " + ", ".join(f"{r['arm']} {r['game']} {r[key]}" for r in table)
-        for key in ("frames", "samples")
-        if len({row[key] for row in table}) > 1
+        f"not equal: {key} " + ", ".join(f"{arm} {' or '.join(sorted(map(str, of)))}" for arm, of in arms.items())
+        for key, arms in found.items()
+        if len(set.union(*arms.values())) > 1
     ]
 
 
-def scores_csv(results: list[dict[str, Any]]) -> str:
-    """Every number of the plots: the evaluations on the way, and each episode of the final one."""
+def scores_csv(study: dict[str, Any]) -> str:
+    """Every number of the plots: each run's evaluations on the way and its final episodes, the means over seeds, and
+    the measures over games."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow("arm game screen seed frames what episode score low_95 high_95".split())
-    for r in results:
+    for r in study["runs"]:
         run = [r["arm"], r["game"], r["screen"], r["seed"]]
         rows.writerows([*run, frames, "evaluation", "", *scores] for frames, *scores in r["curve"])
         rows.writerow([*run, r["frames"], "final mean", "", r["mean"], *r["interval_95"]])
         rows.writerows([*run, r["frames"], "final", i, score, "", ""] for i, score in enumerate(r["scores"]))
+    for row in (row for row in study["table"] if row["seeds"] > 1):
+        about = [row["arm"], row["game"], row["screen"], "all"]
+        group = [r for r in study["runs"] if [r["arm"], r["game"], r["screen"]] == about[:3]]
+        means = figures.curve_means(group)
+        rows.writerows([*about, int(frames), "evaluation", "", *scores] for frames, *scores in means)
+        rows.writerow([*about, row["frames"], "final mean", "", row["mean"], *row["interval_95"]])
+    for over in study["across"]:
+        where = ["all", over["screen"], "all", ""]
+        for x, y, *ends in over.get("improvement", []):
+            rows.writerow([x, *where, f"probability of improvement over {y}", "", *ends])
+        for arm, ends in over.get("iqm", {}).items():
+            rows.writerow([arm, *where, "interquartile mean", "", *ends])
+        for arm, lines in over.get("profile", {}).items():
+            for level, *ends in zip(over["levels"], *lines, strict=True):
+                rows.writerow([arm, *where, f"share of runs above {level:.4f}", "", *ends])
     return text.getvalue()
 
 
 def print_table(study: dict[str, Any]) -> None:
     """The table and the conclusions, for a terminal."""
-    first = study["runs"][0]
-    terms = f"protocol {first['protocol']}, {len(first['scores'])} whole episodes a run, epsilon {first['epsilon']:g}, "
-    shown = Table(title=terms + "true scores", title_justify="left")
+    first, protocols = study["runs"][0], dict.fromkeys(r["protocol"] for r in study["runs"])
+    terms = f"{len(first['scores'])} whole episodes a run, epsilon {first['epsilon']:g}, true scores"
+    shown = Table(title=f"protocol {' and '.join(protocols)}, {terms}", title_justify="left")
     names = ("agent", "game", "screen", "parameters", "frames", "samples/step", "seeds", "score (95 % interval)",
              "random", "human", "normalised")  # fmt: skip
     for name in names:

@@ -70,7 +70,7 @@ def autocast(config: Config) -> Callable[[], torch.autocast]:
 
 
 def check_names(config: Config) -> Protocol:
-    """Game, protocol, observation, threads, device against what is there. UsageError on the first that is wrong."""
+    """Game, protocol and observation against what is there. UsageError on the first that is wrong."""
     try:
         chosen = protocol(config.protocol)
     except ValueError as error:
@@ -83,11 +83,15 @@ def check_names(config: Config) -> Protocol:
         observe(config)
     except ValueError as error:
         raise UsageError(f"--observe {error}") from None
+    return chosen
+
+
+def check_machine(config: Config) -> None:
+    """UsageError if this machine has not the cores or the device."""
     if config.threads > cores():
         raise UsageError(f"--threads {config.threads}: this process may use {cores()} cores")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {config.device}: no CUDA device on this machine; use cpu")
-    return chosen
 
 
 def check_new(config: Config) -> None:
@@ -100,6 +104,7 @@ def check_config(config: Config) -> Protocol:
     """Every setting, by itself and against this machine. UsageError on the first that is wrong."""
     check(config)
     chosen = check_names(config)
+    check_machine(config)
     if config.start_rows > config.replay_rows:
         raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
     replay_shape(config)

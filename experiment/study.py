@@ -73,7 +73,8 @@ class Cell:
 
     @property
     def is_trained(self) -> bool:
-        return self.frames >= self.config.frames
+        """Whether it is at its last frame, with no evaluation of its own put off by a stop. UsageError if damaged."""
+        return self.frames >= self.config.frames and not newest_manifest(self.folder).get("evaluation_due", False)
 
 
 def evaluation(cell: Cell, terms: Terms) -> dict[str, Any]:
@@ -206,6 +207,7 @@ def _said_by(cell: Cell) -> dict[str, Any]:
         "seed": cell.config.seed,
         "samples_per_step": cell.config.samples_per_step,
         "curve_episodes": cell.config.eval_episodes,
+        "curve_epsilon": cell.config.eval_epsilon,
         "records": os.path.relpath(cell.kept.with_suffix(""), cell.config.runs_dir.parent),
         "preset": cell.preset,
         "settings": {k: v for k, v in to_dict(cell.config).items() if k not in FREE_ON_RESUME},
@@ -223,7 +225,7 @@ def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
         "samples": last.get("samples") if is_number(last.get("samples")) else None,
         "training_seconds": last.get("seconds") if is_number(last.get("seconds")) else None,
         "machine": (versions if isinstance(versions, dict) else {})
-        | {k: meta.get(k) for k in ("threads", "precision")},
+        | {k: meta.get(k) for k in ("threads", "precision", "commit")},
         **{k: found[k] for k in ("protocol", "observe", "episodes", "epsilon", "eval_seed")},
         **{k: found[k] for k in ("mean", "interval_95", "scores")},
         "curve": [

@@ -16,8 +16,12 @@ import pytest
 from rich.console import Console
 
 import compare
-from experiment import clips, report
-from experiment.grid import Grid, core_shares
+import train
+from experiment import clips, report, setup
+from experiment import run as training
+from experiment.evaluation import StoppedError
+from experiment.grid import Grid, _train_words, core_shares
+from experiment.machine import commit
 from experiment.study import Terms, evaluation
 from tests import small
 
@@ -75,6 +79,7 @@ def test_both_agents_are_trained_scored_and_reported(grid: Path) -> None:
     assert page.count("<svg") == 2
     lines = (grid / "scores.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * (2 + 1 + 2)  # two evaluations, a mean and two episodes for each agent
+    assert {run["machine"]["commit"] for run in found["runs"]} == {commit()}
 
 
 def test_runs_that_have_no_room_together_are_refused_but_finished_ones_need_none(
@@ -85,7 +90,22 @@ def test_runs_that_have_no_room_together_are_refused_but_finished_ones_need_none
     assert call(tmp_path / "new") == 2
     assert "error: --jobs 1: need about 0." in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(setup, "psutil", full)
     assert call(copied) == 0
+
+
+def test_finished_runs_of_a_larger_machine_are_reported_on_a_small_one(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup, "cores", lambda: 1)
+    no_work(monkeypatch)
+    assert call(copied, threads=2) == 0
+    assert call(copied, "--jobs", "0", threads=2) == 0
+    assert call(copied, device="cuda") == 0
+    (copied / "results" / "dqn-pong-s1.json").unlink()
+    shutil.rmtree(copied / "runs" / "dqn-pong-s1")
+    assert call(copied, threads=2) == 2
+    assert "--threads 2: this process may use 1 cores" in capsys.readouterr().err
 
 
 def test_a_run_that_another_process_has_finished_is_no_failure(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +257,29 @@ def test_what_was_stopped_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_p
         assert small.differences(grid / "runs" / name, tmp_path / "study" / "runs" / name) == []
 
 
+def test_an_evaluation_that_a_stop_put_off_is_played_before_the_run_counts_as_trained(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = compare.CompareConfig(agents=("dqn",), games=("pong",), frames=800, out=tmp_path / "study")
+    (cell,) = compare.make_cells(wanted, compare.read_settings(quick(), "", ()))
+    real = training.evaluate
+
+    def stopped_at_the_end(*words: Any) -> Any:
+        if list((cell.folder / "eval").glob("*.json")):
+            raise StoppedError
+        return real(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", stopped_at_the_end)
+        assert train.main(_train_words(cell)) == 0
+    assert cell.frames == 800
+    assert not cell.is_trained
+    words = [word for word in GRID if word != "drqn:core=gru"]
+    assert compare.main([*words, "--out", str(tmp_path / "study"), "--", *quick()]) == 0
+    curves = [json.loads((out / "report.json").read_text())["runs"][0]["curve"] for out in (grid, tmp_path / "study")]
+    assert curves[0] == curves[1]
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,6 +364,7 @@ def test_a_row_without_interval_is_a_point_without_band(copied: Path) -> None:
         ("--eval-seed -1", "--eval-seed -1"),
         ("--agents dqn:observe=full drqn:observe=full --observe flicker", "--observe is full 0 for dqn:observe=full, "),
         ("--agents dqn drqn:samples_per_step=2", "--samples-per-step is 4.0 for dqn, 2.0 for"),
+        ("--agents dqn drqn:start_rows=9000", "--start-rows is 20000 for dqn, 9000 for drqn:start_rows=9000"),
         ("--agents dqn drqn:protocol=machado18", "--protocol is v5 for dqn, machado18 for"),
         ("--agents dqn drqn:observe=delay", "--observe is full 0 for dqn, delay"),
         ("--agents dqn drqn:frames=8", "--frames is 4000000 for dqn, 8 for"),
@@ -371,6 +415,19 @@ def test_an_unfair_grid_that_is_allowed_is_named() -> None:
     assert compare.unfair(compare.make_cells(wanted, {})) == [
         "--samples-per-step is 4.0 for dqn, 2.0 for drqn:samples_per_step=2"
     ]
+
+
+def test_an_unfair_study_that_is_allowed_says_so_on_its_page(copied: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--agents", "dqn", "dqn:samples_per_step=2,protocol=machado18", *GRID[3:], "--out", str(copied)]
+    assert compare.main([*words, "--", *quick()]) == 2
+    assert compare.main([*words, "--allow-unfair", "True", "--", *quick()]) == 0
+    capfd.readouterr()
+    found = json.loads((copied / "report.json").read_text())
+    assert len(found["unfair"]) == 2
+    assert found["budgets"] == ["not equal: samples dqn 64, dqn:samples_per_step=2,protocol=machado18 192"]
+    page = (copied / "report.html").read_text()
+    assert "Not a fair comparison" in page
+    assert "Protocol v5 and machado18;" in page
 
 
 def test_runs_with_other_settings_are_refused(grid: Path, capsys: pytest.CaptureFixture) -> None:

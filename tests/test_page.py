@@ -1,5 +1,7 @@
 """The report's page in a real browser: plots are drawn, films play, nothing is fetched, nothing sticks out."""
 
+import csv
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import compare
-from experiment import page, report
+from experiment import figures, page, report
 from experiment.video import write_video
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,7 +42,8 @@ def invented(arm: str, game: str, screen: str, seed: int) -> dict[str, Any]:
     mean = float(np.mean(scores))
     about = {"arm": arm, "game": game, "screen": screen, "seed": seed, "protocol": "v5", "observe": ["full", 0]}
     about |= {"parameters": 1_729_444, "frames": 4_000_000, "samples": 3_919_872, "samples_per_step": 4.0}
-    about |= {"training_seconds": 1900.0 + seed, "epsilon": 0.001, "eval_seed": 1000, "curve_episodes": 10}
+    about |= {"training_seconds": 1900.0 + seed, "epsilon": 0.001, "eval_seed": 1000}
+    about |= {"curve_episodes": 10, "curve_epsilon": 0.01}
     about |= {"machine": {"cpu": "<b>&", "threads": 1}, "records": "nowhere", "video": None}
     return about | {"mean": mean, "interval_95": [mean - 1, mean + 1], "scores": scores, "curve": curve}
 
@@ -117,6 +120,66 @@ def test_the_page_says_what_differs_and_what_is_unfair(made: Path) -> None:
     assert "frame_stack" in text
     assert "discount" not in text  # the same for all
     assert 'download="scores.csv"' in text
+
+
+def test_every_number_of_the_plots_is_in_the_csv() -> None:
+    described = study()
+    rows = list(csv.DictReader(io.StringIO(report.scores_csv(described))))
+
+    def score(**wanted: str) -> float:
+        (row,) = (row for row in rows if wanted.items() <= row.items())
+        return float(row["score"])
+
+    pong = [r for r in described["runs"] if (r["arm"], r["game"], r["screen"]) == ("drqn", "pong", "full")]
+    of = {"arm": "drqn", "game": "pong", "screen": "full", "seed": "all"}
+    assert score(**of, what="final mean") == pytest.approx(np.mean([r["mean"] for r in pong]))
+    assert score(**of, what="evaluation", frames="2000000") == pytest.approx(np.mean([r["curve"][1][1] for r in pong]))
+    (full, _) = described["across"]
+    of = {"arm": "drqn", "game": "all", "screen": "full"}
+    assert score(**of, what="interquartile mean") == full["iqm"]["drqn"][0]
+    (ends,) = (ends for x, y, *ends in full["improvement"] if (x, y) == ("drqn", "dqn"))
+    assert score(**of, what="probability of improvement over dqn") == ends[0]
+    profile = [float(row["score"]) for row in rows if of.items() <= row.items() and "share" in row["what"]]
+    assert profile == full["profile"]["drqn"][0]
+
+
+def test_arms_look_different() -> None:
+    assert len(set(figures.styles([f"dqn:hidden={i}" for i in range(28)]).values())) == 28
+
+
+def rows_of(game: str = "pong", **means: list[float]) -> list[dict[str, Any]]:
+    """The report's table of arms with these mean scores, one for each seed, or the episodes of a single one."""
+    return [
+        {"arm": arm, "game": game, "screen": "full", "mean": float(np.mean(of)), "spread_of": of}
+        | {"seeds": 1 if len(of) > 9 else len(of)}
+        for arm, of in means.items()
+    ]
+
+
+def test_seeds_that_all_score_the_same_tell_nothing_of_the_spread() -> None:
+    (few,) = report.conclusions(rows_of(dqn=[-21.0] * 3, drqn=[-20.9] * 3), [])
+    assert few.endswith("no difference shown.")
+    (many,) = report.conclusions(rows_of(dqn=[-21.0] * 5, drqn=[-20.9] * 5), [])
+    assert "drqn scores higher than dqn (by 0.1 to 0.1)" in many
+    (one,) = report.conclusions(rows_of(dqn=[-21.0] * 30, drqn=[-20.0] * 30), [])
+    assert "drqn scores higher than dqn (by 1.0 to 1.0); one seed: nothing can be said of other seeds" in one
+
+
+def test_verdicts_on_single_runs_say_so_beside_agents_of_more_seeds() -> None:
+    (said,) = report.conclusions(rows_of(dqn=[1.0, 2.0], one=[4.9, 5.1] * 15, drqn=[9.9, 10.1] * 15), [])
+    assert "drqn scores higher than one (by 4.9 to 5.1)" in said
+    assert "not compared with the others: drqn, one, of which one seed is finished" in said
+    assert "one seed: nothing can be said of other seeds" in said
+
+
+def test_what_single_seeds_were_not_given_alike_is_said() -> None:
+    runs = [invented(arm, "pong", "full", seed) for seed in (1, 2) for arm in ("dqn", "drqn")]
+    assert report.unequal(runs) == []
+    runs[3] |= {"samples": 1, "machine": {"precision": "bf16"}}
+    assert report.unequal(runs) == [
+        "not equal: samples dqn 3919872, drqn 1 or 3919872",
+        "not equal: precision dqn None, drqn None or bf16",
+    ]
 
 
 def test_conclusions_follow_from_the_intervals() -> None:
