@@ -156,7 +156,7 @@ def conclusions(table: list[dict[str, Any]], across: list[dict[str, Any]]) -> li
     for game, screen in dict.fromkeys((row["game"], row["screen"]) for row in table):
         group = sorted((r for r in table if (r["game"], r["screen"]) == (game, screen)), key=lambda row: -row["mean"])
         means = ", ".join(f"{row['arm']} {row['mean']:.1f}" for row in group)
-        said.append(f"{game.replace('_', ' ').capitalize()}{_seen(screen)} ({means}): {_verdicts(group)}")
+        said.append(f"{game.replace('_', ' ').title()}{_seen(screen)} ({means}): {_verdicts(group)}")
     return said
 
 
@@ -175,7 +175,11 @@ def _verdicts(group: list[dict[str, Any]]) -> str:
             higher.setdefault(one["arm"], []).append(f"{other['arm']}{by}")
         else:
             unclear.append(f"{one['arm']} and {other['arm']}")
-    parts = [f"{arm} scores higher than {', '.join(others)}" for arm, others in higher.items()]
+    ranked = [row["arm"] for row in group]
+    parts = []
+    for arm, others in higher.items():
+        lowest = len(group) > MANY_ARMS and len(others) > 2 and others == ranked[-len(others) :]
+        parts.append(f"{arm} scores higher than " + (f"all from {others[0]} down" if lowest else ", ".join(others)))
     if unclear:
         pairs = "; ".join(unclear) if len(group) <= MANY_ARMS else "the other pairs"
         parts.append("no difference shown" + (f" between {pairs}" if higher or unlike else ""))

@@ -165,6 +165,17 @@ def test_seeds_that_all_score_the_same_tell_nothing_of_the_spread() -> None:
     assert "drqn scores higher than dqn (by 1.0 to 1.0); one seed: nothing can be said of other seeds" in one
 
 
+def test_of_many_agents_not_every_lower_one_is_named() -> None:
+    means = {f"a{i}": [10.0 * i, 10.0 * i + 1, 10.0 * i + 2] for i in range(6)}
+    (said,) = report.conclusions(rows_of("space_invaders", **means), [])
+    assert said.startswith("Space Invaders (a5 51.0, a4 41.0, ")
+    assert "a5 scores higher than all from a4 down; a4 scores higher than all from a3 down; " in said
+    assert said.endswith("a2 scores higher than a1, a0; a1 scores higher than a0.")
+    (said,) = report.conclusions(rows_of(**means, b=[-40.0, 15.0, 70.0]), [])  # of any score
+    assert "a5 scores higher than a4, a3, a2, a1, a0; " in said
+    assert said.endswith("no difference shown between the other pairs.")
+
+
 def test_verdicts_on_single_runs_say_so_beside_agents_of_more_seeds() -> None:
     (said,) = report.conclusions(rows_of(dqn=[1.0, 2.0], one=[4.9, 5.1] * 15, drqn=[9.9, 10.1] * 15), [])
     assert "drqn scores higher than one (by 4.9 to 5.1)" in said
