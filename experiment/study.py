@@ -73,8 +73,11 @@ class Cell:
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is at its last frame, with no evaluation of its own put off by a stop. UsageError if damaged."""
-        return self.frames >= self.config.frames and not newest_manifest(self.folder).get("evaluation_due", False)
+        """Whether it is at its last frame, with no evaluation of its own put off by a stop."""
+        with contextlib.suppress(UsageError):  # none yet, or damaged: then training goes back to the one before
+            newest = newest_manifest(self.folder)
+            return newest["frames"] >= self.config.frames and not newest.get("evaluation_due", False)
+        return False
 
 
 def evaluation(cell: Cell, terms: Terms) -> dict[str, Any]:

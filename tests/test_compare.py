@@ -294,6 +294,22 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert "Not finished:" in (copied / "report.html").read_text()
 
 
+def test_a_finished_run_whose_newest_checkpoint_is_damaged_goes_back_to_the_one_before(tmp_path: Path) -> None:
+    words = [*(word for word in GRID if word != "drqn:core=gru"), "--out", str(tmp_path), "--"]
+    assert compare.main([*words, *quick(checkpoint_frames=400)]) == 0
+    before = (tmp_path / "report.json").read_text()
+    run = tmp_path / "runs" / "dqn-pong-s1"
+    older, newest = sorted((run / "checkpoint").iterdir())
+    assert int(older.name) == 400
+    (newest / "manifest.json").write_text("{")
+    (tmp_path / "results" / "dqn-pong-s1.json").unlink()
+    assert compare.main([*words, *quick(checkpoint_frames=400)]) == 0
+    after = json.loads((tmp_path / "report.json").read_text())
+    for found in (known := json.loads(before), after):
+        found["runs"][0].pop("training_seconds")
+    assert after == known
+
+
 @pytest.mark.parametrize(
     "change",
     [
