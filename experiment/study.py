@@ -23,10 +23,10 @@ from experiment.folder import refused, write_json
 from experiment.run import FREE_ON_RESUME, check_same
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
-MEASURED = {  # what a result holds beside what the grid says itself
+MEASURED = (  # what a result holds beside what the grid says itself
     *("parameters", "frames", "samples", "training_seconds", "machine", "protocol", "observe", "episodes", "epsilon"),
     *("eval_seed", "mean", "interval_95", "scores", "curve"),
-}
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _is_whole(found: dict[str, Any]) -> bool:
         return value is None or is_number(value)
 
     return (
-        set(found) >= MEASURED
+        set(found) >= set(MEASURED)
         and _is_sound(found)
         and is_number(found["frames"])
         and all(map(is_known, (found["samples"], found["training_seconds"])))
