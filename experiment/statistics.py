@@ -9,7 +9,6 @@ resamples. Generators are passed in, never global.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,11 +51,13 @@ def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tupl
     one, other = _table(x).ravel(), _table(y).ravel()
     if min(one.size, other.size) < 2:
         return float("nan"), float("nan")
-    if standard_error(one) == standard_error(other) == 0:  # scipy gives NaN
-        return (apart := float(one.mean() - other.mean())), apart
-    ends: Any = stats.ttest_ind(one, other, equal_var=False)
-    low, high = ends.confidence_interval(level)
-    return float(low), float(high)
+    apart = float(one.mean() - other.mean())
+    a, b = standard_error(one) ** 2, standard_error(other) ** 2
+    if a + b == 0:
+        return apart, apart
+    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (other.size - 1))  # Welch-Satterthwaite
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * (a + b) ** 0.5
+    return apart - half, apart + half
 
 
 # --- runs x games -----------------------------------------------------------------------------------------
