@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 import psutil
 
-from envs.observability import Observe, observe
-from experiment import report, setup
-from experiment.cli import exit_on_usage_error, parse_fields, parse_train
-from experiment.config import UsageError, check, check_evaluation, flag, load, read_yaml
-from experiment.folder import refused
-from experiment.grid import Grid, core_shares, flags
-from experiment.study import Cell, Terms, check_is_of, is_on, kept
-from experiment.tracking import page_command
+from envs.screens import Observe, observe
+from experiment import build
+from experiment.runs.trackers import page_command
+from experiment.settings.cli import exit_on_usage_error, parse_fields, parse_train
+from experiment.settings.config import UsageError, check, check_evaluation, flag, load, read_yaml
+from experiment.store.files import refused
+from experiment.studies import findings as report
+from experiment.studies.jobs import Grid, core_shares, flags
+from experiment.studies.study import Cell, Terms, check_is_of, is_on, kept
 
 OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
 OF_THE_GRID = (*OF_EVERY_RUN, "frames", "observe", "observe_parameter", "hide_probability")
@@ -134,7 +135,7 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
         config, *_ = parse_train([preset, *flags(settings)])
         check(config)
-        setup.check_names(config)
+        build.check_names(config)
         for seed in range(1, wanted.seeds + 1):
             words = [arm, game, *([screen] if screen != "full" else []), f"s{seed}"]
             of_run = {"seed": seed, "name": re.sub(r"[^\w.-]+", "-", "-".join(words))}  # safe in any shell
@@ -144,7 +145,7 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     cells.sort(key=lambda cell: cell.config.seed)  # a whole grid of one seed comes first
     known: dict[object, Cell] = {}
     for cell in cells:
-        seen = setup.observe(cell.config).parameter  # flicker is flicker:0.5
+        seen = build.observe(cell.config).parameter  # flicker is flicker:0.5
         meant = replace(cell.config, name="", hide_probability=None, observe_parameter=seen)
         for key in (cell.folder, meant):
             if (first := known.setdefault(key, cell)) is not cell:
@@ -159,7 +160,7 @@ def unfair(cells: list[Cell]) -> list[str]:
     for cell in cells:
         for name in FAIR:
             found.setdefault((name, ""), {})[cell.arm] = getattr(cell.config, name)
-        found.setdefault(("observe", cell.screen), {})[cell.arm] = _words(setup.observe(cell.config))
+        found.setdefault(("observe", cell.screen), {})[cell.arm] = _words(build.observe(cell.config))
     for screen in {cell.screen for cell in cells}:  # an arm may say otherwise than its screen
         found["observe", screen]["the grid"] = _words(read_screen(screen))
     return [
@@ -186,9 +187,9 @@ def is_left(cell: Cell, terms: Terms, begins: bool) -> bool:
             "bring the run, ask for what was kept, or delete this file to train anew"
         )
     elif begins:
-        setup.check_new(cell.config)
+        build.check_new(cell.config)
     if begins:
-        setup.check_config(cell.config)
+        build.check_config(cell.config)
     return True
 
 
@@ -199,7 +200,7 @@ def check_room(cells: list[Cell], jobs: int) -> None:
     for cell in cells if jobs else []:
         if cell.config.threads > cores:
             raise UsageError(f"--threads {cell.config.threads}: with --jobs {jobs} a run has {cores}")
-    need = sum(sorted((setup.replay_gigabytes(cell.config) for cell in cells), reverse=True)[:jobs])
+    need = sum(sorted((build.replay_gigabytes(cell.config) for cell in cells), reverse=True)[:jobs])
     if need > (free := psutil.virtual_memory().available / 1e9):
         raise UsageError(f"--jobs {jobs}: need about {need:.1f} GB of memory, {free:.1f} GB are free")
 

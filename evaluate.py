@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiment import setup
-from experiment import sweep as sweeps
-from experiment.cli import exit_on_usage_error, parse_evaluate
-from experiment.config import UsageError, check_evaluation, flag
-from experiment.evaluation import Agent, evaluate, open_agent, spread, write_evaluation, write_videos
-from experiment.folder import refused
+from experiment import build
+from experiment.scores import sweep as sweeps
+from experiment.scores.evaluation import Agent, evaluate, open_agent, spread, write_evaluation, write_videos
+from experiment.settings.cli import exit_on_usage_error, parse_evaluate
+from experiment.settings.config import UsageError, check_evaluation, flag
+from experiment.store.files import refused
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
     result = evaluate(agent.network, config, agent.protocol)
     summary = result.summary(config.game)
 
-    seen = setup.observe(config)
+    seen = build.observe(config)
     label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}"
     label += f"-e{wanted.epsilon:g}-n{wanted.episodes}-s{wanted.seed}"
     about = {**agent.about, "observe": [seen.kind, seen.parameter]}

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 
 from agents.replay import Rows
-from experiment.announce import announce
-from experiment.cli import exit_on_usage_error, parse_train
-from experiment.display import Display
-from experiment.run import Run, open_run
+from experiment.runs.announce import announce
+from experiment.runs.display import Display
+from experiment.runs.run import Run, open_run
+from experiment.settings.cli import exit_on_usage_error, parse_train
 
 
 def train(run: Run, display: Display) -> None:

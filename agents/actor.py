@@ -8,7 +8,7 @@ from torch import Tensor
 
 from agents.exploration import epsilon_greedy
 from agents.networks import QNetwork
-from agents.types import Inputs
+from agents.rows import Inputs
 
 
 class Actor:

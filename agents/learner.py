@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents import losses
 from agents.networks import QNetwork
-from agents.types import Sequence, to_device
+from agents.rows import Sequence, to_device
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class NonFiniteError(RuntimeError):
     """Loss or gradient is no longer a number."""
 
 
-FRACTIONS = 20  # the random stream of quantile fractions, beside those of setup.STREAMS
+FRACTIONS = 20  # the random stream of quantile fractions, beside those of build.STREAMS
 MUNCHAUSEN = {"scale": 0.9, "temperature": 0.03, "floor": -1.0}  # Vieillard et al. 2020, appendix B.1
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fused where it can

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from agents.cores import CORES, Core
 from agents.heads import HEADS
-from agents.types import Inputs
+from agents.rows import Inputs
 
 
 def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:

@@ -12,7 +12,7 @@ import lz4.block
 import numpy as np
 import torch
 
-from agents.types import Inputs, Sequence
+from agents.rows import Inputs, Sequence
 
 BLOCK = 8  # rows compressed together
 

@@ -20,11 +20,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from experiment import config as settings
-from experiment.config import Config
-from experiment.display import Display
-from experiment.machine import machine
-from experiment.run import Run, open_run
+from experiment.runs.display import Display
+from experiment.runs.run import Run, open_run
+from experiment.settings import config as settings
+from experiment.settings.config import Config
+from experiment.store.provenance import machine
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,7 +2,7 @@
 
 python -m benchmarks.one_action [--game space_invaders] [--episodes 10] [--epsilon 0.01] [--seed 1]
 
-The same episodes, random actions and seeds as those of evaluate.py and experiment.memory with these flags.
+The same episodes, random actions and seeds as those of evaluate.py and experiment.memory.probes with these flags.
 """
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
@@ -14,10 +14,10 @@ import torch
 
 from agents.networks import QNetwork
 from envs.emulator import machine
-from experiment import setup
-from experiment.cli import exit_on_usage_error, parse_fields
-from experiment.config import Config, check_evaluation, preset
-from experiment.evaluation import evaluate, spread
+from experiment import build
+from experiment.scores.evaluation import evaluate, spread
+from experiment.settings.cli import exit_on_usage_error, parse_fields
+from experiment.settings.config import Config, check_evaluation, preset
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class OneActionConfig:
 @torch.no_grad()
 def always(action: int, config: Config, num_actions: int) -> QNetwork:
     """A network that values this action at 1 and the others at 0, whatever it sees."""
-    network = setup.make_network(config, num_actions)
+    network = build.make_network(config, num_actions)
     for parameter in network.parameters():
         parameter.zero_()
     network.head.advantage.bias[action] = 1  # type: ignore[index]
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
     small = {"torso": "dqn-2013", "hidden": 0, "frame_stack": 1, "start_rows": 0, "threads": 1}
     config = replace(preset("dqn"), game=wanted.game, protocol=wanted.protocol, eval_episodes=wanted.episodes,
                      eval_epsilon=wanted.epsilon, seed=wanted.seed, **small)  # fmt: skip
-    protocol = setup.check_config(config)
-    setup.use_threads(config)
+    protocol = build.check_config(config)
+    build.use_threads(config)
     names = machine(config.game).actions(protocol)
     for action, name in enumerate(names):
         summary = evaluate(always(action, config, len(names)), config, protocol).summary(config.game)

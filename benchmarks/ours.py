@@ -4,7 +4,7 @@ import sys
 
 from benchmarks.common import after_each_step, quiet, running, updates_per_step, warm_up
 from benchmarks.turns import Turns
-from experiment.cli import parse_train
+from experiment.settings.cli import parse_train
 from train import train
 
 

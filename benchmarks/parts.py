@@ -8,12 +8,12 @@ import numpy as np
 
 from agents.cores import Core
 from agents.networks import QNetwork
-from agents.types import Inputs
+from agents.rows import Inputs
 from benchmarks.common import Effort, Row, alternate, compare, go, running, seconds, updates_per_step, warm_up
 from benchmarks.reel import ENVS, fill, reel
-from experiment import setup
-from experiment.config import Config
-from experiment.run import Run
+from experiment import build
+from experiment.runs.run import Run
+from experiment.settings.config import Config
 
 import torch  # isort: skip  (after agents, which sets OpenMP)
 from torch import Tensor, nn  # isort: skip
@@ -112,7 +112,7 @@ def learner(effort: Effort) -> list[Row]:
             go(run, STEPS)
             network = run.learner.online
             work = update_flops(run.config, *row_flops(network), network.state_size)
-            precision = setup.precision(run.config)
+            precision = build.precision(run.config)
             update, products = updates_of(run), peak(torch.bfloat16 if precision == "bf16" else torch.float32)
             ours, other = alternate(lambda: 1e-9 * work / seconds(update, UPDATES), products, pairs=effort.pairs)  # noqa: B023
             parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(update).items())

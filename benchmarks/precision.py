@@ -26,10 +26,10 @@ from torch.utils._pytree import tree_map_only
 
 import train
 from evaluate import EvaluateConfig, prepare
-from experiment import setup
-from experiment.evaluation import evaluate
-from experiment.machine import machine
-from experiment.statistics import difference_interval, mean_interval
+from experiment import build
+from experiment.scores.evaluation import evaluate
+from experiment.scores.intervals import difference_interval, mean_interval
+from experiment.store.provenance import machine
 
 PRODUCTS = {torch.conv2d, F.linear, torch.lstm, torch.gru, torch.rnn_tanh}  # what autocast runs in bf16
 EVALUATION = EvaluateConfig(episodes=30, epsilon=0.01, seed=1000, threads=1)
@@ -55,9 +55,9 @@ def autocast_in_software() -> Iterator[None]:
 def score(folder: Path, precision: str, argv: list[str]) -> float:
     """Train the run, or go on with it, and score it: the mean of 30 episodes."""
     with ExitStack() as stack:
-        if precision == "bf16" and not setup.has_bf16("cpu"):
-            stack.enter_context(patch.object(setup, "has_bf16", lambda device: True))
-            stack.enter_context(patch.object(setup, "autocast", lambda config: autocast_in_software))
+        if precision == "bf16" and not build.has_bf16("cpu"):
+            stack.enter_context(patch.object(build, "has_bf16", lambda device: True))
+            stack.enter_context(patch.object(build, "autocast", lambda config: autocast_in_software))
         flags = [*argv[1:], "--precision", precision]
         place = [argv[0], "--name", folder.name, "--runs-dir", str(folder.parent)]
         if status := train.main(["--resume", str(folder), *flags] if folder.exists() else [*place, *flags]):
@@ -92,7 +92,7 @@ def main() -> None:
             scores.append(score(folder, precision, [*same, "--seed", str(seed)]))
             print(f"{precision}  seed {seed}  {scores[-1]:.1f}", flush=True)
 
-    about = {"command": " ".join(same), "bf16_in_hardware": setup.has_bf16("cpu"), "machine": machine()}
+    about = {"command": " ".join(same), "bf16_in_hardware": build.has_bf16("cpu"), "machine": machine()}
     result: dict[str, Any] = {**about, "episodes": EVALUATION.episodes, "epsilon": EVALUATION.epsilon}
     for precision, scores in found.items():
         low, high = mean_interval(scores)

@@ -15,11 +15,11 @@ import numpy as np
 
 from agents.replay import Replay, Rows
 from benchmarks.common import ROOT, SCRATCH
-from experiment import config as settings
-from experiment import setup
-from experiment.checkpoint import load_latest
-from experiment.config import Config
-from experiment.evaluation import load_network
+from experiment import build
+from experiment.scores.evaluation import load_network
+from experiment.settings import config as settings
+from experiment.settings.config import Config
+from experiment.store.checkpoint import load_latest
 
 import torch  # isort: skip  (after agents, which sets OpenMP)
 
@@ -39,12 +39,12 @@ def play(game: str, path: Path) -> None:
     run, rng = player(game), np.random.default_rng(1)
     config = settings.load(run / "config.yaml")[0] if run else Config(game=game)
     config = replace(config, num_envs=ENVS)
-    protocol = setup.check_names(config)
-    envs = setup.make_envs(config, protocol)
+    protocol = build.check_names(config)
+    envs = build.make_envs(config, protocol)
     actor = None
     if run:
         network = load_network(load_latest(run, training=False, report=print), config, protocol, run)
-        actor = setup.make_actor(config, network, ENVS, rng)
+        actor = build.make_actor(config, network, ENVS, rng)
     epsilon = np.full(ENVS, 0.05)
     frame, is_first, reward = envs.reset(), np.ones(ENVS, bool), np.zeros(ENVS, np.float32)
     columns = np.zeros((STEPS, ENVS), COLUMNS)
@@ -76,8 +76,8 @@ def reel(game: str) -> Path:
 def filled(config: Config, path: Path) -> Replay:
     """A replay of `config` with all its rows from a reel."""
     with torch.device("meta"):
-        state_size = setup.make_network(config, 4).state_size
-    replay = setup.make_replay(config, state_size)
+        state_size = build.make_network(config, 4).state_size
+    replay = build.make_replay(config, state_size)
     fill(replay, path, config.replay_rows, state_size)
     return replay
 

@@ -8,7 +8,7 @@ import psutil
 from benchmarks.common import Effort, Row, alternate, go, quiet, running, seconds, warm_up
 from benchmarks.reel import ENVS, fill, filled, player, reel
 from envs.emulator import FRAME_SKIP
-from experiment.config import Config
+from experiment.settings.config import Config
 
 RAW = 84 * 84  # bytes of a frame
 STEPS, BETWEEN = 60, 600.0  # of all envs in a measurement; seconds between checkpoints

@@ -12,7 +12,7 @@ from benchmarks.common import ROOT, console, describe_machine, go, running, seco
 from benchmarks.parts import PRESETS, updates_of
 from benchmarks.reel import ENVS, filled, reel
 from envs.emulator import FRAME_SKIP
-from experiment.config import Config
+from experiment.settings.config import Config
 
 Points = Iterator[dict[str, Any]]
 LEAST = 4.0  # seconds of a measurement of the loop

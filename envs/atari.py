@@ -15,8 +15,8 @@ import numpy as np
 
 from envs.emulator import FRAME_SKIP, MAX_FRAMES, MAX_SEED, SIZE, check_game, emulators, machine
 from envs.episodes import MAX_ACTIONS, EpisodeRecord
-from envs.observability import Observe, Observer, make_observer
 from envs.protocols import Protocol
+from envs.screens import Observe, Observer, make_observer
 
 
 class Transition(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.emulator import FRAME_SKIP, MAX_SEED, SIZE, check_game, emulators, machine
-from envs.observability import Observe, make_observer
 from envs.protocols import protocol
+from envs.screens import Observe, make_observer
 
 FORMAT = 1
 MAX_ACTIONS = 200_000  # of one record; the longest episode takes 27,000

@@ -42,13 +42,15 @@ from hypothesis import strategies as st
 
 from agents.learner import NonFiniteError
 from envs.episodes import EpisodeRecord, _check
-from envs.observability import Observe
-from experiment import checkpoint, fits, setup, tracking
-from experiment import config as configs
-from experiment.checkpoint import NETWORK, TRAINING, Checkpoint
-from experiment.config import UsageError
-from experiment.machine import exactness_lost
-from experiment.run import Run, _is_young
+from envs.screens import Observe
+from experiment import build
+from experiment.runs import trackers as tracking
+from experiment.runs.run import Run, _is_young
+from experiment.settings import config as configs
+from experiment.settings.config import UsageError
+from experiment.store import checkpoint, fits
+from experiment.store.checkpoint import NETWORK, TRAINING, Checkpoint
+from experiment.store.provenance import exactness_lost
 from tests import small
 
 MEMORY = 256 * 2**20  # bytes above what true files have taken
@@ -193,7 +195,7 @@ class Lab:
         self._put("manifest.json", data)
         meta = checkpoint.load(self.work, training=True).meta
         config, _ = configs.from_dict({**meta["config"], "preset": meta["preset"]}, "source")
-        setup.check_config(config)
+        build.check_config(config)
         exactness_lost(meta, config)
         fits.check_size(config, Checkpoint(meta, self.whole.weights, self.whole.training), "source")
         self._go_on(Checkpoint(meta, self.whole.weights, self.whole.training))
@@ -234,7 +236,7 @@ class Lab:
     def settings(self, data: bytes) -> None:
         self._put("config.yaml", data)
         config, _ = configs.load(self.work / "config.yaml")
-        setup.check_config(config)
+        build.check_config(config)
         json.dumps(configs.to_dict(config))
 
     def episode(self, data: bytes) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import train as train_program
-from experiment.checkpoint import _self_check, load_latest
-from experiment.run import Run
+from experiment.runs.run import Run
+from experiment.store.checkpoint import _self_check, load_latest
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {

@@ -23,11 +23,11 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import evaluate as evaluate_program
-from experiment import checkpoint
-from experiment.checkpoint import load_latest, saved_frames
-from experiment.display import Display
-from experiment.run import Run
-from experiment.tracking import Tracker
+from experiment.runs.display import Display
+from experiment.runs.run import Run
+from experiment.runs.trackers import Tracker
+from experiment.store import checkpoint
+from experiment.store.checkpoint import load_latest, saved_frames
 from tests import small
 
 # --- numbers that are none -------------------------------------------------------------------------------------

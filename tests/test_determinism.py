@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiment import setup
-from experiment.checkpoint import load_latest
-from experiment.config import Config
+from experiment import build
+from experiment.settings.config import Config
+from experiment.store.checkpoint import load_latest
 from tests import small
 
 
@@ -74,7 +74,7 @@ def test_flicker_has_its_own_stream(tmp_path: Path):
 
 def test_the_streams_of_a_seed_and_of_its_neighbours_all_differ():
     first = [
-        setup.rng(seed, stream).random()
+        build.rng(seed, stream).random()
         for seed in (0, 1, 2, 2**31 - 1)
         for stream in ("weights", "replay", "exploration", "evaluation")
     ]
@@ -83,14 +83,14 @@ def test_the_streams_of_a_seed_and_of_its_neighbours_all_differ():
 
 def test_initial_weights_depend_on_the_seed_alone():
     config = Config(hidden=16, core_size=8, seed=5)
-    one = setup.make_network(config, 4).state_dict()
+    one = build.make_network(config, 4).state_dict()
     torch.rand(3)
-    setup.rng(5, "replay").random(7)
-    again = setup.make_network(config, 4).state_dict()
+    build.rng(5, "replay").random(7)
+    again = build.make_network(config, 4).state_dict()
     assert all(torch.equal(one[name], again[name]) for name in one)
 
 
 def test_building_a_network_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    setup.make_network(Config(hidden=16, core_size=8), 4)
+    build.make_network(Config(hidden=16, core_size=8), 4)
     assert torch.equal(torch.random.get_rng_state(), before)

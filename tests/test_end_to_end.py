@@ -13,8 +13,8 @@ import train
 from agents.actor import Actor
 from agents.networks import QNetwork
 from envs.episodes import EpisodeRecord, replay_colour, replay_grey
-from envs.observability import KINDS, Observer
-from experiment.run import Run
+from envs.screens import KINDS, Observer
+from experiment.runs.run import Run
 from tests import small
 
 TINY = (

@@ -9,7 +9,7 @@ from torch import Tensor
 from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon, epsilon_greedy
 from agents.networks import QNetwork
-from agents.types import Inputs
+from agents.rows import Inputs
 
 N, A = 3, 4
 NO_AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)

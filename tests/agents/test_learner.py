@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from agents.learner import OPTIMIZERS, Learner, LearnerConfig, NonFiniteError, Update
 from agents.networks import QNetwork
-from agents.types import Inputs, Sequence
+from agents.rows import Inputs, Sequence
 
 A, B = 3, 2
 GAMMA = 0.9

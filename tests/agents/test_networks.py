@@ -15,7 +15,7 @@ from agents.networks import (
     TileConv,
     stack_frames,
 )
-from agents.types import Inputs
+from agents.rows import Inputs
 
 L, B, A = 7, 3, 4
 

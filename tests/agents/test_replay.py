@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from agents.actor import Actor
 from agents.networks import stack_frames
 from agents.replay import BLOCK, Replay, Rows, SumTree
-from agents.types import Inputs, Sequence
+from agents.rows import Inputs, Sequence
 
 FRAME = (2, 3)  # frame[0] holds time (two bytes) and lane, so that a row can be told from every other
 STATE = 2

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from agents.types import Inputs
+from agents.rows import Inputs
 from benchmarks import one_action
-from experiment.config import preset
+from experiment.settings.config import preset
 
 
 def test_a_network_that_always_takes_one_action_does_so_whatever_it_sees() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import common, parts, profile, reel, replay_memory
 from benchmarks.common import Effort
-from experiment import config as settings
+from experiment.settings import config as settings
 
 TINY = Effort(pairs=2, seconds=0.1, rows=1500)
 SMALL = {

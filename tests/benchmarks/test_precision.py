@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from agents.networks import QNetwork
-from agents.types import Inputs
+from agents.rows import Inputs
 from benchmarks.precision import autocast_in_software
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.common import ROOT, Row, alternate, better, compare, from_json, to_json, updates_per_step
 from benchmarks.parts import row_flops, update_flops
-from experiment import config as settings
-from experiment import setup
+from experiment import build
+from experiment.settings import config as settings
 
 
 def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians() -> None:
@@ -57,7 +57,7 @@ def test_work_of_a_row_by_hand() -> None:
         frame_stack=1, torso="nature", hidden=512, core="lstm", core_size=256, dueling=False, norm=True,
         last_action_reward=True,
     )  # fmt: skip
-    row, first = row_flops(setup.make_network(config, num_actions=4))
+    row, first = row_flops(build.make_network(config, num_actions=4))
     conv1 = 2 * 20 * 20 * 32 * (8 * 8 * 1)
     conv2, conv3 = 2 * 9 * 9 * 64 * (4 * 4 * 32), 2 * 7 * 7 * 64 * (3 * 3 * 64)
     fc, lstm, head = 2 * 3136 * 512, 2 * 4 * 256 * (512 + 4 + 1 + 256), 2 * 256 * 4

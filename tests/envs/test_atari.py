@@ -9,8 +9,8 @@ import pytest
 from envs import emulator
 from envs.atari import AtariEnvs, Transition
 from envs.episodes import replay_grey
-from envs.observability import Observe
 from envs.protocols import protocol
+from envs.screens import Observe
 
 V5 = protocol("v5")
 

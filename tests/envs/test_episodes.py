@@ -9,8 +9,8 @@ import pytest
 
 from envs.atari import AtariEnvs
 from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
-from envs.observability import Observe, observe
 from envs.protocols import protocol
+from envs.screens import Observe, observe
 
 
 def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:

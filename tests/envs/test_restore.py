@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from envs.atari import AtariEnvs
-from envs.observability import Observe, observe
 from envs.protocols import protocol
+from envs.screens import Observe, observe
 
 CASES = [
     ("breakout", "v5", observe("flicker")),

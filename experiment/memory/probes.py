@@ -1,0 +1,331 @@
+"""Memory, seen: what the cores can remember, and how far back a trained agent looks.
+
+python -m experiment.memory recall                 each core on a small task that needs memory: success against the wait
+python -m experiment.memory gradient runs/NAME     how fast the gradient of Q fades, step by step into the past
+python -m experiment.memory horizon runs/NAME      the score when the memory is wiped every k steps
+
+Each writes its figures as JSON and a picture of them beside it. docs/memory.md tells the story. --help after a name
+shows its flags.
+"""
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.cores import CORES
+from agents.networks import QNetwork
+from agents.rows import Inputs
+from envs.episodes import EpisodeRecord, replay_grey
+from experiment import build
+from experiment.memory import task as recall
+from experiment.scores.evaluation import Agent, evaluate, open_agent, spread
+from experiment.settings.cli import exit_on_usage_error, parse_evaluate, parse_fields
+from experiment.settings.config import UsageError, check_evaluation, near
+from experiment.store.files import refused, write_json
+
+LOOKS = {  # the colours of Okabe & Ito, which the colour-blind can tell apart; markers and dashes say the same again
+    "identity": ("#999999", "x", ":"), "rnn": ("#E69F00", "s", "-."), "lstm1997": ("#0072B2", "o", "-"),
+    "lstm": ("#009E73", "D", "--"), "gru": ("#CC79A7", "^", "-"), "trained": ("#000000", "*", "-"),
+}  # fmt: skip
+
+
+class Line(NamedTuple):
+    """One line of a figure, and the band around it."""
+
+    label: str
+    look: str  # one of LOOKS
+    x: list[Any]  # numbers, or the names of places side by side
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def in_range(**flags: tuple[float, float, float]) -> None:
+    """UsageError on the first value that is not within its bounds."""
+    for name, (value, low, high) in flags.items():
+        if not low <= value <= high:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be from {low} to {high}")
+
+
+def writable(out: Path) -> Path:
+    """UsageError before the work is done, not after it."""
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
+    with refused(out, "written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.open("a").close()
+    return out
+
+
+def publish(out: Path, figures: dict[str, Any], lines: list[Line], levels: dict[str, float], **axes: Any) -> int:
+    """Write the figures and the picture beside them; `levels` are named dotted lines, `axes` go to matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no window
+    from matplotlib import pyplot
+
+    figure, plot = pyplot.subplots(figsize=(7, 4))
+    for line in lines:
+        colour, marker, dashes = LOOKS[line.look]
+        marked = slice(None, None, -(-len(line.x) // 12))  # a marker at each of many points would hide them
+        plot.plot(line.x, line.y, dashes, color=colour, marker=marker, ms=5, markevery=marked, label=line.label)
+        plot.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+    for name, level in levels.items():
+        plot.axhline(level, color="black", ls=":", lw=1)
+        plot.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    plot.set(**axes)
+    plot.title.set_fontsize(9)
+    plot.grid(alpha=0.3)
+    plot.legend(fontsize=8)
+    figure.tight_layout()
+    with refused(out, "written"):
+        write_json(out, figures)
+        figure.savefig(out.with_suffix(".png"), dpi=110)
+    pyplot.close(figure)
+    print(f"figures  {out}\npicture  {out.with_suffix('.png')}")
+    return 0
+
+
+# --- the recall task ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RecallConfig:
+    """Train every core on the recall task, and draw its success against the wait."""
+
+    seeds: int = 3
+    """Networks of each core."""
+    updates: int = 1000
+    """Gradient steps of each network."""
+    out: Path = Path("runs/recall.json")
+    """Where the figures go; the picture goes beside them."""
+
+
+def recall_once(core: str, seed: int, updates: int) -> list[float]:
+    """The success of a newly trained network after each of the waits. On one thread."""
+    torch.set_num_threads(1)
+    config = recall.settings(core, seed)
+    network = recall.train(config, updates)
+    return [recall.success(config, network, wait) for wait in recall.WAITS]
+
+
+def in_processes(jobs: list[tuple[str, int, int]]) -> Iterator[list[float]]:
+    """`recall_once` of each job, in order, on all cores of the machine. Ctrl-C ends the processes without a word."""
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
+    with ProcessPoolExecutor(build.cores(), get_context("spawn"), **quiet) as pool:
+        yield from pool.map(recall_once, *zip(*jobs, strict=True))
+
+
+def recall_command(argv: list[str]) -> int:
+    text = "Train every core on the recall task, and draw its success against the wait."
+    wanted = parse_fields("experiment.memory recall", RecallConfig, argv[1:], RecallConfig(), text)
+    in_range(seeds=(wanted.seeds, 1, 1000), updates=(wanted.updates, 1, 1_000_000))
+    writable(wanted.out)
+    jobs = [(core, seed, wanted.updates) for core in CORES for seed in range(1, wanted.seeds + 1)]
+    runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
+    print("share of right answers after a wait of k steps; guessing gives 0.25")
+    print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in recall.WAITS))
+    for (core, seed, _), found in zip(jobs, in_processes(jobs), strict=True):
+        runs[core].append(found)
+        print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in found), flush=True)
+    waits, lines = [*map(str, recall.WAITS)], []
+    for core, found in runs.items():
+        mean, low, high = (f(found, axis=0).tolist() for f in (np.mean, np.min, np.max))
+        lines.append(Line(core, core, waits, mean, low, high))
+    figures = {"command": command(argv), "updates": wanted.updates, "waits": recall.WAITS, "success": runs}
+    return publish(
+        wanted.out, figures, lines, {"guessing": 1 / recall.CUES},
+        title=f"See a cue, wait, name it. {wanted.updates} updates; mean and range of {wanted.seeds} seeds",
+        xlabel="wait, in steps", ylabel="right answers", ylim=(0, 1.03),
+    )  # fmt: skip
+
+
+# --- a trained agent ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What the two probes of a trained agent have in common."""
+
+    episodes: int = 10
+    """Whole episodes to play."""
+    epsilon: float = 0.01
+    """Share of random actions. More than in evaluate.py: a wiped agent may wait for ever for a ball it never serves."""
+    seed: int = 1
+    """Of the games and the random actions."""
+    threads: int = 0
+    """CPU threads. 0: all cores."""
+    out: str = ""
+    """Where the figures go; the picture goes beside them. Default: in the run's folder."""
+
+
+@dataclass(frozen=True)
+class GradientConfig(ProbeConfig):
+    """Flags of `gradient`."""
+
+    steps: int = 64
+    """Largest k: steps into the past."""
+    states: int = 64
+    """States s_t, spread evenly over the episodes."""
+    fresh: int = 3
+    """Untrained networks of each core, for comparison."""
+
+
+@dataclass(frozen=True)
+class HorizonConfig(ProbeConfig):
+    """Flags of `horizon`."""
+
+    every: str = "1,2,4,8,16,32,64,128"
+    """The k to try, parted by commas; never wiping comes after them."""
+
+
+def command(argv: list[str]) -> str:
+    return f"python -m experiment.memory {shlex.join(argv)}"
+
+
+def recurrent(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
+    """The agent, a title, where the figures go. UsageError if it has no memory to look at, or a setting is wrong."""
+    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
+    folder, *more = folders
+    if more:
+        raise UsageError(f"{more[0]}: one run at a time")
+    changes = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
+    agent = open_agent(folder, **changes, threads=wanted.threads)
+    core, preset, frames = agent.config.core, agent.about["preset"], agent.about["frames"]
+    if not agent.network.state_size:
+        raise UsageError(f"{folder}: {preset} has no memory (core {core}), so there is nothing to look at")
+    about = {"command": command(argv), **agent.about, "core": core, "episodes": wanted.episodes}
+    title = f"{preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
+    return replace(agent, about=about), title, writable(Path(wanted.out or folder / f"{argv[0]}.json"))
+
+
+def inputs_of(record: EpisodeRecord, depth: int) -> tuple[Inputs, Tensor]:
+    """The rows of a whole episode as a network with stacks of `depth` saw them, B = 1; the actions taken [T]."""
+    frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
+    action = record.actions[record.start :].astype(np.int64)
+    before = np.zeros((depth - 1, *frames.shape[1:]), np.uint8)
+    is_first = np.arange(1 - depth, record.steps) == 0
+    # The first row's previous action and reward are the last ones here: the network does not look at them.
+    rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
+    return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
+
+
+def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int) -> np.ndarray:
+    """|dQ(s_t, a_t) / dx_{t-k}| for each t in `ends` (rising, not below `steps`), k = 0 ... steps: [S, steps + 1].
+
+    x is what enters the convolutions: the stack of images of that step, one image if frame_stack is 1. The core state
+    at t - steps is the agent's own; last action and reward are held fixed.
+    """
+    images: list[Tensor] = []
+
+    def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
+        images[:] = [given[0].detach().requires_grad_()]
+        return images[0]
+
+    state, at, norms = network.initial_state(1), 0, []
+    handle = network.conv.register_forward_pre_hook(watch)
+    for t in ends:
+        if t - steps > at:
+            with torch.no_grad():
+                _, state = network(inputs.rows(at, t - steps), state)
+            at = t - steps
+        q, _ = network(inputs.rows(at, t + 1), state)  # [steps + 1, 1, A]
+        (gradient,) = torch.autograd.grad(q[-1, 0, action[t]], images[0])
+        norms.append(gradient.double().flatten(1).norm(dim=1).flip(0).numpy())
+    handle.remove()
+    return np.array(norms)
+
+
+def gradient_command(argv: list[str]) -> int:
+    text = "Measure how fast the gradient of Q fades, step by step into the past"
+    folders, wanted = parse_evaluate(argv[1:], GradientConfig, "experiment.memory gradient", text)
+    in_range(steps=(wanted.steps, 1, 1000), states=(wanted.states, 1, 100_000), fresh=(wanted.fresh, 0, 100))
+    agent, title, out = recurrent(folders, wanted, argv)
+    config, steps = agent.config, wanted.steps
+    played = evaluate(agent.network, config, agent.protocol)
+    records = [record for record in played.records if record.steps > steps]
+    if not records:
+        raise UsageError(f"--steps {steps}: none of the {wanted.episodes} episodes is longer")
+    share = -(-wanted.states // len(records))
+    ends = [np.unique(np.linspace(steps, record.steps - 1, share, dtype=int)).tolist() for record in records]
+    rows = [inputs_of(record, config.frame_stack) for record in records]
+    networks = {f"{config.core}, trained": ("trained", [agent.network])}
+    for core in CORES:
+        changed = [replace(config, core=core, seed=agent.about["train_seed"] + i) for i in range(wanted.fresh)]
+        fresh = [build.make_network(c, agent.network.num_actions) for c in changed]
+        if any(network.state_size for network in fresh):
+            networks[f"{core}, new"] = core, fresh
+    shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
+    print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
+    print(f"{'core':16}" + "".join(f"k={k:<7}" for k in shown))
+    lines, curves = [], {}
+    for name, (look, group) in networks.items():
+        found = [gradient_norms(n, *row, end, steps) for n in group for row, end in zip(rows, ends, strict=True)]
+        norms = np.concatenate(found)  # [S, steps + 1]
+        low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
+        mean = (norms.mean(0) / norms[:, 0].mean()).tolist()
+        curves[name] = {"networks": len(group), "states": len(norms), "median": median, "mean": mean}
+        curves[name] |= {"quartile_low": low, "quartile_high": high}
+        lines.append(Line(name, look, [*range(steps + 1)], median, low, high))
+        print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
+    return publish(
+        out, {**agent.about, "curves": curves}, lines, {}, yscale="log",
+        title=f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states",
+        xlabel="k, in steps", ylabel="against k = 0",
+    )  # fmt: skip
+
+
+def horizon_command(argv: list[str]) -> int:
+    text = "Score an agent whose memory is wiped every k steps"
+    folders, wanted = parse_evaluate(argv[1:], HorizonConfig, "experiment.memory horizon", text)
+    try:
+        every = [int(word) for word in wanted.every.split(",")]
+    except ValueError:
+        every = [0]
+    if min(every) < 1:
+        raise UsageError(f"--every {wanted.every}: expected whole numbers from 1, parted by commas")
+    agent, title, out = recurrent(folders, wanted, argv)
+    rows: dict[str, dict[str, Any]] = {}
+    for k in (*every, 0):
+        name = str(k or "never")
+        played = evaluate(agent.network, agent.config, agent.protocol, wipe_every=k)
+        rows[name] = played.summary(agent.config.game) | {"scores": played.scores}
+        print(f"wiped every {name:>5} steps   mean {rows[name]['mean']:.1f}   {spread(rows[name])}", flush=True)
+    mean = [row["mean"] for row in rows.values()]
+    low, high = np.array([row["interval_95"] for row in rows.values()], float).T.tolist()
+    random = rows["never"]["random_score"]
+    return publish(
+        out, {**agent.about, "wiped_every": rows}, [Line("score", "trained", [*rows], mean, low, high)],
+        {} if random is None else {"random play": random},
+        title=f"Score when the memory is wiped every k steps\n{title};\n"
+              f"{wanted.episodes} episodes, epsilon {wanted.epsilon:g}, mean and 95 % interval",
+        xlabel="k, in steps", ylabel="score",
+    )  # fmt: skip
+
+
+COMMANDS = {"recall": recall_command, "gradient": gradient_command, "horizon": horizon_command}
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    if argv[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
+    name = argv[0] if argv else ""
+    if name not in COMMANDS:
+        raise UsageError(f"{name!r} is not one of {', '.join(COMMANDS)}.{near(name, list(COMMANDS))} See --help.")
+    return COMMANDS[name](argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""What a run was computed on, and by which code: written into its checkpoints, since exactness depends on it."""
+
+import contextlib
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiment import build
+from experiment.settings.config import Config
+from experiment.store.checkpoint import show
+
+
+def machine() -> dict[str, str]:
+    """What exactness depends on, beside precision and threads."""
+    return {
+        "cpu": _cpu(),
+        "torch": torch.__version__,
+        "ale_py": version("ale-py"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    """The processor's model; Linux alone tells it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit of this code, with + if files differ from it; None outside a git clone."""
+    root = Path(__file__).resolve().parents[2]
+    inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # not that of a clone around this folder
+    with contextlib.suppress(OSError):
+        git = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
+        return subprocess.run(git, capture_output=True, text=True, env=inside, check=False).stdout.strip() or None
+    return None
+
+
+def exactness_lost(meta: dict[str, Any], config: Config) -> list[str]:
+    """What differs from where the checkpoint was written, so that the run goes on, but not bit for bit."""
+    stored = meta.get("machine")
+    old = {**(stored if isinstance(stored, dict) else {}), **{k: meta.get(k) for k in ("precision", "threads")}}
+    stored_config = meta.get("config")
+    for key in ("device", "compile"):
+        old[key] = stored_config.get(key) if isinstance(stored_config, dict) else None
+    new = machine() | {
+        "precision": build.precision(config),
+        "threads": build.threads(config),
+        "device": config.device,
+        "compile": config.compile,
+    }
+    return [f"{k} {show(old.get(k))} -> {v!r}" for k, v in new.items() if old.get(k) != v]

@@ -1,0 +1,1 @@
+"""Many runs: the grid, its jobs, what they show."""

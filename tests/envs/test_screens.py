@@ -1,0 +1,163 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from envs.screens import KINDS, Observe, make_observer, observe
+
+RNG = np.random.default_rng(0)
+
+
+def frames(n: int) -> np.ndarray:
+    """[n, 84, 84], all different, none black anywhere."""
+    return np.stack([np.full((84, 84), 10 + i % 240, np.uint8) for i in range(n)])
+
+
+def watch(how: Observe, shown: np.ndarray, firsts: set[int] = frozenset({0}), seed: int = 5) -> np.ndarray:  # type: ignore[assignment]
+    observer = make_observer(how, seed)
+    return np.stack([observer(frame, t in firsts).copy() for t, frame in enumerate(shown)])
+
+
+def hidden(seen: np.ndarray) -> np.ndarray:
+    """bool [n]: wholly black. Asserts that a frame is black wholly or not at all."""
+    dark = (seen == 0).all(axis=(1, 2))
+    assert ((seen == 0).any(axis=(1, 2)) == dark).all()
+    return dark
+
+
+def test_full_shows_everything():
+    shown = frames(20)
+    assert (watch(Observe(), shown) == shown).all()
+
+
+def test_flicker_hides_each_frame_with_its_probability_and_leaves_the_others_alone():
+    shown = frames(4000)
+    dark = hidden(seen := watch(Observe("flicker", 0.25), shown))
+    assert (seen[~dark] == shown[~dark]).all()
+    assert dark.mean() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
+    # independent: after a hidden frame the next is hidden as often as any
+    assert dark[1:][dark[:-1]].mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_flicker_0_hides_nothing_and_1_everything():
+    shown = frames(50)
+    assert (watch(Observe("flicker", 0), shown) == shown).all()
+    assert (watch(Observe("flicker", 1), shown) == 0).all()
+
+
+def stretches(dark: np.ndarray, value: bool) -> list[int]:
+    """Lengths of the runs of this value, without the first and the last run, which may be cut."""
+    edges = np.flatnonzero(np.diff(dark.astype(int))) + 1
+    return [int(b - a) for a, b in pairwise(edges) if dark[a] == value]
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_blackout_hides_stretches_of_n_frames_and_a_third_of_all(n: int):
+    shown = frames(6000)
+    dark = hidden(seen := watch(Observe("blackout", n), shown))
+    assert (seen[~dark] == shown[~dark]).all()
+    runs = stretches(dark, True)
+    assert min(runs) == n
+    assert all(run % n == 0 for run in runs)  # two stretches may touch
+    assert dark.mean() == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_a_blackout_ends_with_its_episode():
+    shown, n = frames(400), 1000
+    first_dark = int(np.argmax(hidden(watch(Observe("blackout", n), frames(20_000), seed=1))))
+    shown = frames(first_dark + 3)
+    dark = hidden(watch(Observe("blackout", n), shown, {0, first_dark + 2}, seed=1))
+    assert dark[first_dark]
+    assert dark[first_dark + 1]
+    assert not dark[first_dark + 2]
+
+
+def test_delay_shows_the_screen_of_n_steps_ago_and_never_one_of_another_episode():
+    shown = frames(7)
+    seen = watch(Observe("delay", 2), shown, {0, 4})
+    black = np.zeros((84, 84), np.uint8)
+    expected = [black, black, shown[0], shown[1], black, black, shown[4]]
+    assert (seen == np.stack(expected)).all()
+
+
+def test_delay_0_is_full_and_delay_keeps_its_own_copy():
+    shown = frames(5)
+    assert (watch(Observe("delay", 0), shown) == shown).all()
+    observer = make_observer(Observe("delay", 1), 0)
+    buffer = np.full((84, 84), 7, np.uint8)
+    observer(buffer, True)
+    buffer[:] = 99  # the caller uses its buffer again
+    assert (observer(buffer, False) == 7).all()
+
+
+def test_blinkered_shows_a_band_in_the_middle():
+    shown = frames(1)
+    seen = watch(Observe("blinkered", 0.5), shown)[0]  # 42 rows of 84: 21 dark, 42 seen, 21 dark
+    assert (seen[:21] == 0).all()
+    assert (seen[21:63] == 10).all()
+    assert (seen[63:] == 0).all()
+    assert (watch(Observe("blinkered", 1), shown) == shown).all()
+    assert (watch(Observe("blinkered", 0), shown)[0] != 0).any(axis=1).sum() == 1  # at least one row
+
+
+def test_noise_has_its_standard_deviation_and_is_cut_off():
+    grey = np.full((40, 84, 84), 128, np.uint8)
+    seen = watch(Observe("noise", 10), grey).astype(float)
+    assert seen.mean() == pytest.approx(128, abs=0.2)
+    assert seen.std() == pytest.approx(math.sqrt(10**2 + 1 / 12), rel=0.02)  # rounding adds 1/12
+    white = watch(Observe("noise", 50), np.full((4, 84, 84), 255, np.uint8))
+    assert white.max() == 255
+    assert (white == 255).mean() == pytest.approx(0.5, abs=0.05)  # no wrapping round to black
+    assert (watch(Observe("noise", 0), grey) == grey).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_repeats_itself_from_its_seed_and_leaves_the_given_frame_alone(kind: str):
+    shown = RNG.integers(1, 256, (60, 84, 84)).astype(np.uint8)
+    before = shown.copy()
+    how = observe(kind)
+    one = watch(how, shown, {0, 30}, seed=3)
+    assert (one == watch(how, shown, {0, 30}, seed=3)).all()
+    assert (shown == before).all()
+    assert one.dtype == np.uint8
+    assert one.shape == shown.shape
+    if kind in ("flicker", "blackout", "noise"):
+        assert (one != watch(how, shown, {0, 30}, seed=4)).any()
+
+
+def test_the_clear_value_of_a_kind_hides_nothing():
+    shown = RNG.integers(1, 256, (60, 84, 84)).astype(np.uint8)
+    for kind, made in KINDS.items():
+        if made.clear is not None:
+            assert (watch(Observe(kind, made.clear), shown) == shown).all()
+        assert bool(made.meaning) == (kind != "full")
+
+
+def test_the_default_parameter_of_every_kind_is_allowed():
+    for kind, made in KINDS.items():
+        assert observe(kind) == Observe(kind, made.default)
+    assert observe("flicker", 0.1) == Observe("flicker", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter", "says"),
+    [
+        ("flickr", 0.5, "did you mean 'flicker'"),
+        ("nothing at all", 0.5, "no kind of observation named 'nothing at all': there are full, flicker"),
+        ("full", 1, "full takes no parameter but 0, not 1"),
+        ("flicker", 1.01, "flicker takes a number from 0 to 1, not 1.01"),
+        ("flicker", -0.1, "not -0.1"),
+        ("flicker", math.nan, "not nan"),
+        ("blackout", 0, "blackout takes a whole number from 1 to 1000, not 0"),
+        ("blackout", 2.5, "a whole number"),
+        ("delay", -1, "from 0 to 1000"),
+        ("delay", math.inf, "not inf"),
+        ("blinkered", 2, "from 0 to 1"),
+        ("noise", 256, "from 0 to 255"),
+    ],
+)
+def test_wrong_kinds_and_parameters_are_refused_in_one_line(kind: str, parameter: float, says: str):
+    with pytest.raises(ValueError, match=says) as error:
+        Observe(kind, parameter)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,291 @@
+"""The papers' agents: one update of each against a reference written out by hand, in double precision."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agents.rows import Inputs, Sequence
+from experiment import build
+from experiment.settings.config import PRESETS, Config, UsageError, check, preset
+
+A, B = 3, 4
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make_batch(config: Config, state_size: int, seed: int) -> Sequence:
+    """Random rows with ends of both kinds, and what follows them begins an episode."""
+    g = torch.Generator().manual_seed(seed)
+    length = config.burn_in + config.unroll + config.n_step
+    rows = config.frame_stack - 1 + length
+    ends = torch.rand(length, B, generator=g)
+    terminated, truncated = ends < 0.2, ends > 0.85
+    is_first = torch.zeros(rows, B, dtype=torch.bool)
+    is_first[config.frame_stack :] = (terminated | truncated)[:-1]
+    return Sequence(
+        Inputs(
+            torch.randint(0, 256, (rows, B, 84, 84), dtype=torch.uint8, generator=g),
+            is_first,
+            torch.randint(0, A, (length, B), generator=g),
+            2 * torch.randn(length, B, generator=g),
+        ),
+        torch.randint(0, A, (length, B), generator=g),
+        2 * torch.randn(length, B, generator=g),
+        terminated,
+        truncated,
+        torch.zeros(B, state_size) if config.update != "stored" else torch.randn(B, state_size, generator=g),
+        torch.rand(B, generator=g) if config.priority_exponent else torch.ones(B),
+        np.arange(B),
+    )
+
+
+# --- the reference: one row of one lane at a time --------------------------------------------------------
+
+
+def features(w: Weights, stack: Tensor) -> Tensor:
+    """[K, 84, 84] -> the convolutions' output, flat as our weights have it (H, W, C)."""
+    x = stack[None] / 255
+    for i, stride in enumerate((4, 2, 1)):
+        x = F.conv2d(x, w[f"conv.{2 * i}.weight"], w[f"conv.{2 * i}.bias"], stride).relu()
+    x = x[0].permute(1, 2, 0).flatten()
+    return (w["fc.0.weight"] @ x + w["fc.0.bias"]).relu() if "fc.0.weight" in w else x
+
+
+def lstm_cell(w: Weights, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    z = w["core.cell.weight_ih_l0"] @ x + w["core.cell.bias_ih_l0"]
+    z = z + w["core.cell.weight_hh_l0"] @ h + w["core.cell.bias_hh_l0"]
+    i, f, g, o = z.chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def stream(w: Weights, name: str, x: Tensor) -> Tensor:
+    if f"head.{name}.weight" in w:
+        return w[f"head.{name}.weight"] @ x + w[f"head.{name}.bias"]
+    x = (w[f"head.{name}.0.weight"] @ x + w[f"head.{name}.0.bias"]).relu()
+    return w[f"head.{name}.2.weight"] @ x + w[f"head.{name}.2.bias"]
+
+
+def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tensor]:
+    """q [A] of every row of a lane, from the stored state on. No gradient through the burn-in."""
+    depth, inputs = config.frame_stack, batch.inputs
+    h, c = batch.core_state[lane].chunk(2) if config.core == "lstm" else (torch.empty(0), torch.empty(0))
+    out = []
+    for t in range(len(batch.action)):
+        stack = inputs.frames[t : t + depth, lane].double()
+        for k in range(1, depth):  # what lies before the episode's start is black
+            if inputs.is_first[t + k, lane]:
+                stack[:k] = 0
+        x, first = features(w, stack), bool(inputs.is_first[t + depth - 1, lane])
+        if config.last_action_reward:
+            action = torch.zeros(A)
+            action[inputs.prev_action[t, lane]] = 1
+            reward = inputs.prev_reward[t, lane].clamp(-1, 1)[None]
+            x = torch.cat([x, torch.zeros(A + 1) if first else torch.cat([action, reward])])
+        if config.core == "lstm":
+            if first:
+                h, c = torch.zeros_like(h), torch.zeros_like(c)
+            h, c = lstm_cell(w, x, h, c)
+            if t < config.burn_in:
+                h, c = h.detach(), c.detach()
+            x = h
+        a = stream(w, "advantage", x)
+        out.append(stream(w, "value", x) + a - a.mean() if config.dueling else a)
+    return out
+
+
+def h(x: Tensor) -> Tensor:
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + 1e-3 * x
+
+
+def h_inverse(x: Tensor) -> Tensor:
+    return x.sign() * ((((1 + 4 * 1e-3 * (x.abs() + 1 + 1e-3)).sqrt() - 1) / (2 * 1e-3)) ** 2 - 1)
+
+
+def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequence) -> tuple[Tensor, list[float]]:
+    """The loss, and the sequences' priorities."""
+    total, rows, priorities = torch.zeros(()), 0, []
+    for lane in range(B):
+        q, q_target = q_rows(config, online, batch, lane), q_rows(config, target, batch, lane)
+        r, ended, cut = batch.reward[:, lane], batch.terminated[:, lane], batch.truncated[:, lane]
+        v, bonus = [], []
+        for t in range(len(q)):
+            values = (h_inverse(q_target[t]) if config.value_rescaling else q_target[t]).detach()
+            policy = (values / 0.03).softmax(0)
+            soft = sum(p * (x - 0.03 * p.log()) for p, x in zip(policy, values, strict=True) if p > 0)
+            v.append(soft if config.munchausen else values[(q if config.double else q_target)[t].argmax()])
+            log_policy = (values / 0.03).log_softmax(0)[batch.action[t, lane]]
+            bonus.append(0.9 * (0.03 * log_policy).clamp(-1, 0) if config.munchausen else 0.0)
+        errors = []
+        for t in range(config.burn_in, config.burn_in + config.unroll):
+            if cut[t]:
+                continue
+            y, discount = torch.zeros(()), 1.0
+            for k in range(config.n_step):
+                if k > 0 and cut[t + k]:
+                    break
+                clip = config.reward_clip or float("inf")
+                y = y + discount * (r[t + k].clamp(-clip, clip) + bonus[t + k])
+                discount *= config.discount * (0.0 if ended[t + k] else 1.0)
+                if ended[t + k]:
+                    break
+            else:
+                k = config.n_step
+            y = y + discount * v[min(t + k, len(v) - 1)]
+            error = (h(y) if config.value_rescaling else y) - q[t][batch.action[t, lane]]
+            size = error.abs()
+            huber = torch.where(size <= 1, 0.5 * size**2, size - 0.5)
+            total = total + batch.weight[lane] * (huber if config.loss == "huber" else 0.5 * size**2)
+            errors.append(size.item())
+        rows += len(errors)
+        priorities.append(0.9 * max(errors) + 0.1 * sum(errors) / len(errors) if errors else 0.0)
+    return total / rows, priorities
+
+
+def rmsprop(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
+    memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
+    memory["mean"] = 0.95 * memory["mean"] + 0.05 * g
+    return p - config.learning_rate * g / ((memory["square"] - memory["mean"] ** 2).sqrt() + config.optimizer_epsilon)
+
+
+def adadelta(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
+    memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
+    eps = config.optimizer_epsilon
+    change = (memory["mean"] + eps).sqrt() / (memory["square"] + eps).sqrt() * g
+    memory["mean"] = 0.95 * memory["mean"] + 0.05 * change**2
+    return p - config.learning_rate * change
+
+
+def adam(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
+    memory["mean"] = 0.9 * memory["mean"] + 0.1 * g
+    memory["square"] = 0.999 * memory["square"] + 0.001 * g**2
+    mean, square = memory["mean"] / (1 - 0.9**step), memory["square"] / (1 - 0.999**step)
+    return p - config.learning_rate * mean / (square.sqrt() + config.optimizer_epsilon)
+
+
+Step = Callable[[Config, Tensor, Tensor, dict[str, Tensor], int], Tensor]
+SMALL = {"precision": "fp32", "batch_size": B}
+R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "step_of"),
+    [
+        ("dqn-2015", {"hidden": 7}, rmsprop),
+        ("double-dqn", {"hidden": 7}, rmsprop),
+        ("drqn-2015", {"core_size": 6, "unroll": 5}, adadelta),
+        ("dueling", {"head_hidden": 5}, rmsprop),
+        ("rainbow-lite", {"head_hidden": 5}, adam),
+        ("r2d2", R2D2, adam),
+        ("dqn-2015", {"hidden": 7, "munchausen": True}, rmsprop),
+        ("r2d2", R2D2 | {"munchausen": True}, adam),
+    ],
+)
+def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[str, int], step_of: Step) -> None:
+    config = dataclasses.replace(preset(name), **SMALL, **changes)  # type: ignore[arg-type]
+    network = build.make_network(config, A).double()
+    learner = build.make_learner(config, network)
+    other = build.make_network(dataclasses.replace(config, seed=2), A).double()
+    learner.target.load_state_dict(other.state_dict())
+    target = {k: v.clone() for k, v in other.state_dict().items()}
+    weights = {k: v.detach().clone() for k, v in network.named_parameters()}
+    memory = {k: {"mean": torch.zeros_like(v), "square": torch.zeros_like(v)} for k, v in weights.items()}
+    for step in (1, 2, 3):
+        batch = make_batch(config, network.state_size, seed=step)
+        online = {k: v.clone().requires_grad_() for k, v in weights.items()}
+        loss, priorities = reference_loss(config, online, target, batch)
+        gradients = torch.autograd.grad(loss, list(online.values()))
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        scale = min(1.0, (config.max_grad_norm or float("inf")) / (norm.item() + 1e-6))
+        for (k, p), g in zip(weights.items(), gradients, strict=True):
+            weights[k] = step_of(config, p, g * scale, memory[k], step)
+
+        told = learner.update(batch)
+        assert told.metrics["loss"] == pytest.approx(loss.item(), rel=1e-6)
+        np.testing.assert_allclose(told.priority, priorities, rtol=1e-6)
+        for k, p in learner.online.named_parameters():
+            torch.testing.assert_close(p.detach(), weights[k], rtol=1e-6, atol=1e-8)
+
+
+def test_the_quantile_loss_is_of_the_drawn_fractions_against_the_target_networks_samples() -> None:
+    config = dataclasses.replace(preset("dqn-2015"), **SMALL, hidden=7, head="iqn")  # type: ignore[arg-type]
+    network = build.make_network(config, A).double()
+    learner = build.make_learner(config, network)
+    other = build.make_network(dataclasses.replace(config, seed=2), A).double()
+    learner.target.load_state_dict(other.state_dict())
+    batch = make_batch(config, network.state_size, seed=1)
+    rng, start = np.random.default_rng([config.seed, 20, 0]), config.burn_in
+    tau, next_tau = (network.head.random_fractions(torch.Size([1, B]), rng) for _ in range(2))
+    z = network.returns(batch.inputs.rows(start, start + 1), batch.core_state, tau)[0][0].detach()  # [B, A, N]
+    z_next = other.returns(batch.inputs.rows(start + 1, start + 2), batch.core_state, next_tau)[0][0].detach()
+    losses = []
+    for lane in range(B):
+        if batch.truncated[start, lane]:
+            continue
+        best = z_next[lane].mean(1).argmax()
+        alive = 0.0 if batch.terminated[start, lane] else 1.0
+        targets = batch.reward[start, lane].clamp(-1, 1) + config.discount * alive * z_next[lane, best]
+        loss = 0.0
+        for fraction, quantile in zip(tau[0, lane], z[lane, batch.action[start, lane]], strict=True):
+            for y in targets:
+                size, below = abs(float(y - quantile)), float(y < quantile)
+                huber = 0.5 * size**2 if size <= 1 else size - 0.5
+                loss += abs(float(fraction) - below) * huber / len(targets)
+        losses.append(loss)
+    assert learner.update(batch).metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_is_within_its_own_rules_and_builds_its_network(name: str) -> None:
+    config = preset(name)
+    check(config)
+    build.check_names(config)
+    build.replay_shape(config)
+    build.blueprint(config)
+
+
+@pytest.mark.parametrize("core", ["identity", "lstm"])
+@pytest.mark.parametrize("changes", [{"head": "iqn"}, {"munchausen": True}, {"head": "iqn", "munchausen": True,
+                                      "target_period": 5, "value_rescaling": True, "reward_clip": None}])  # fmt: skip
+def test_iqn_and_munchausen_train_any_core(core: str, changes: dict[str, object]) -> None:
+    """On one batch whose targets do not move (all rows end) the loss falls."""
+    small = {"hidden": 16, "core_size": 8, "burn_in": 1, "unroll": 3, "precision": "fp32", "learning_rate": 3e-3}
+    config = dataclasses.replace(Config(), core=core, **small, **changes)  # type: ignore[arg-type]
+    network = build.make_network(config, A).double()
+    learner = build.make_learner(config, network)
+    batch = make_batch(config, network.state_size, seed=1)
+    batch = batch._replace(terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated))
+    told = [learner.update(batch).metrics["loss"] for _ in range(60)]
+    assert np.mean(told[-5:]) < 0.5 * told[0]
+
+
+@pytest.mark.parametrize(("field", "value"), [("sequence_stride", 8), ("burn_in", 4), ("priority_exponent", 0.5)])
+def test_sequential_updates_refuse_what_they_cannot_do(field: str, value: float) -> None:
+    config = dataclasses.replace(preset("drqn-2015"), update="sequential", sequence_stride=1)
+    check(config)
+    with pytest.raises(UsageError, match=f"{field.replace('_', '-')}.*with --update sequential"):
+        check(dataclasses.replace(config, **{field: value}))  # type: ignore[arg-type]
+
+
+def test_the_tables_of_the_documentation_are_the_presets() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "presets.md").read_text()
+    told: dict[str, dict[str, str]] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        name = section.splitlines()[0]
+        parent = re.search(r"Like `([\w-]+)`, and:", section)
+        told[name] = told[parent[1]] if parent else {}
+        told[name] = told[name] | dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, flags=re.MULTILINE))
+    assert told == {name: {k: str(v) for k, v in changes.items()} for name, changes in PRESETS.items()}

@@ -1,0 +1,72 @@
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiment.store.metrics import MAX_PENDING_ROWS, MetricsFile
+
+
+def write_rows(folder: Path, frames: range, position: int = 0) -> MetricsFile:
+    metrics = MetricsFile(folder / "metrics.jsonl", position)
+    for count in frames:
+        metrics.write({"frames": count})
+    return metrics
+
+
+def test_each_row_is_one_json_line_and_nan_is_null(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write({"frames": 4, "loss": float("nan"), "game": "pong", "q": np.float32(0.5), "n": np.int64(3)})
+    metrics.write({"frames": 8, "loss": float("-inf"), "q": float(np.float32("nan"))})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"frames": 4, "loss": None, "game": "pong", "q": 0.5, "n": 3}
+    assert json.loads(lines[1]) == {"frames": 8, "loss": None, "q": None}
+    assert metrics.position == (tmp_path / "metrics.jsonl").stat().st_size
+
+
+def test_resuming_at_a_position_leaves_no_gap_and_no_double(tmp_path: Path) -> None:
+    position = write_rows(tmp_path, range(3)).position
+    whole = write_rows(tmp_path, range(3, 9), position)
+    assert whole.position > position
+    write_rows(tmp_path, range(3, 5), position)  # the run died after row 8; its checkpoint is from row 2
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["frames"] for row in rows] == [0, 1, 2, 3, 4]
+
+
+def test_a_file_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"frames": 1}\n')
+    with pytest.raises(ValueError, match="has 14 bytes; the checkpoint expects at least 99"):
+        MetricsFile(path, 99)
+    assert path.read_text() == '{"frames": 1}\n'
+
+
+def test_rows_wait_in_memory_while_the_disk_is_full(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write({"frames": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # room for 6 bytes of the next row
+    try:
+        metrics.write({"frames": 2})
+        metrics.write({"frames": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert metrics.pending == 2
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"frames": 1}\n'
+    metrics.write({"frames": 4})
+    assert metrics.pending == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"frames": 1}, {"frames": 2}, {"frames": 3}, {"frames": 4}]
+
+
+def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+
+    def no_space(line: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics, "_write_line", no_space)
+    for frames in range(MAX_PENDING_ROWS + 5):
+        metrics.write({"frames": frames})
+    assert metrics.pending == MAX_PENDING_ROWS
