@@ -5,7 +5,6 @@ frames and `is_first` flags given to it so far, so an episode can be shown again
 A new kind is one class and one line in `KINDS`.
 """
 
-import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -16,23 +15,39 @@ from envs.games import no_such
 
 @dataclass(frozen=True)
 class Observe:
-    """What is seen: a name in `KINDS` and that kind's one number. ValueError if there is no such kind or number."""
+    """A screen: a kind in `KINDS` and its one number; str() gives what `parse_screen` reads. ValueError on others."""
 
     kind: str = "full"
     parameter: float = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(no_such("kind of observation", self.kind, KINDS))
+            raise ValueError(no_such("screen", self.kind, KINDS))
         kind, value = KINDS[self.kind], self.parameter
-        if not (math.isfinite(value) and kind.lowest <= value <= kind.highest) or (kind.whole and value != int(value)):
-            number = "a whole number" if kind.whole else "a number"
-            allowed = f"{number} from {kind.lowest:g} to {kind.highest:g}" if kind.highest > 0 else "no parameter but 0"
-            raise ValueError(f"{self.kind} takes {allowed}, not {value:g} (default {kind.default:g})")
+        if not kind.lowest <= value <= kind.highest or (kind.whole and value != int(value)):
+            raise ValueError(f"{self.kind} takes {kind.allowed()}, not {value:g} (default {kind.default:g})")
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "full" else f"{self.kind}:{float(self.parameter)}".removesuffix(".0")
+
+
+def parse_screen(text: str) -> Observe:
+    """The screen that `KIND` or `KIND:PARAMETER` names, such as flicker:0.5; a kind alone takes its default.
+
+    ValueError with what is allowed, and the name that was probably meant.
+    """
+    kind, colon, number = text.partition(":")
+    if kind not in KINDS:
+        raise ValueError(no_such("screen", kind, KINDS))
+    try:
+        parameter = float(number) if colon else KINDS[kind].default
+    except ValueError:
+        raise ValueError(f"{kind} takes {KINDS[kind].allowed()}, not {number!r}") from None
+    return Observe(kind, parameter)
 
 
 class Observer:
-    """Sees everything. The parent of the other kinds."""
+    """Shows everything. The parent of the other kinds."""
 
     default: float = 0  # the parameter where none is given
     clear: float | None = 0  # the parameter that hides nothing, if there is one
@@ -46,11 +61,17 @@ class Observer:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
-        """frame: what the emulator shows, uint8 [84, 84]; returns what the agent sees, of the same shape.
+        """frame: the environment's image, uint8 [height, width]; returns what the agent sees, of the same shape.
 
         The given frame is never changed, but may be returned as it is.
         """
         return frame
+
+    @classmethod
+    def allowed(cls) -> str:
+        """The range of the parameter, in words."""
+        number = "a whole number" if cls.whole else "a number"
+        return f"{number} from {cls.lowest:g} to {cls.highest:g}" if cls.highest > 0 else "no parameter but 0"
 
 
 class Flicker(Observer):

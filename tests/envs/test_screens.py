@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from envs.screens import KINDS, Observe, make_observer, observe
+from envs.screens import KINDS, Observe, make_observer, observe, parse_screen
 
 RNG = np.random.default_rng(0)
 
@@ -144,7 +144,7 @@ def test_the_default_parameter_of_every_kind_is_allowed():
     ("kind", "parameter", "says"),
     [
         ("flickr", 0.5, "did you mean 'flicker'"),
-        ("nothing at all", 0.5, "no kind of observation named 'nothing at all': there are full, flicker"),
+        ("nothing at all", 0.5, "no screen named 'nothing at all': there are full, flicker"),
         ("full", 1, "full takes no parameter but 0, not 1"),
         ("flicker", 1.01, "flicker takes a number from 0 to 1, not 1.01"),
         ("flicker", -0.1, "not -0.1"),
@@ -160,4 +160,32 @@ def test_the_default_parameter_of_every_kind_is_allowed():
 def test_wrong_kinds_and_parameters_are_refused_in_one_line(kind: str, parameter: float, says: str):
     with pytest.raises(ValueError, match=says) as error:
         Observe(kind, parameter)
+    assert "\n" not in str(error.value)
+
+
+def test_a_screen_is_read_as_it_is_printed():
+    assert parse_screen("flicker:0.25") == Observe("flicker", 0.25)
+    for kind, made in KINDS.items():
+        assert parse_screen(kind) == Observe(kind, made.default)
+        for value in (made.lowest, made.default, made.highest, made.lowest + (made.highest - made.lowest) * 0.1):
+            how = Observe(kind, int(value) if made.whole else value)
+            assert parse_screen(str(how)) == how
+    assert str(Observe("flicker", 0.5)) == "flicker:0.5"
+    assert str(Observe("blackout", 8)) == "blackout:8"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("flickr:0.5", "did you mean 'flicker'"),
+        ("flicker:half", "flicker takes a number from 0 to 1, not 'half'"),
+        ("flicker:", "flicker takes a number from 0 to 1, not ''"),
+        ("delay:2.5", "delay takes a whole number from 0 to 1000, not 2.5"),
+        ("noise:nan", "not nan"),
+        ("", "no screen named ''"),
+    ],
+)
+def test_a_screen_that_cannot_be_read_is_refused_in_one_line(text: str, says: str):
+    with pytest.raises(ValueError, match=says) as error:
+        parse_screen(text)
     assert "\n" not in str(error.value)

@@ -231,7 +231,7 @@ def test_a_bad_checkpoint_is_refused(
         ("--seed x", "whole number"),
         ("--sweep 0 0.5", "needs --observe"),
         ("--observe full --sweep 0", "needs --observe"),
-        ("--observe flikker --sweep 0 0.5", "--observe no kind of observation named 'flikker': did you mean 'flicker'"),
+        ("--observe flikker --sweep 0 0.5", "--observe no screen named 'flikker': did you mean 'flicker'"),
         ("--observe flicker --sweep 0 1.5", "--sweep flicker takes a number from 0 to 1, not 1.5"),
         ("--observe flicker --sweep 0 -0.5", "--sweep flicker takes a number from 0 to 1, not -0.5"),
         ("--observe delay --sweep 1 2.5", "--sweep delay takes a whole number"),
