@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.games import human_normalised, human_score, random_score
-from experiment import plots as figures
 from experiment.scores.intervals import (
     difference_interval,
     interquartile_mean,
@@ -27,7 +26,7 @@ from experiment.scores.intervals import (
 )
 from experiment.settings.config import to_dict
 from experiment.store.files import refused, write_json
-from experiment.studies import page
+from experiment.studies import figures, page
 from experiment.studies.clips import make_clips
 from experiment.studies.study import Cell
 

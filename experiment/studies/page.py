@@ -6,8 +6,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiment import plots as figures
 from experiment.runs.display import duration
+from experiment.studies import figures
 
 
 def with_interval(value: float, low: float | None, high: float | None) -> str:

@@ -12,10 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import compare
-from experiment import plots as figures
 from experiment.scores.video import write_video
+from experiment.studies import figures, page
 from experiment.studies import findings as report
-from experiment.studies import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARMS, GAMES, SCREENS = (
