@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from envs.screens import KINDS, Observe
+from experiment.scores.intervals import mean_interval
 from experiment.store.files import replacing
 
 # Okabe and Ito's, without the yellow that white paper swallows.
@@ -35,6 +37,7 @@ LOOK: dict[Any, Any] = {
     "text.parse_math": False,  # "$" in a name is a dollar
 }
 DOTTED: dict[str, Any] = {"color": "#666666", "lw": 0.9, "ls": (0, (1, 2))}
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
 SMALL: dict[str, Any] = {"fontsize": 7.5, "color": "#555555"}
 
 
@@ -83,25 +86,36 @@ def draw_lines(
     """
     with matplotlib.rc_context(LOOK):
         plot = Figure(figsize=(WIDTH, 3.6)).add_subplot()
-        for line in lines:
-            look = style((names or [line.name for line in lines]).index(line.name))
-            colour, every = look["color"], max(1, -(-len(line.x) // 12))  # a marker at each of many points hides them
-            for x, y in line.runs:
-                plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
-            plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=_legible(line.name))
-            if len(line.low):
-                plot.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)  # type: ignore[arg-type]
-        for name, level in (levels or {}).items():
-            plot.axhline(level, **DOTTED)
-            end: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-            plot.annotate(name, (1, level), **end, **SMALL)
-        plot.set(**({"ylim": _limits(lines, levels or {})} if axes.get("yscale") != "log" else {}) | axes)
-        for axis, scale in ((plot.xaxis, plot.get_xscale()), (plot.yaxis, plot.get_yscale())):
-            if scale == "log":  # matplotlib writes powers of ten in its markup, which is off
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        if len(lines) > 1:
-            plot.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+        _draw_lines(plot, lines, names, levels or {}, axes)
         _save(plot, path)
+
+
+def draw_sweep(path: Path, scores: Mapping[str, Mapping[Observe, Sequence[float]]], title: str) -> None:
+    """A PNG of scores [episodes] against the parameter of a screen, a line for each agent: the generalisation figure
+    of Hausknecht & Stone 2015.
+
+    The first screen of each agent hides nothing; the right panel shows the others' scores as shares of its score.
+    OSError if the file cannot be written.
+    """
+    absolute, shares, kind = [], [], ""
+    for name, of_screen in scores.items():
+        clear, kind = next(iter(of_screen)), list(of_screen)[-1].kind
+        shown = sorted((screen for screen in of_screen if screen.kind == kind), key=lambda screen: screen.parameter)
+        x = [1 - s.parameter if kind == "flicker" else s.parameter for s in shown]  # the paper's axis: what is shown
+        mean, low, high = np.array([(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in shown], float).T
+        absolute.append(Line(name, x, mean, low, high))
+        if (whole := float(np.mean(of_screen[clear]))) > 0:  # a share of a score of 0 or less has no meaning
+            shares.append(Line(name, x, 100 * mean / whole))
+    axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(2 * WIDTH, 3.6))
+        left, right = figure.subplots(1, 2)
+        figure.suptitle(title)
+        _draw_lines(left, absolute, [*scores], {}, {"xlabel": axis, "ylabel": "score, 95 % interval over episodes"})
+        _draw_lines(right, shares, [*scores], {}, {"xlabel": axis, "ylabel": "% of the score when nothing is hidden"})
+        left.legend().remove()
+        right.legend(*left.get_legend_handles_labels(), **BESIDE)
+        _save(left, path)
 
 
 def draw_bars(
@@ -128,6 +142,29 @@ def draw_bars(
         plot.grid(axis="y", visible=False)
         plot.set(**axes)
         _save(plot, path)
+
+
+def _draw_lines(
+    plot: Axes, lines: Sequence[Line], names: Sequence[str], levels: Mapping[str, float], axes: dict[str, Any]
+) -> None:
+    for line in lines:
+        look = style((names or [line.name for line in lines]).index(line.name))
+        every = max(1, -(-len(line.x) // 12))  # a marker at each of many points would hide the line
+        for x, y in line.runs:
+            plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
+        plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=_legible(line.name))
+        if len(line.low):
+            plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]
+    for name, level in levels.items():
+        plot.axhline(level, **DOTTED)
+        end: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        plot.annotate(name, (1, level), **end, **SMALL)
+    plot.set(**({"ylim": _limits(lines, levels)} if axes.get("yscale") != "log" else {}) | axes)
+    for axis, scale in ((plot.xaxis, plot.get_xscale()), (plot.yaxis, plot.get_yscale())):
+        if scale == "log":  # matplotlib writes powers of ten in its markup, which is off
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if len(lines) > 1:
+        plot.legend(**BESIDE)
 
 
 def _legible(name: str) -> str:

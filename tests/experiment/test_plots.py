@@ -8,8 +8,9 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from envs.screens import parse_screen
 from experiment import plots
-from experiment.plots import Bar, Line, draw_bars, draw_lines, style
+from experiment.plots import Bar, Line, draw_bars, draw_lines, draw_sweep, style
 
 NAMES = ["$^$", "cost $5 and $6", "_hidden", "dqn:frame_stack=1", "\\alpha & 100 %"]
 
@@ -85,3 +86,21 @@ def test_the_same_figure_is_the_same_file_and_nothing_is_left_beside_it(tmp_path
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
     assert pixels(tmp_path / "a.png").std() > 5  # something is drawn
+
+
+def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidden(
+    tmp_path: Path, drawn: list[Axes]
+) -> None:
+    screens = [parse_screen(word) for word in ("flicker:0", "flicker:0.75", "flicker:0.25")]
+    scores = {
+        "dqn": dict(zip(screens, ([10.0, 10.0], [1.0, 3.0], [4.0, 6.0]), strict=True)),
+        "drqn": dict(zip(screens, ([0.0, 0.0], [1.0, 1.0], [2.0, 2.0]), strict=True)),  # a share of 0 has no meaning
+    }
+    draw_sweep(tmp_path / "a.png", scores, "breakout")
+    left, right = drawn[0].figure.axes
+    lines = {str(line.get_label()): line for line in left.lines}
+    assert np.ravel(lines["dqn"].get_xdata()).tolist() == [1.0, 0.75, 0.25]  # the probability that a frame is shown
+    assert np.ravel(lines["dqn"].get_ydata()).tolist() == [10.0, 5.0, 2.0]
+    (share,) = right.lines
+    assert np.ravel(share.get_ydata()).tolist() == [100.0, 50.0, 20.0]
+    assert share.get_color() == lines["dqn"].get_color()
