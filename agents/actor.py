@@ -26,7 +26,7 @@ class Actor:
         frame_shape: tuple[int, int] = (84, 84),
     ) -> None:
         self.network, self.rng, self._autocast = network, rng, autocast
-        depth = network.frame_stack
+        depth = network.settings.frame_stack
         self.core_state = network.initial_state(num_envs)  # [N, S], before the next row
         self._frames = np.zeros((depth, num_envs, *frame_shape), np.uint8)
         self._is_first = np.zeros((depth, num_envs), bool)

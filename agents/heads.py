@@ -1,26 +1,26 @@
-"""Heads: from the core's output to samples of the return of each action, z [L, B, A, N]; their mean is Q.
+"""Heads: from the core's output to the return of each action, and the loss that trains it.
 
-The ordinary head knows the mean alone: N = 1. The last layer always runs in single precision: between 2 and 4 bf16 has
-steps of 0.016, about what one action is better than another.
+A head gives K numbers for each action, `out` [..., A, K]. `samples` turns them into N samples of the return
+[..., A, N], whose mean is Q. The last layer always runs in single precision: between 2 and 4 bf16 has steps of 0.016,
+about what one action is better than another.
 """
 
-import math
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents import losses
 
-class MeanHead(nn.Module):
-    """Q itself: plain, or dueling q = v + a - mean(a) (Wang et al. 2016, eq. 9), N = 1.
+
+class Head(nn.Module):
+    """One stream of layers, or dueling: out = v + a - mean over actions of a (Wang et al. 2016, eq. 9).
 
     With `hidden` each of the one or two streams has a fully connected layer of its own.
     """
 
-    samples = 1  # of the return, in acting
+    outputs = 1  # K, numbers for each action
 
-    def __init__(self, input_size: int, num_actions: int, hidden: int, dueling: bool, norm: bool) -> None:
+    def __init__(self, input_size: int, num_actions: int, hidden: int, dueling: bool, norm: bool, loss: str) -> None:
         super().__init__()
 
         def stream(outputs: int) -> nn.Module:
@@ -29,25 +29,22 @@ class MeanHead(nn.Module):
             between = [nn.LayerNorm(hidden)] if norm else []
             return nn.Sequential(nn.Linear(input_size, hidden), *between, nn.ReLU(), nn.Linear(hidden, outputs))
 
-        self.advantage = stream(num_actions)
-        self.value = stream(1) if dueling else None
+        self.shape, self.td_loss = (num_actions, self.outputs), losses.LOSSES[loss]
+        self.advantage = stream(num_actions * self.outputs)
+        self.value = stream(self.outputs) if dueling else None
 
-    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        """x [L, B, D] -> [L, B, A, 1]; the fractions have no part in it."""
-        return self._streams(x)[..., None]
+    def forward(self, x: Tensor) -> Tensor:
+        """x [L, B, D] -> out [L, B, A, K]"""
+        a = _last_in_fp32(self.advantage, x).unflatten(-1, self.shape)
+        return a if self.value is None else _last_in_fp32(self.value, x)[..., None, :] + a - a.mean(-2, keepdim=True)
 
-    def _streams(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., A]"""
-        a = _last_in_fp32(self.advantage, x)
-        return a if self.value is None else _last_in_fp32(self.value, x) + a - a.mean(-1, keepdim=True)
+    def samples(self, out: Tensor) -> Tensor:
+        """out [..., K] -> samples of the return [..., N]"""
+        raise NotImplementedError
 
-    def even_fractions(self, shape: torch.Size) -> Tensor:
-        """Fractions [*shape, N] for acting: the middles of N equal parts, where the paper draws them at random."""
-        return ((torch.arange(self.samples) + 0.5) / self.samples).expand(*shape, self.samples)
-
-    def random_fractions(self, shape: torch.Size, rng: np.random.Generator) -> Tensor:
-        """Fractions [*shape, N] for learning. The mean needs none."""
-        return self.even_fractions(shape)
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """out [T, B, K] of the chosen actions, target [T, B, N] samples of their returns -> loss of each row [T, B]"""
+        raise NotImplementedError
 
 
 def _last_in_fp32(stream: nn.Module, x: Tensor) -> Tensor:
@@ -58,28 +55,50 @@ def _last_in_fp32(stream: nn.Module, x: Tensor) -> Tensor:
         return last(x.to(next(last.parameters()).dtype))
 
 
-class QuantileHead(MeanHead):
-    """Implicit quantile network (Dabney et al. 2018, eq. 4): z at fraction tau from x * phi(tau),
+class MeanHead(Head):
+    """Q itself, trained with the TD loss of the settings. K = N = 1."""
 
-        phi_j(tau) = relu(sum_i cos(pi i tau) w_ij + b_j),   i = 0 .. 63,
+    def samples(self, out: Tensor) -> Tensor:
+        return out
 
-    and the streams of the ordinary head after it. N is 8 in training and 32 in acting, as in the paper.
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        return self.td_loss(target - out).squeeze(-1)
+
+
+class QrHead(Head):
+    """The quantiles of the return at the middles of K = N = 32 equal parts (QR-DQN, Dabney et al. 2018)."""
+
+    outputs = 32
+
+    def samples(self, out: Tensor) -> Tensor:
+        return out
+
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        return losses.quantile_huber(target[..., None, :] - out[..., None])
+
+
+class HlGaussHead(Head):
+    """A histogram of Q (HL-Gauss, Farebrother et al. 2024, section 3.1): K = 51 bins from -10 to 10, N = 1.
+
+    The target's mean, cut to that range, becomes a normal density 0.75 bins wide; the loss is the cross-entropy of its
+    share in each bin.
     """
 
-    samples, LEARNING_SAMPLES, COSINES = 32, 8, 64
+    outputs, LIMIT, SIGMA = 51, 10.0, 0.75
 
-    def __init__(self, input_size: int, num_actions: int, hidden: int, dueling: bool, norm: bool) -> None:
-        super().__init__(input_size, num_actions, hidden, dueling, norm)
-        self.embedding = nn.Linear(self.COSINES, input_size)
+    def _edges(self, out: Tensor) -> Tensor:
+        return torch.linspace(-self.LIMIT, self.LIMIT, self.outputs + 1, dtype=out.dtype, device=out.device)
 
-    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        """x [L, B, D], tau [L, B, N] -> [L, B, A, N]"""
-        angle = math.pi * torch.arange(self.COSINES, device=x.device) * tau.to(x.device)[..., None]  # [L, B, N, 64]
-        phi = F.relu(self.embedding(torch.cos(angle).to(self.embedding.weight.dtype)))  # [L, B, N, D]
-        return self._streams(x[..., None, :] * phi).transpose(-1, -2)
+    def samples(self, out: Tensor) -> Tensor:
+        edges = self._edges(out)
+        return (out.softmax(-1) * (edges[1:] + edges[:-1]) / 2).sum(-1, keepdim=True)
 
-    def random_fractions(self, shape: torch.Size, rng: np.random.Generator) -> Tensor:
-        return torch.from_numpy(rng.random((*shape, self.LEARNING_SAMPLES), dtype=np.float32))
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        mean = target.mean(-1, keepdim=True).clamp(-self.LIMIT, self.LIMIT)
+        width = self.SIGMA * 2 * self.LIMIT / self.outputs
+        below = torch.special.ndtr((self._edges(out) - mean) / width)  # [T, B, K + 1]
+        share = below.diff(dim=-1) / (below[..., -1:] - below[..., :1])
+        return -(share * F.log_softmax(out, dim=-1)).sum(-1)
 
 
-HEADS: dict[str, type[MeanHead]] = {"mean": MeanHead, "iqn": QuantileHead}
+HEADS: dict[str, type[Head]] = {"mean": MeanHead, "qr": QrHead, "hl-gauss": HlGaussHead}

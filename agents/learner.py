@@ -1,64 +1,98 @@
 """One gradient step of (double, recurrent) Q-learning on a batch of sequences."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-import numpy as np
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from agents import losses
+from agents.fields import FORBID, Count, Positive, Share, Whole, one_of
 from agents.networks import QNetwork
 from agents.rows import Sequence, to_device
 
 
-@dataclass(frozen=True)
-class LearnerConfig:
-    """What the update needs to know; lengths in rows."""
+class CenteredRmsProp(torch.optim.Optimizer):
+    """RMSProp by the gradient's running variance (Graves 2013, eqs. 38-42, without momentum; rho = 0.95 as in Mnih et
+    al. 2015).
 
-    burn_in: int
-    unroll: int
-    n_step: int
-    discount: float
-    trace_lambda: float | None  # None: n-step targets; else Q(lambda)
-    double: bool
-    value_rescaling: bool
-    reward_clip: float | None
-    loss: str
-    optimizer: str
-    learning_rate: float
-    optimizer_epsilon: float
-    max_grad_norm: float | None
-    target_period: int  # updates between copies; 0: no target network
-    priority_eta: float
-    munchausen: bool = False
-    seed: int = 0  # of the fractions that a quantile head is trained at
+    The variance is updated from g - mean, so it is never below 0. The difference of the running square and the
+    squared mean, as in torch, rounds to below 0 where a gradient hardly changes.
+    """
 
+    def __init__(self, parameters: Iterable[Tensor], lr: float, eps: float, rho: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "eps": eps, "rho": rho})
 
-class Update(NamedTuple):
-    """What an update tells."""
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            rho = group["rho"]
+            for p in group["params"]:
+                slots = self.state[p] or {"mean": torch.zeros_like(p), "variance": torch.zeros_like(p)}
+                self.state[p] = slots
+                change = p.grad - slots["mean"]
+                slots["mean"].add_(change, alpha=1 - rho)
+                slots["variance"].mul_(rho).addcmul_(change, change, value=rho * (1 - rho))
+                p.addcdiv_(p.grad, slots["variance"].sqrt() + group["eps"], value=-group["lr"])
 
-    metrics: dict[str, float]
-    priority: np.ndarray  # [B]
-    core_state: Tensor  # [B, S] the online network's, after the unroll
-
-
-class NonFiniteError(RuntimeError):
-    """Loss or gradient is no longer a number."""
-
-
-FRACTIONS = 20  # the random stream of quantile fractions, beside those of build.STREAMS
-MUNCHAUSEN = {"scale": 0.9, "temperature": 0.03, "floor": -1.0}  # Vieillard et al. 2020, appendix B.1
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fused where it can
     "adam": partial(torch.optim.Adam, fused=True),
     "radam": partial(torch.optim.RAdam, foreach=True),
-    "rmsprop": partial(torch.optim.RMSprop, alpha=0.95, centered=True, foreach=True),  # as in Mnih et al. 2015
+    "rmsprop": CenteredRmsProp,
     "adadelta": partial(torch.optim.Adadelta, rho=0.95, foreach=True),  # as in Hausknecht & Stone 2015
 }
+
+
+@dataclass(frozen=True, config=FORBID)
+class LearnerSettings:
+    """What one update does."""
+
+    batch_size: Count = 16
+    """Sequences an update."""
+    burn_in: Whole = 8
+    """Rows at a sequence's start that only refresh the core state."""
+    unroll: Count = 16
+    """Rows of a sequence that are trained."""
+    n_step: Count = 1
+    """Rows after the unroll that lend targets their look-ahead; with --trace-lambda None, n of the n-step return."""
+    trace_lambda: Share | None = 0.65
+    """Q(lambda) targets with this lambda. None: n-step targets."""
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Discount a step (4 frames)."""
+    double: bool = True
+    """The online network selects, the target network values (double Q-learning)."""
+    target_period: Whole = 0
+    """Updates between copies to the target network. 0: no target network."""
+    value_rescaling: bool = False
+    """Train on h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x in place of clipped rewards."""
+    reward_clip: Positive | None = 1.0
+    """Learn from rewards clipped to +- this. None: from the game's own points."""
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam"
+    """adam, radam, rmsprop (centred) or adadelta."""
+    learning_rate: Positive = 2.5e-4
+    """Step size of the optimiser."""
+    optimizer_epsilon: Positive = 1e-5
+    """Added to the denominator of the step."""
+    max_grad_norm: Positive | None = 10.0
+    """Gradients are scaled down to this norm. None: never."""
+    priority_eta: Share = 0.9
+    """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
+
+
+class Update(NamedTuple):
+    """The results of an update."""
+
+    metrics: dict[str, Tensor]  # scalars, not yet fetched: reading one waits for the device
+    priority: Tensor  # [B]
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, a weight or the optimiser's memory is no longer a finite number."""
 
 
 class Learner:
@@ -66,104 +100,112 @@ class Learner:
 
     def __init__(
         self,
-        online: QNetwork,
-        config: LearnerConfig,
+        network: QNetwork,
+        settings: LearnerSettings,
         autocast: Callable[[], torch.autocast],
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.online = online.to(self.device)
-        self.config = config
+        self.online = network.to(self.device)
+        self.settings = settings
         self._autocast = autocast
         # Without a target network the online one bootstraps from itself.
-        self.target = copy.deepcopy(online).requires_grad_(False) if config.target_period else online
-        self.optimizer = OPTIMIZERS[config.optimizer](
-            online.parameters(), lr=config.learning_rate, eps=config.optimizer_epsilon
+        self.target = copy.deepcopy(network).requires_grad_(False) if settings.target_period else network
+        self.optimizer = OPTIMIZERS[settings.optimizer](
+            network.parameters(), lr=settings.learning_rate, eps=settings.optimizer_epsilon
         )
         self.updates = 0
 
     def update(self, batch: Sequence) -> Update:
-        """Burn in, unroll, take one step. Rows of the burn-in give no loss, no gradient and no priority."""
-        c = self.config
+        """Burn in, unroll, take one step. Rows of the burn-in give no loss, no gradient and no priority.
+
+        What is not finite goes on to the metrics and the weights: `check_finite` looks for it.
+        """
+        s = self.settings
         batch = to_device(batch, self.device)
-        unrolled = slice(c.burn_in, c.burn_in + c.unroll)
+        unrolled = slice(s.burn_in, s.burn_in + s.unroll)
+        action = batch.action[unrolled]  # [T, B]
         mask = losses.loss_mask(batch.truncated[unrolled])  # [T, B]
-        # A stream of its own for every update: there is no generator to save.
-        rng = np.random.default_rng([c.seed, FRACTIONS, self.updates])
-        tau = self.online.head.random_fractions(mask.shape, rng).to(self.device)  # [T, B, N]
+        rows = mask.sum().clamp(min=1)
         with self._autocast():
             with torch.no_grad():
-                state = self._burn_in(self.online, batch, c.burn_in)
-            z, state = self.online.returns(batch.inputs.rows(unrolled.start, unrolled.stop), state, tau)
+                state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
+            out, state = self.online.outputs(batch.inputs.rows(unrolled.start, unrolled.stop), state)  # [T, B, A, K]
             with torch.no_grad():
-                z_next = self._bootstrap(batch, z.detach(), state.detach(), rng)  # [T + n, B, A, N'] twice
-        target = self._target(batch, *z_next)  # [T, B, N']
-        chosen = losses.at_action(z, batch.action[unrolled])  # [T, B, N]
-        td_error = target[..., None, :] - chosen[..., None]  # [T, B, N, N']
-        quantiles = self.online.head.samples > 1
-        row_loss = losses.quantile_huber(td_error, tau) if quantiles else losses.LOSSES[c.loss](td_error)[..., 0, 0]
-        loss = (row_loss * mask * batch.weight).sum() / mask.sum().clamp(min=1)
+                z = self.online.head.samples(out)  # [T, B, A, N]
+                target = self._target(batch, *self._bootstrap(batch, z, state))  # [T, B, N]
+        row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
+        loss = (row_loss * mask * batch.weight).sum() / rows
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.online.parameters(), c.max_grad_norm or float("inf"), foreach=True)
-        metrics = {"loss": loss.item(), "grad_norm": norm.item(), "q_mean": chosen.detach().mean().item()}
-        if not all(np.isfinite(list(metrics.values()))):
-            raise NonFiniteError(f"update {self.updates}: {metrics}")
+        grad_norm = nn.utils.clip_grad_norm_(self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True)
         self.optimizer.step()
         self.updates += 1
-        if c.target_period and self.updates % c.target_period == 0:
+        if s.target_period and self.updates % s.target_period == 0:
             self.target.load_state_dict(self.online.state_dict())
-        priority = losses.sequence_priority(td_error.detach().mean((-1, -2)), mask, c.priority_eta)
-        return Update(metrics, priority.cpu().numpy(), state.detach())
+
+        q = losses.at_action(z, action).mean(-1)  # [T, B]
+        td_error = target.mean(-1) - q
+        metrics = {
+            "loss": loss.detach(),
+            "td_error": (td_error.abs() * mask).sum() / rows,
+            "grad_norm": grad_norm,
+            "q_mean": q.mean(),
+            "q_max": z.mean(-1).max(),
+        }
+        return Update(metrics, losses.sequence_priority(td_error, mask, s.priority_eta))
 
     def _burn_in(self, network: QNetwork, batch: Sequence, rows: int) -> Tensor:
         """The network's own core state [B, S] after the first rows (R2D2 section 3)."""
         if rows == 0 or network.state_size == 0:
             return batch.core_state
-        return network(batch.inputs.rows(0, rows), batch.core_state)[1]
+        return network.outputs(batch.inputs.rows(0, rows), batch.core_state)[1]
 
-    def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Returns [T + n, B, A, N'] of the unrolled rows and the n after them: of the network that selects actions, and
-        of the target network, which values them. z, state: the online pass so far."""
-        c = self.config
-        stop = c.burn_in + c.unroll + c.n_step
-        online_selects = c.double and not c.munchausen
-        online = z
-        if online_selects or self.target is self.online:
-            tail = batch.inputs.rows(c.burn_in + c.unroll, stop)
-            tau = self.online.head.random_fractions(tail.prev_action.shape, rng)
-            online = torch.cat([z, self.online.returns(tail, state, tau)[0]])
+    def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """z [T + n, B, A, N] of the unrolled rows and the n after them, twice: that selects the next action, and that
+        values it. `z` and `state` are the online network's of the unrolled rows."""
+        s = self.settings
+        tail, end = s.burn_in + s.unroll, s.burn_in + s.unroll + s.n_step
+
+        def go_on(network: QNetwork, start: int, state: Tensor) -> Tensor:
+            return network.head.samples(network.outputs(batch.inputs.rows(start, end), state)[0])
+
         if self.target is self.online:
+            online = torch.cat([z, go_on(self.online, tail, state)])
             return online, online
-        # Only Munchausen looks at the first row's target values: the others are spared it.
-        start = c.burn_in if c.munchausen else c.burn_in + 1
-        rows = batch.inputs.rows(start, stop)
-        tau = self.target.head.random_fractions(rows.prev_action.shape, rng)
-        valued = self.target.returns(rows, self._burn_in(self.target, batch, start), tau)[0]
-        valued = torch.cat([z[: start - c.burn_in], valued])
-        return online if online_selects else valued, valued
+        start = s.burn_in + 1  # no target reads the first row's own value: z stands in for it
+        values = torch.cat([z[:1], go_on(self.target, start, self._burn_in(self.target, batch, start))])
+        if not s.double:
+            return values, values
+        return torch.cat([z, go_on(self.online, tail, state)]), values
 
-    def _target(self, batch: Sequence, z_select: Tensor, z: Tensor) -> Tensor:
-        """The regression targets [T, B, N']: clipped rewards, n-step or Q(lambda), in the network's value scale."""
-        c = self.config
-        reward = batch.reward[c.burn_in :]
-        if c.reward_clip is not None:
-            reward = reward.clamp(-c.reward_clip, c.reward_clip)
-        scaled = losses.unscale(z) if c.value_rescaling else z
-        if c.munchausen:
-            reward = reward + losses.munchausen_reward(scaled, batch.action[c.burn_in :], **MUNCHAUSEN)
-            value = losses.munchausen_value(scaled, MUNCHAUSEN["temperature"])
-        else:
-            value = losses.double_q_value(z_select.mean(-1), scaled)  # [T + n, B, N']
+    def _target(self, batch: Sequence, selects: Tensor, values: Tensor) -> Tensor:
+        """Regression targets [T, B, N] in the network's value scale, from z [T + n, B, A, N] of `_bootstrap`."""
+        s = self.settings
         reward, terminated, truncated = (
-            x[..., None] for x in (reward, batch.terminated[c.burn_in :], batch.truncated[c.burn_in :])
-        )
-        if c.trace_lambda is None:
-            target = losses.n_step_target(reward, terminated, truncated, value, c.discount, c.n_step)
+            x[s.burn_in :, :, None] for x in (batch.reward, batch.terminated, batch.truncated)
+        )  # [T + n, B, 1]
+        if s.reward_clip is not None:
+            reward = reward.clamp(-s.reward_clip, s.reward_clip)
+        values = losses.unscale(values) if s.value_rescaling else values
+        value = losses.double_q_value(selects.mean(-1), values)  # [T + n, B, N]
+        discount, trace = s.discount * ~terminated, (~truncated).to(value.dtype)
+        if s.trace_lambda is None:
+            target = losses.n_step_target(reward, discount, trace, value, s.n_step)
         else:
-            target = losses.q_lambda_target(reward, terminated, truncated, value, c.discount, c.trace_lambda, c.n_step)
-        return losses.rescale(target) if c.value_rescaling else target
+            target = losses.lambda_target(reward, discount, s.trace_lambda * trace, value, s.n_step)
+        return losses.rescale(target) if s.value_rescaling else target
+
+    def check_finite(self) -> None:
+        """NonFiniteError if a weight or the optimiser's memory is no longer finite."""
+        for name, tensor in self.state().items():
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteError(f"update {self.updates}: {name}")
+
+    def param_norm(self) -> Tensor:
+        """The Euclidean norm of all weights together."""
+        return nn.utils.get_total_norm(p.detach() for p in self.online.parameters())
 
     def state(self) -> dict[str, Tensor]:
         """Weights, target weights, optimiser and counter, flat, by name."""
@@ -175,23 +217,19 @@ class Learner:
         return state | {"updates": torch.tensor(self.updates)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave. ValueError if it does not fit this network."""
+        """Take back what `state` gave. RuntimeError or KeyError if it does not fit this network."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
-        try:
-            self.online.load_state_dict(part("online."))
-            if self.target is not self.online:
-                self.target.load_state_dict(part("target."))
-        except RuntimeError as error:
-            raise ValueError(f"weights do not fit the network: {str(error).splitlines()[0]}") from None
+        self.online.load_state_dict(part("online."))
+        if self.target is not self.online:
+            self.target.load_state_dict(part("target."))
         self.optimizer.state.clear()
         for i, parameter in enumerate(self.online.parameters()):
-            slots = {}
-            for key, value in part(f"optimizer.{i}.").items():
-                # The moments take their parameter's memory layout: fused optimisers walk both in step.
-                slots[key] = torch.empty_like(parameter).copy_(value) if value.ndim else value.clone()
-            if slots:
-                self.optimizer.state[parameter] = slots
+            slots = part(f"optimizer.{i}.")
+            if slots:  # the moments take their parameter's memory layout: fused optimisers walk both in step
+                self.optimizer.state[parameter] = {
+                    k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone() for k, v in slots.items()
+                }
         self.updates = int(state["updates"])

@@ -1,95 +1,47 @@
-"""Targets and losses: pure functions of tensors [T, B], one equation each.
+"""Targets and losses: pure functions of tensors [T, B, ...], one equation each.
 
-Row t holds s_t, a_t, r_{t+1} and the two ways the step can end an episode: `terminated` (nothing follows: no
-bootstrap) and `truncated` (a time limit: s_{t+1} was never stored, so the row itself is left out of the loss by
-`loss_mask`, and what comes before it bootstraps from s_t).
+Row t holds s_t, a_t and r_{t+1}. An episode that ends between t and t+1 is seen in two numbers of the row:
+`discount` is 0 where it terminated (nothing follows: no bootstrap), and `trace` is 0 at a truncated row (a time limit:
+s_{t+1} was never stored, so what comes before bootstraps from v(s_t), and `loss_mask` leaves the row itself out).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-def _check(rank: int, *tensors: Tensor) -> None:
-    for tensor in tensors:
-        if tensor.ndim != rank:
-            raise ValueError(f"expected a tensor of rank {rank}, got shape {tuple(tensor.shape)}")
+def n_step_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor, n: int) -> Tensor:
+    """G_t = r_{t+1} + gamma_{t+1} ((1 - lambda_{t+1}) v_{t+1} + lambda_{t+1} G_{t+1}), begun n rows on at v_{t+n}
+    (Sutton 1988; R2D2 eq. 1 with lambda = 1 but for truncated rows).
 
-
-def _check_targets(reward: Tensor, terminated: Tensor, truncated: Tensor, value: Tensor) -> None:
-    if value.ndim not in (2, 3):
-        raise ValueError(f"expected values [T, B] or [T, B, N], got shape {tuple(value.shape)}")
-    _check(value.ndim, reward, terminated, truncated)
-
-
-def n_step_target(
-    reward: Tensor, terminated: Tensor, truncated: Tensor, value: Tensor, discount: float, n: int
-) -> Tensor:
-    """G_t = r_{t+1} + gamma r_{t+2} + ... + gamma^n v_{t+n}, cut at the episode's end (Sutton 1988; R2D2 eq. 1).
-
-    All inputs [T + n, B]; value [T + n, B] is v(s_t). Returns [T, B]. With N samples of the return: value
-    [T + n, B, N], the others [T + n, B, 1], returns [T, B, N].
+    value [T + n, B, N] is v(s_t); reward, discount and trace [T + n, B, 1]. Returns [T, B, N].
     """
-    _check_targets(reward, terminated, truncated, value)
-    steps = value.shape[0] - n
-    target = value[n:]
+    steps, target = len(value) - n, value[n:]
     for k in reversed(range(n)):
-        rows = slice(k, k + steps)
-        target = reward[rows] + torch.where(terminated[rows], 0, discount * target)
-        if k > 0:
-            target = torch.where(truncated[rows], value[rows], target)
+        now, after = slice(k, k + steps), slice(k + 1, k + 1 + steps)
+        target = reward[now] + discount[now] * torch.lerp(value[after], target, trace[after])
     return target
 
 
-def q_lambda_target(
-    reward: Tensor, terminated: Tensor, truncated: Tensor, value: Tensor, discount: float, trace: float, n: int
-) -> Tensor:
-    """G_t = r_{t+1} + gamma ((1 - lambda) v_{t+1} + lambda G_{t+1}), from the last row back (Peng & Williams 1994;
-    PQN, Gallici et al. 2024, section 4). The n rows after the T lend the last targets their look-ahead.
-
-    Shapes as in `n_step_target`.
+def lambda_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor, n: int) -> Tensor:
+    """The same recursion from the last row back: Q(lambda) (Peng & Williams 1994; PQN, Gallici et al. 2024, section 4).
+    The n rows after the T lend the last targets their look-ahead. Shapes as in `n_step_target`.
     """
-    _check_targets(reward, terminated, truncated, value)
     target, targets = value[-1], []
-    for t in reversed(range(value.shape[0] - 1)):
-        mixed = (1 - trace) * value[t + 1] + trace * target
-        target = reward[t] + torch.where(terminated[t], 0, discount * mixed)
+    for t in reversed(range(len(value) - 1)):
+        target = reward[t] + discount[t] * torch.lerp(value[t + 1], target, trace[t + 1])
         targets.append(target)
-        target = torch.where(truncated[t], value[t], target)
-    return torch.stack(targets[::-1])[: value.shape[0] - n]
+    return torch.stack(targets[::-1])[: len(value) - n]
 
 
 def at_action(z: Tensor, action: Tensor) -> Tensor:
     """z(s_t, a_t): z [T, B, A, N], action [T, B] -> [T, B, N]."""
-    _check(4, z)
     return z.take_along_dim(action[..., None, None], dim=2).squeeze(2)
 
 
 def double_q_value(q_select: Tensor, z: Tensor) -> Tensor:
     """v(s) = z(s, argmax_a q_select(s, a)) (van Hasselt et al. 2016, eq. 4). q_select [T, B, A], z [T, B, A, N] of
     another network or the same -> [T, B, N]."""
-    _check(3, q_select)
     return at_action(z, q_select.argmax(-1))
-
-
-def munchausen_value(z: Tensor, temperature: float) -> Tensor:
-    """v(s) = sum_a pi(a|s) (z(s, a) - tau log pi(a|s)), pi = softmax(q / tau) (Vieillard et al. 2020, eq. 2).
-
-    z [T, B, A, N], q its mean over N. Returns [T, B, N].
-    """
-    _check(4, z)
-    log_pi = F.log_softmax(z.mean(-1) / temperature, dim=-1)[..., None]  # [T, B, A, 1]
-    return (log_pi.exp() * (z - temperature * log_pi)).sum(2)
-
-
-def munchausen_reward(z: Tensor, action: Tensor, scale: float, temperature: float, floor: float) -> Tensor:
-    """alpha [tau log pi(a_t|s_t)] cut to [l_0, 0], to be added to the reward (Vieillard et al. 2020, eq. 2).
-
-    z [T, B, A, N], action [T, B]. Returns [T, B].
-    """
-    _check(4, z)
-    log_pi = F.log_softmax(z.mean(-1) / temperature, dim=-1)  # [T, B, A]
-    return scale * (temperature * log_pi.gather(-1, action[..., None]).squeeze(-1)).clamp(floor, 0.0)
 
 
 def loss_mask(truncated: Tensor) -> Tensor:
@@ -111,15 +63,15 @@ def huber(td_error: Tensor) -> Tensor:
 LOSSES = {"squared": squared, "huber": huber}
 
 
-def quantile_huber(td_error: Tensor, tau: Tensor) -> Tensor:
-    """sum_i mean_j |tau_i - 1{delta_ij < 0}| huber(delta_ij) (Dabney et al. 2018, IQN, eq. 3, kappa = 1).
+def quantile_huber(td_error: Tensor) -> Tensor:
+    """sum_i mean_j |tau_i - 1{delta_ij < 0}| huber(delta_ij), tau_i the middle of the i-th of N equal parts
+    (QR-DQN, Dabney et al. 2018, eq. 10, kappa = 1).
 
-    td_error [T, B, N, N'] of N predicted quantiles against N' target samples, tau [T, B, N]. Returns [T, B].
+    td_error [..., N, N'] of N predicted quantiles against N' target samples. Returns [...].
     """
-    _check(4, td_error)
-    _check(3, tau)
-    weight = (tau[..., None] - (td_error.detach() < 0).to(tau.dtype)).abs()
-    return (weight * huber(td_error)).mean(-1).sum(-1)
+    n = td_error.shape[-2]
+    tau = (torch.arange(n, dtype=td_error.dtype, device=td_error.device)[:, None] + 0.5) / n
+    return ((tau - (td_error.detach() < 0).to(tau.dtype)).abs() * huber(td_error)).mean(-1).sum(-1)
 
 
 def rescale(x: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -135,6 +87,5 @@ def unscale(x: Tensor, epsilon: float = 1e-3) -> Tensor:
 
 def sequence_priority(td_error: Tensor, mask: Tensor, eta: float) -> Tensor:
     """p = eta max_t |delta_t| + (1 - eta) mean_t |delta_t| over unmasked rows (R2D2 section 2.3). [T, B] -> [B]."""
-    _check(2, td_error, mask)
     size = td_error.abs() * mask
     return eta * size.amax(0) + (1 - eta) * size.sum(0) / mask.sum(0).clamp(min=1)

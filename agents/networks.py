@@ -1,15 +1,21 @@
 """The Q-network: torso (time folded into the batch) -> core -> head.
 
 Initial weights are torch's own: uniform within 1 / sqrt(fan_in) for convolutions and linear layers, zero-mean
-unit scale for LayerNorm; the cores say theirs.
+unit scale for LayerNorm; agents/cores.py states those of each core.
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.cores import CORES, Core
+from agents.fields import FORBID, Count, Whole, one_of
 from agents.heads import HEADS
+from agents.losses import LOSSES
 from agents.rows import Inputs
 
 
@@ -124,66 +130,93 @@ class Residual(nn.Module):
         return x + self.conv2(F.relu(self.norm2(y)))
 
 
-class ImpalaTorso(Torso):
-    """The 15 convolutions of the residual network in IMPALA (Espeholt et al. 2018, figure 3):
-    stacks of [84, 84, K] -> [N, 3872]."""
+class HalfTorso(Torso):
+    """The residual stages of IMPALA (Espeholt et al. 2018, figure 3) at half the resolution: stacks of [42, 42, 4 K]
+    tiles -> [N, 1152].
 
-    output_size = 32 * 11 * 11
+    Each stage is a convolution, a max-pool and `blocks` residual blocks; with `strided` the convolution takes every
+    second position in place of the pool, at a quarter of its cost.
+    """
+
+    output_size = 32 * 6 * 6
+    blocks, strided = 2, False
 
     def __init__(self, images: int, norm: bool) -> None:
         layers: list[nn.Module] = []
-        for inputs, outputs, side in ((images, 16, 42), (16, 32, 21), (32, 32, 11)):
+        for inputs, outputs, side in ((4 * images, 16, 21), (16, 32, 11), (32, 32, 6)):
             conv = nn.Conv2d if layers else PixelConv
-            layers += [conv(inputs, outputs, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
-            layers += [Residual(outputs, side, norm), Residual(outputs, side, norm)]
+            layers.append(conv(inputs, outputs, 3, stride=2 if self.strided else 1, padding=1))
+            layers += [] if self.strided else [nn.MaxPool2d(3, 2, padding=1)]
+            layers += [Residual(outputs, side, norm) for _ in range(self.blocks)]
         super().__init__(*layers, nn.ReLU(), ChannelsLastFlatten())
 
+    @staticmethod
+    def planes(frames: Tensor) -> Tensor:
+        """[T, B, 84, 84] uint8 -> [T, B, 42, 42, 4]: tiles of 2x2 pixels as channels."""
+        words = frames.view(torch.int16)  # [T, B, 84, 42]: two pixels move at once
+        return words.unflatten(2, (42, 2)).transpose(3, 4).contiguous().view(torch.uint8)
 
-TORSOS: dict[str, type[Torso]] = {"nature": NatureTorso, "dqn-2013": Torso2013, "impala": ImpalaTorso}
+
+class LeanTorso(HalfTorso):
+    """The half-resolution stages without pools and with one residual block each: about the cost of `nature`."""
+
+    blocks, strided = 1, True
+
+
+TORSOS: dict[str, type[Torso]] = {"nature": NatureTorso, "dqn-2013": Torso2013, "half": HalfTorso, "lean": LeanTorso}
+
+
+@dataclass(frozen=True, config=FORBID)
+class NetworkSettings:
+    """What the network is made of."""
+
+    frame_stack: Annotated[int, Field(ge=1, le=32)] = 1
+    """Images the network sees at once, each 4 frames after the last."""
+    torso: Annotated[str, one_of(TORSOS)] = "nature"
+    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (residual, IMPALA's at half
+    the resolution; about twice the work of nature) or lean (half with fewer layers; about the work of nature)."""
+    hidden: Whole = 512
+    """Width of the fully connected layer after the convolutions, in units. 0: none."""
+    core: Annotated[str, one_of(CORES)] = "lstm"
+    """identity (feed-forward), rnn (Elman), lstm1997 (no forget gate), lstm or gru."""
+    core_size: Count = 256
+    """Units of the recurrent core."""
+    head: Annotated[str, one_of(HEADS)] = "mean"
+    """What is learned of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or hl-gauss (a
+    histogram of the mean, 51 bins from -10 to 10; cross-entropy)."""
+    head_hidden: Whole = 0
+    """Width of a fully connected layer in each stream of the head, in units. 0: none."""
+    loss: Annotated[str, one_of(LOSSES)] = "squared"
+    """Loss of a TD error with --head mean: squared (0.5 error^2) or huber (linear beyond 1)."""
+    dueling: bool = False
+    """Separate value and advantage streams."""
+    norm: bool = True
+    """LayerNorm after each convolution and fully connected layer."""
+    center: bool = True
+    """Subtract from each image its median grey, the background."""
+    last_action_reward: bool = True
+    """The core also sees the last action and the last clipped reward."""
 
 
 class QNetwork(nn.Module):
-    """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S].
+    """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S]. Acting is L = 1.
 
-    Acting is L = 1. `hidden` is the width of the fully connected layer between torso and core (0: none), `head_hidden`
-    that of a layer within the head. With `center` every image is seen minus its median grey, the background: beside
-    a bright one, such as Pong's, the ball is otherwise not learnt for a long time. With `last_action_reward` the
-    core also sees the previous action (one-hot) and the clipped reward.
+    Centred images show the ball of a game with a bright background, such as Pong, which is otherwise not learnt for a
+    long time.
     """
 
-    def __init__(
-        self,
-        num_actions: int,
-        *,
-        frame_stack: int = 1,
-        torso: str | type[Torso] = "nature",
-        hidden: int = 512,
-        core: str = "lstm",
-        core_size: int = 512,
-        head: str = "mean",
-        head_hidden: int = 0,
-        dueling: bool = False,
-        norm: bool = False,
-        center: bool = False,
-        last_action_reward: bool = False,
-    ) -> None:
+    def __init__(self, num_actions: int, settings: NetworkSettings) -> None:
         super().__init__()
-        self.num_actions, self.frame_stack, self.center = num_actions, frame_stack, center
-        self.last_action_reward = last_action_reward
-        kind = TORSOS[torso] if isinstance(torso, str) else torso
-        conv = kind(frame_stack, norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.conv = conv
-        layers: list[nn.Module] = []
-        size = conv.output_size
-        if hidden:
-            layers.append(nn.Linear(size, hidden))
-            layers += [nn.LayerNorm(hidden)] if norm else []
-            layers.append(nn.ReLU())
-            size = hidden
-        self.fc = nn.Sequential(*layers)
-        extra = num_actions + 1 if last_action_reward else 0
-        self.core: Core = CORES[core](size + extra, core_size)
-        self.head = HEADS[head](self.core.output_size, num_actions, head_hidden, dueling, norm)
+        s = self.settings = settings
+        self.num_actions = num_actions
+        conv = TORSOS[s.torso](s.frame_stack, s.norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        norm = [nn.LayerNorm(s.hidden)] if s.norm else []
+        layers = [nn.Linear(conv.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else []
+        features = s.hidden or conv.output_size
+        extra = num_actions + 1 if s.last_action_reward else 0
+        self.conv, self.fc = conv, nn.Sequential(*layers)
+        self.core: Core = CORES[s.core](features + extra, s.core_size)
+        self.head = HEADS[s.head](self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss)
 
     @property
     def state_size(self) -> int:
@@ -193,26 +226,30 @@ class QNetwork(nn.Module):
         return self.core.initial_state(batch_size).to(next(self.parameters()).device)
 
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        z, state = self.returns(inputs, state, self.head.even_fractions(inputs.prev_action.shape))
-        return z.mean(-1), state
+        out, state = self.outputs(inputs, state)
+        return self.head.samples(out).mean(-1), state
 
-    def returns(self, inputs: Inputs, state: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples of the return, of which q is the mean: z [L, B, A, N] at the fractions tau [L, B, N]."""
-        is_first = inputs.is_first[self.frame_stack - 1 :]  # [L, B]
-        planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H, W, C]
-        planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in
-        if self.center:
-            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # every 8th pixel tells the background as well
-            planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
-        stacks = stack_frames(planes, inputs.is_first, self.frame_stack).flatten(0, 1)  # [L B, H, W, K C]
-        images = stacks.permute(0, 3, 1, 2)  # channels last
-        x = self.fc(self.conv(images)).unflatten(0, is_first.shape)  # [L, B, D]
-        if self.last_action_reward:
+    def outputs(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head gives for each action: out [L, B, A, K], and the next core state [B, S]."""
+        is_first = inputs.is_first[self.settings.frame_stack - 1 :]  # [L, B]
+        x = self.see(inputs)  # [L, B, D]
+        if self.settings.last_action_reward:
             action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(is_first[..., None], 0)
             reward = inputs.prev_reward.clamp(-1, 1).masked_fill(is_first, 0)[..., None]
             x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
         y, state = self.core(x, state, is_first)
-        return self.head(y, tau), state
+        return self.head(y), state
+
+    def see(self, inputs: Inputs) -> Tensor:
+        """Features [L, B, D] of the frames [K-1+L, B, H, W]: pixels to channels, centred, stacked, convolved."""
+        planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H', W', C]
+        planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in
+        if self.settings.center:
+            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # every 8th pixel tells the background as well
+            planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
+        stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)  # [L, B, H', W', K C]
+        images = stacks.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
+        return self.fc(self.conv(images)).unflatten(0, inputs.prev_action.shape)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -7,6 +7,18 @@ import torch
 from torch import Tensor
 
 
+class Rows(NamedTuple):
+    """One row of every lane: the screen at t, the action, and the reward and end that followed. All arrays [N, ...]."""
+
+    frame: np.ndarray  # [N, H, W] uint8
+    is_first: np.ndarray  # [N] bool, the row starts an episode
+    action: np.ndarray  # [N] int, a_t
+    reward: np.ndarray  # [N] float32, r_{t+1}, unclipped
+    terminated: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] bool
+    core_state: np.ndarray  # [N, S] float32, before this row
+
+
 class Inputs(NamedTuple):
     """What the network sees of L rows. The K - 1 rows of history before the first are there for frame stacks.
 
