@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from agents.replay import Rows
+from agents.rows import Rows
 from experiment.runs.announce import announce
 from experiment.runs.display import Display
 from experiment.runs.run import Run, open_run
@@ -29,7 +29,7 @@ def train(run: Run, display: Display) -> None:
         for _ in range(run.updates_due()):
             batch = replay.sample(config.batch_size)
             update = learner.update(batch)
-            replay.learned(batch.origin, update.priority, update.core_state.cpu().numpy())
+            replay.update_priorities(batch.origin, update.priority)
             run.record_update(update.metrics)
 
         step = envs.recv()

@@ -132,7 +132,7 @@ class Learner:
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
             out, state = self.online.outputs(batch.inputs.rows(unrolled.start, unrolled.stop), state)  # [T, B, A, K]
             with torch.no_grad():
-                z = self.online.head.samples(out)  # [T, B, A, N]
+                z = self.online.head.samples(out.detach())  # [T, B, A, N]
                 target = self._target(batch, *self._bootstrap(batch, z, state))  # [T, B, N]
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
         loss = (row_loss * mask * batch.weight).sum() / rows

@@ -173,8 +173,9 @@ class NetworkSettings:
     frame_stack: Annotated[int, Field(ge=1, le=32)] = 1
     """Images the network sees at once, each 4 frames after the last."""
     torso: Annotated[str, one_of(TORSOS)] = "nature"
-    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (residual, IMPALA's at half
-    the resolution; about twice the work of nature) or lean (half with fewer layers; about the work of nature)."""
+    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (IMPALA's
+    residual stages at half the resolution; twice the work of nature) or lean (half with fewer layers;
+    about the work of nature)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: Annotated[str, one_of(CORES)] = "lstm"

@@ -142,7 +142,7 @@ class Replay:
 
     @property
     def ready(self) -> bool:
-        """Whether learning may begin: --start-rows rows were gathered, or the ring is full. Once true, it stays true."""
+        """Whether learning may begin: --start-rows rows were gathered, or the ring is full. Stays true."""
         gathered = self.time * self.lanes >= self.settings.start_rows or self.time >= self.capacity
         return gathered and self.can_sample
 
@@ -248,7 +248,10 @@ class Replay:
     def state(self) -> dict[str, np.ndarray]:
         """Everything but the generator, as arrays. Frames stay compressed."""
         blocks = [data for lanes in self._blocks for data in lanes]
-        frames = {"frames": np.frombuffer(bytearray().join(blocks), np.uint8), "frame_bytes": np.array([*map(len, blocks)])}
+        frames = {
+            "frames": np.frombuffer(bytearray().join(blocks), np.uint8),
+            "frame_bytes": np.array([*map(len, blocks)]),
+        }
         counters = {"time": np.array(self.time), "max_priority": np.array(self._max_priority)}
         tree = {} if self._tree is None else {"priority": self._tree.nodes[self._tree.leaves :]}
         return {"open_block": self._open_block, "state": self._state, **self._columns, **frames, **counters, **tree}

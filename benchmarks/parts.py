@@ -39,8 +39,8 @@ def row_flops(network: QNetwork) -> tuple[int, int]:
             found.append(2 * module.weight.numel() * output.shape[-2] * output.shape[-1])
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
-    frames = torch.zeros(network.frame_stack, 1, 84, 84, dtype=torch.uint8)
-    first = torch.zeros(network.frame_stack, 1, dtype=torch.bool)
+    frames = torch.zeros(network.settings.frame_stack, 1, 84, 84, dtype=torch.uint8)
+    first = torch.zeros(network.settings.frame_stack, 1, dtype=torch.bool)
     with torch.no_grad():
         network(Inputs(frames, first, torch.zeros(1, 1).long(), torch.zeros(1, 1)), network.initial_state(1))
     for hook in hooks:

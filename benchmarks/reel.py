@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.replay import Replay, Rows
+from agents.replay import Replay
+from agents.rows import Rows
 from benchmarks.common import ROOT, SCRATCH
 from experiment import build
 from experiment.scores.evaluation import load_network

@@ -68,7 +68,7 @@ def replay_size() -> Points:
 
             def draw(replay=replay, size=config.batch_size) -> None:
                 sequence = replay.sample(size)
-                replay.update_priorities(sequence.origin, sequence.weight.numpy())
+                replay.update_priorities(sequence.origin, sequence.weight)
 
             draw()
             cost = 1e3 * median(seconds(draw, 20) for _ in range(9))

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -11,9 +11,9 @@ import torch
 
 from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon
-from agents.learner import Learner, LearnerConfig
-from agents.networks import QNetwork
-from agents.replay import Replay, ring_times
+from agents.learner import Learner, LearnerSettings
+from agents.networks import NetworkSettings, QNetwork
+from agents.replay import Replay, ReplaySettings, ring_times
 from envs import screens
 from envs.atari import AtariEnvs
 from envs.emulator import check_game
@@ -24,6 +24,7 @@ from experiment.settings.config import Config, UsageError, check
 # The independent random streams of a run, all from its one seed. AtariEnvs derives its own from (seed, stream).
 STREAMS = {"weights": 10, "replay": 11, "exploration": 12, "evaluation": 13}
 TRAIN_ENVS, EVAL_ENVS = 0, 1
+T = TypeVar("T")
 
 
 def rng(seed: int, stream: str) -> np.random.Generator:
@@ -145,24 +146,16 @@ def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **chan
     return AtariEnvs(config.game, protocol=chosen, threads=threads(config), stream=stream, **wanted)
 
 
+def part(settings: type[T], config: Config) -> T:
+    """The settings of one part of a run."""
+    return settings(**{name: getattr(config, name) for name in settings.__dataclass_fields__})  # type: ignore[attr-defined]
+
+
 def make_network(config: Config, num_actions: int) -> QNetwork:
     """The network with its initial weights, from their own stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(config.seed, "weights").integers(2**63)))
-        return QNetwork(
-            num_actions,
-            frame_stack=config.frame_stack,
-            torso=config.torso,
-            hidden=config.hidden,
-            core=config.core,
-            core_size=config.core_size,
-            head=config.head,
-            head_hidden=config.head_hidden,
-            dueling=config.dueling,
-            norm=config.norm,
-            center=config.center,
-            last_action_reward=config.last_action_reward,
-        )
+        return QNetwork(num_actions, part(NetworkSettings, config))
 
 
 def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
@@ -175,11 +168,10 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
 
 
 def make_learner(config: Config, network: QNetwork) -> Learner:
-    fields = {name: getattr(config, name) for name in LearnerConfig.__dataclass_fields__}
-    learner = Learner(network, LearnerConfig(**fields), autocast(config), config.device)
+    learner = Learner(network, part(LearnerSettings, config), autocast(config), config.device)
     if config.compile:
-        for part in (learner.online, learner.target):
-            part.returns = torch.compile(part.returns)  # what both acting and learning call
+        for net in (learner.online, learner.target):
+            net.outputs = torch.compile(net.outputs)  # what both acting and learning call
     return learner
 
 
@@ -192,21 +184,9 @@ def replay_shape(config: Config) -> tuple[int, int]:
 
 
 def make_replay(config: Config, state_size: int) -> Replay:
-    length, history, stride = _lengths(config)
-    return Replay(
-        config.replay_rows,
-        config.num_envs,
-        length=length,
-        history=history,
-        stride=stride,
-        state_size=state_size,
-        rng=rng(config.seed, "replay"),
-        priority_exponent=config.priority_exponent,
-        importance_exponent=config.importance_exponent,
-        zero_state=config.update != "stored",
-        readers=config.batch_size if config.update == "sequential" else 0,
-        advance=config.unroll,
-    )
+    length, history, _ = _lengths(config)
+    settings, generator = part(ReplaySettings, config), rng(config.seed, "replay")
+    return Replay(settings, config.num_envs, length=length, history=history, state_size=state_size, rng=generator)
 
 
 def _lengths(config: Config) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ import yaml
 import evaluate
 import train
 from agents.actor import Actor
-from agents.networks import QNetwork
+from agents.networks import NetworkSettings, QNetwork
 from envs.episodes import EpisodeRecord, replay_colour, replay_grey
 from envs.screens import KINDS, Observer
 from experiment.runs.run import Run
@@ -131,7 +131,7 @@ def test_before_it_starts_it_says_what_it_will_do(
     assert train.main(["drqn", "--frames", "8000000", "--runs-dir", str(tmp_path), *TINY]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert said["game"] == "pong, protocol v5, seed 3, observe full 0"
-    network = QNetwork(6, hidden=16, core="lstm", core_size=8, norm=True, last_action_reward=True)
+    network = QNetwork(6, NetworkSettings(hidden=16, core_size=8))
     assert f"{sum(p.numel() for p in network.parameters()):,} parameters, 6 actions" in said["network"]
     assert said["replay"].startswith("900 rows, about 0.00 GB")
     assert said["learning"] == "4 samples a step, 2 x 4 rows an update"

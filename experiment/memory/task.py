@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import Actor
-from agents.networks import QNetwork, Torso
-from agents.replay import Replay, Rows
+from agents.networks import TORSOS, NetworkSettings, QNetwork, Torso
+from agents.replay import Replay, ReplaySettings
+from agents.rows import Rows
 from experiment import build
 from experiment.settings.config import Config, preset
 
@@ -73,6 +74,9 @@ class Pixels(Torso):
         return super().forward(input) / 255
 
 
+TORSOS["pixels"] = Pixels
+
+
 def settings(core: str, seed: int, **changes: Any) -> Config:
     """The drqn preset, with what a small task asks for; the same for all cores.
 
@@ -82,7 +86,7 @@ def settings(core: str, seed: int, **changes: Any) -> Config:
     small = {
         "core_size": 32, "hidden": 0, "last_action_reward": False, "num_envs": 32, "replay_rows": 65_536,
         "start_rows": 8_192, "epsilon_final": 0.05, "batch_size": 64, "burn_in": 0, "unroll": 104, "discount": 0.9,
-        "learning_rate": 1e-2, "precision": "fp32", "threads": 1,
+        "learning_rate": 1e-2, "precision": "fp32", "threads": 1, "torso": "pixels", "center": False,
     }  # fmt: skip
     return replace(preset("drqn"), **small | {"core": core, "seed": seed} | changes)
 
@@ -96,12 +100,11 @@ def train(config: Config, updates: int, waits: Sequence[int] = WAITS) -> QNetwor
     n = config.num_envs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = QNetwork(CUES, torso=Pixels, hidden=config.hidden, core=config.core, core_size=config.core_size,
-                           norm=config.norm, last_action_reward=config.last_action_reward)  # fmt: skip
+        network = QNetwork(CUES, build.part(NetworkSettings, config))
     learner = build.make_learner(config, network)
     actor = make_actor(config, network, n, build.rng(config.seed, "exploration"))
     replay = Replay(
-        config.replay_rows, n, length=config.unroll + config.n_step, history=0, stride=config.sequence_stride,
+        build.part(ReplaySettings, config), n, length=config.unroll + config.n_step, history=0,
         state_size=network.state_size, rng=build.rng(config.seed, "replay"), frame_shape=SHAPE,
     )  # fmt: skip
     task = Recall(n, waits, np.random.default_rng(config.seed))

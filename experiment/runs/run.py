@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from agents.learner import NonFiniteError
 from envs.emulator import FRAME_SKIP
@@ -72,16 +73,16 @@ class Run:
 
     def updates_due(self) -> int:
         """Updates that keep samples per step at the setting, once the replay has its first rows."""
-        if len(self.replay) < self.config.start_rows or not self.replay.can_sample:
+        if not self.replay.ready:
             return 0
         self.credit += self.config.num_envs * self.config.samples_per_step
         due = int(self.credit // (self.config.batch_size * self.config.unroll))
         self.credit -= due * self.config.batch_size * self.config.unroll
         return due
 
-    def record_update(self, metrics: dict[str, float]) -> None:
+    def record_update(self, metrics: Mapping[str, Tensor]) -> None:
         for key, value in metrics.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._sums[key] = self._sums.get(key, 0.0) + value.item()
         self._updates_in_row += 1
 
     def stop(self) -> None:
@@ -155,9 +156,9 @@ class Run:
 
     def _check_finite(self) -> None:
         """NonFiniteError if a weight or the optimiser's memory is no longer a number."""
-        for name, tensor in self.learner.state().items():
-            if not fits.is_finite(tensor):
-                raise NonFiniteError(f"update {self.learner.updates}: {name}")
+        self.learner.check_finite()
+        if not np.isfinite([*self._sums.values()]).all():
+            raise NonFiniteError(f"update {self.learner.updates}: {self._sums}")
 
     def evaluate_if_due(self, display: Display) -> None:
         """Evaluate where the run has come to a frame that asks for it. A stop puts it off to the resumed run."""

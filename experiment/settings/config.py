@@ -55,17 +55,19 @@ class Config:
     # --- the network
     frame_stack: int = 1
     """Images the network sees at once, each 4 frames after the last."""
-    torso: Literal["nature", "dqn-2013", "impala"] = "nature"
-    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013) or impala (15, residual; about
-    7 times the work)."""
+    torso: Literal["nature", "dqn-2013", "half", "lean"] = "nature"
+    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (IMPALA's
+    residual stages at half the resolution; twice the work of nature) or lean (half with fewer layers;
+    about the work of nature)."""
     hidden: int = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: CoreName = "lstm"
     """identity (feed-forward), rnn (Elman), lstm1997 (no forget gate), lstm or gru."""
     core_size: int = 256
     """Units of the recurrent core."""
-    head: Literal["mean", "iqn"] = "mean"
-    """What is learned of the return: its mean, or its quantiles (IQN; trained with the quantile Huber loss)."""
+    head: Literal["mean", "qr", "hl-gauss"] = "mean"
+    """What is learned of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or hl-gauss (a
+    histogram of the mean, 51 bins from -10 to 10; cross-entropy)."""
     head_hidden: int = 0
     """Width of a fully connected layer in each stream of the head, in units. 0: none."""
     dueling: bool = False
@@ -90,9 +92,9 @@ class Config:
     """Frames over which epsilon falls."""
 
     # --- replay
-    update: Literal["stored", "random", "sequential"] = "stored"
-    """Core state a drawn sequence starts from: the stored one (R2D2), zeros at a random row, or carried through whole
-    episodes from their start (both DRQN, Hausknecht & Stone 2015)."""
+    update: Literal["stored", "random"] = "stored"
+    """Core state a drawn sequence starts from: the actor's, stored (R2D2), or zeros (the bootstrapped random updates of
+    DRQN, Hausknecht & Stone 2015)."""
     replay_rows: int = 1_000_000
     """Rows kept, of all envs together."""
     start_rows: int = 20_000
@@ -123,8 +125,6 @@ class Config:
     """Discount a step (4 frames)."""
     double: bool = True
     """The online network selects, the target network values (double Q-learning)."""
-    munchausen: bool = False
-    """Add the scaled log-policy to the reward, bootstrap softly (Vieillard et al. 2020). --double has no part then."""
     target_period: int = 0
     """Updates between copies to the target network. 0: no target network."""
     value_rescaling: bool = False
@@ -132,7 +132,7 @@ class Config:
     reward_clip: float | None = 1.0
     """Learn from rewards clipped to +- this. None: from the game's own points."""
     loss: Literal["squared", "huber"] = "squared"
-    """What is made of a TD error: 0.5 error^2, or linear beyond 1 (huber)."""
+    """Loss of a TD error with --head mean: squared (0.5 error^2) or huber (linear beyond 1)."""
     optimizer: Literal["adam", "radam", "rmsprop", "adadelta"] = "adam"
     """Adam, RAdam, centred RMSProp or Adadelta, as torch has them."""
     learning_rate: float = 2.5e-4
@@ -236,10 +236,6 @@ def check(config: Config) -> None:
     _require("name", repr(config.name), plain and len(config.name.encode()) <= 200,
              "must be a plain folder name of at most 200 bytes")  # fmt: skip
     _require("runs_dir", repr(str(config.runs_dir)), str(config.runs_dir) not in ("", "."), "needs a folder's name")
-    if config.update == "sequential":
-        for field, value in (("sequence_stride", 1), ("burn_in", 0), ("priority_exponent", 0)):
-            _require(field, getattr(config, field), getattr(config, field) == value,
-                     f"must be {value} with --update sequential")  # fmt: skip
     if config.value_rescaling:
         _require("value_rescaling", True, config.reward_clip is None, "takes the place of clipping: --reward-clip None")
     if config.hide_probability is not None:

@@ -62,7 +62,7 @@ def check_learner(learner: Learner, found: Mapping[str, Tensor]) -> None:
     if not 0 <= updates <= 2**53:
         raise ValueError(f"updates is {updates}")
     probe = nn.Parameter(torch.zeros(2))
-    optimizer = OPTIMIZERS[learner.config.optimizer]([probe], lr=1.0, eps=1.0)
+    optimizer = OPTIMIZERS[learner.settings.optimizer]([probe], lr=1.0, eps=1.0)
     probe.grad = torch.zeros(2)
     optimizer.step()
     slots = {k: torch.as_tensor(v) for k, v in optimizer.state[probe].items()}
@@ -73,7 +73,7 @@ def check_learner(learner: Learner, found: Mapping[str, Tensor]) -> None:
     }
     stored = {k for k in found if k.startswith("optimizer.")}
     if stored != (set(names) if updates else set()):
-        raise ValueError(f"after {updates} updates the optimiser's memory is not {learner.config.optimizer}'s")
+        raise ValueError(f"after {updates} updates the optimiser's memory is not {learner.settings.optimizer}'s")
     check_tensors({k: v for k, v in names.items() if k in stored}, found)
 
 

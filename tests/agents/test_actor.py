@@ -8,7 +8,7 @@ from torch import Tensor
 
 from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon, epsilon_greedy
-from agents.networks import QNetwork
+from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Inputs
 
 N, A = 3, 4
@@ -18,7 +18,8 @@ NO_AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
 def make_network(**settings: object) -> QNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return QNetwork(A, **({"hidden": 8, "core_size": 6, "norm": True} | settings))  # type: ignore[arg-type]
+        plain = {"hidden": 8, "core_size": 6, "center": False, "last_action_reward": False}
+        return QNetwork(A, NetworkSettings(**(plain | settings)))  # type: ignore[arg-type]
 
 
 def make_actor(network: QNetwork, seed: int = 0) -> Actor:

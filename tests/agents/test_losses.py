@@ -19,23 +19,20 @@ def flags(length: int, *rows: int) -> Tensor:
     return out
 
 
-def n_step(reward: Tensor, value: Tensor, n: int, terminated: Tensor | None = None,
-           truncated: Tensor | None = None) -> list[float]:  # fmt: skip
-    none = flags(len(reward))
-    target = losses.n_step_target(
-        reward, none if terminated is None else terminated, none if truncated is None else truncated, value, 0.9, n
-    )
-    return target[:, 0].tolist()
+def n_step(reward: Tensor, value: Tensor, n: int, **ends: Tensor) -> list[float]:
+    return losses.n_step_target(reward, *discount_and_trace(reward, **ends), value, n)[:, 0].tolist()
 
 
-def q_lambda(reward: Tensor, value: Tensor, trace: float, n: int, terminated: Tensor | None = None,
-             truncated: Tensor | None = None) -> list[float]:  # fmt: skip
-    none = flags(len(reward))
-    target = losses.q_lambda_target(
-        reward, none if terminated is None else terminated, none if truncated is None else truncated,
-        value, 0.9, trace, n,
-    )  # fmt: skip
-    return target[:, 0].tolist()
+def q_lambda(reward: Tensor, value: Tensor, lambda_: float, n: int, **ends: Tensor) -> list[float]:
+    discount, trace = discount_and_trace(reward, **ends)
+    return losses.lambda_target(reward, discount, lambda_ * trace, value, n)[:, 0].tolist()
+
+
+def discount_and_trace(reward: Tensor, **ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Discount 0.9, 0 where the episode terminated; trace 1, 0 at truncated rows."""
+    none = torch.zeros_like(reward, dtype=torch.bool)
+    terminated, truncated = (ends.get(name, none) for name in ("terminated", "truncated"))
+    return 0.9 * ~terminated, (~truncated).to(reward.dtype)
 
 
 def test_a_1_step_target_is_the_reward_and_the_next_value() -> None:
@@ -116,10 +113,8 @@ def test_lambda_0_is_the_1_step_target() -> None:
     generator = torch.Generator().manual_seed(2)
     reward, value = torch.randn(2, 9, 4, generator=generator)
     terminated, truncated = torch.rand(2, 9, 4, generator=generator) < 0.2
-    none = torch.zeros_like(terminated)
-    for cut in (none, truncated):
-        one = losses.n_step_target(reward, terminated, cut, value, 0.9, 1)
-        torch.testing.assert_close(losses.q_lambda_target(reward, terminated, cut, value, 0.9, 0.0, 1), one)
+    for ends in ({"terminated": terminated}, {"terminated": terminated, "truncated": truncated}):
+        assert q_lambda(reward, value, 0.0, 1, **ends) == pytest.approx(n_step(reward, value, 1, **ends))
 
 
 def test_lambda_1_without_an_end_is_the_longest_n_step_target() -> None:
@@ -133,10 +128,10 @@ def test_lanes_do_not_mix() -> None:
     reward = torch.tensor([[1.0, 10.0], [2.0, 20.0], [99.0, 99.0]])
     value = torch.tensor([[-7.0, -7.0], [3.0, 30.0], [4.0, 40.0]])
     terminated = torch.tensor([[False, True], [False, False], [False, False]])
-    none = torch.zeros_like(terminated)
+    discount, trace = discount_and_trace(reward, terminated=terminated)
     expected = torch.tensor([[1 + 0.9 * 3, 10], [2 + 0.9 * 4, 20 + 0.9 * 40]])
-    torch.testing.assert_close(losses.n_step_target(reward, terminated, none, value, 0.9, 1), expected)
-    torch.testing.assert_close(losses.q_lambda_target(reward, terminated, none, value, 0.9, 0.0, 1), expected)
+    torch.testing.assert_close(losses.n_step_target(reward, discount, trace, value, 1), expected)
+    torch.testing.assert_close(losses.lambda_target(reward, discount, 0 * trace, value, 1), expected)
 
 
 def test_double_q_takes_the_value_of_the_action_the_other_network_selects() -> None:
@@ -188,14 +183,9 @@ def test_the_priority_of_a_wholly_masked_sequence_is_0() -> None:
     assert losses.sequence_priority(column(99, -7), torch.zeros(2, 1), 0.9).tolist() == [0]
 
 
-def test_a_tensor_of_another_rank_is_refused() -> None:
-    good, bad = torch.zeros(3, 2), torch.zeros(3)
-    no = torch.zeros(3, 2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"rank 2, got shape \(3,\)"):
-        losses.n_step_target(bad, no, no, good, 0.9, 1)
-    with pytest.raises(ValueError, match=r"\[T, B\] or \[T, B, N\], got shape \(3,\)"):
-        losses.q_lambda_target(good, no, no, bad, 0.9, 0.5, 1)
-    with pytest.raises(ValueError, match=r"rank 3, got shape \(3, 2\)"):
-        losses.double_q_value(good, good)
-    with pytest.raises(ValueError, match=r"rank 2, got shape \(3,\)"):
-        losses.sequence_priority(bad, bad, 0.9)
+def test_the_quantile_loss_weighs_errors_by_the_quantile_they_miss() -> None:
+    # Quantiles 1 and 3 at fractions 1/4 and 3/4, targets 2 and 8: delta_ij = target_j - quantile_i.
+    delta = torch.tensor([[[[2 - 1.0, 8 - 1.0], [2 - 3.0, 8 - 3.0]]]])
+    first = (0.25 * 0.5 + 0.25 * (7 - 0.5)) / 2
+    second = ((1 - 0.75) * 0.5 + 0.75 * (5 - 0.5)) / 2
+    assert losses.quantile_huber(delta).item() == pytest.approx(first + second)

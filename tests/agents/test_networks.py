@@ -3,27 +3,29 @@ import torch
 from torch import Tensor, nn
 
 from agents.cores import CORES
-from agents.heads import MeanHead, QuantileHead
 from agents.networks import (
     TORSOS,
     ChannelsLastFlatten,
     ChannelsLastNorm,
-    ImpalaTorso,
+    HalfTorso,
     NatureTorso,
+    NetworkSettings,
     PixelConv,
     QNetwork,
+    Residual,
     TileConv,
     stack_frames,
 )
 from agents.rows import Inputs
 
 L, B, A = 7, 3, 4
+SMALL = {"hidden": 8, "core_size": 6, "norm": False, "center": False, "last_action_reward": False}
 
 
 def make(seed: int = 0, **settings: object) -> QNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return QNetwork(A, **({"hidden": 8, "core_size": 6} | settings))  # type: ignore[arg-type]
+        return QNetwork(A, NetworkSettings(**(SMALL | settings)))  # type: ignore[arg-type]
 
 
 def inputs(length: int = L, depth: int = 1, starts: float = 0.25, seed: int = 1) -> Inputs:
@@ -172,62 +174,32 @@ def test_norm_adds_a_scale_and_a_shift_for_each_of_its_inputs() -> None:
     assert parameter_count(normed) - parameter_count(plain) == more
 
 
-def test_the_impala_torso_has_15_convolutions_of_3x3() -> None:
-    torso = ImpalaTorso(1, norm=False)
-    convolutions = [m for m in torso.modules() if isinstance(m, nn.Conv2d)]
-    assert len(convolutions) == 15
-    pairs = [(1, 16), *[(16, 16)] * 4, (16, 32), *[(32, 32)] * 4, (32, 32), *[(32, 32)] * 4]
-    assert parameter_count(torso) == sum(9 * i * o + o for i, o in pairs)
+def naive_half(torso: HalfTorso, frames: Tensor) -> Tensor:
+    """IMPALA's stages in torch's own layout on images whose 2x2 tiles are channels: [N, 84, 84] uint8 -> [N, 1152]."""
+    x = nn.functional.pixel_unshuffle(frames[:, None].float() / 255, 2)  # [N, 4, 42, 42]
+    for layer in torso:
+        if isinstance(layer, nn.Conv2d):
+            x = nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+        elif isinstance(layer, nn.MaxPool2d):
+            x = nn.functional.max_pool2d(x, 3, 2, padding=1)
+        elif isinstance(layer, Residual):
+            x = x + layer.conv2(layer.conv1(x.relu()).relu())
+    return x.relu().permute(0, 2, 3, 1).flatten(1)
 
 
-# --- head
-
-
-def test_the_advantages_of_a_dueling_head_average_0() -> None:
-    head = MeanHead(6, A, hidden=0, dueling=True, norm=False)
-    x = torch.randn(L, B, 6, generator=torch.Generator().manual_seed(0))
-    assert head.value is not None
-    q = head(x, torch.empty(0)).squeeze(-1)
-    torch.testing.assert_close(q.mean(-1, keepdim=True), head.value(x))
-    advantage = head.advantage(x)
-    torch.testing.assert_close(q - q[..., :1], advantage - advantage[..., :1])
-
-
-def test_a_plain_head_is_one_linear_layer() -> None:
-    head = MeanHead(6, A, hidden=0, dueling=False, norm=False)
-    x = torch.randn(L, B, 6, generator=torch.Generator().manual_seed(0))
-    assert isinstance(head.advantage, nn.Linear)
-    assert torch.equal(head(x, torch.empty(0)).squeeze(-1), x @ head.advantage.weight.T + head.advantage.bias)
-    assert parameter_count(head) == 6 * A + A
-
-
-def test_a_quantile_head_is_the_papers_equation() -> None:
-    head = QuantileHead(6, A, hidden=0, dueling=False, norm=False)
-    assert isinstance(head.advantage, nn.Linear)
-    generator = torch.Generator().manual_seed(0)
-    x, tau = torch.randn(L, B, 6, generator=generator), torch.rand(L, B, 5, generator=generator)
-    z = head(x, tau)
-    assert z.shape == (L, B, A, 5)
-    phi = torch.zeros(6)
-    for j in range(6):
-        phi[j] = head.embedding.bias[j] + sum(
-            torch.cos(torch.pi * i * tau[2, 1, 3]) * head.embedding.weight[j, i] for i in range(64)
-        )
-    expected = (x[2, 1] * phi.relu()) @ head.advantage.weight.T + head.advantage.bias
-    torch.testing.assert_close(z[2, 1, :, 3], expected)
-
-
-def test_q_of_a_quantile_network_is_the_mean_of_32_even_quantiles() -> None:
-    network, seen = make(head="iqn", core="lstm"), inputs()
-    state = network.initial_state(B)
-    tau = ((torch.arange(32) + 0.5) / 32).expand(L, B, 32)
-    torch.testing.assert_close(network(seen, state)[0], network.returns(seen, state, tau)[0].mean(-1))
+@pytest.mark.parametrize(("torso", "convolutions"), [("half", 3 * 5), ("lean", 3 * 3)])
+def test_a_half_torso_is_impalas_stages_on_tiles_of_2x2_pixels(torso: str, convolutions: int) -> None:
+    conv, frames = TORSOS[torso](1, False), inputs(length=1).frames[0]
+    assert isinstance(conv, HalfTorso)
+    assert sum(isinstance(m, nn.Conv2d) for m in conv.modules()) == convolutions
+    images = conv.planes(frames[None])[0].permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(conv(images), naive_half(conv, frames), rtol=1e-3, atol=1e-4)
 
 
 # --- the whole network
 
 
-@pytest.mark.parametrize("torso", ["nature", "impala"])
+@pytest.mark.parametrize("torso", ["nature", "half"])
 def test_a_centred_network_sees_the_same_game_on_any_background(torso: str) -> None:
     """What is seen of the median grey is nothing, so on black nothing changes, bit for bit."""
     seen = inputs(depth=2)
@@ -247,7 +219,7 @@ def test_a_centred_network_sees_the_same_game_on_any_background(torso: str) -> N
 
 @pytest.mark.parametrize(
     ("core", "torso", "depth"),
-    [*((core, "nature", depth) for core in CORES for depth in (1, 3)), ("lstm", "impala", 2)],
+    [*((core, "nature", depth) for core in CORES for depth in (1, 3)), ("lstm", "half", 2), ("lstm", "lean", 2)],
 )
 def test_acting_with_one_row_at_a_time_equals_an_unroll(core: str, torso: str, depth: int) -> None:
     network = make(core=core, torso=torso, frame_stack=depth, norm=True, last_action_reward=True)

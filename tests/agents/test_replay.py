@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from agents.actor import Actor
-from agents.networks import stack_frames
-from agents.replay import BLOCK, Replay, Rows, SumTree
-from agents.rows import Inputs, Sequence
+from agents.networks import NetworkSettings, stack_frames
+from agents.replay import BLOCK, Replay, ReplaySettings, SumTree, ring_times
+from agents.rows import Inputs, Rows, Sequence
 
 FRAME = (2, 3)  # frame[0] holds time (two bytes) and lane, so that a row can be told from every other
 STATE = 2
@@ -25,22 +25,21 @@ class Settings(NamedTuple):
     spare: int  # units of the ring beyond the fewest allowed
     written: int  # rows appended in each lane
     priority_exponent: float = 0.0
+    start_rows: int = 0
+    update: str = "stored"
 
     def replay(self, seed: int = 0) -> Replay:
         unit = int(np.lcm(BLOCK, self.stride))
         times = ((self.length + self.history) // unit + 3 + self.spare) * unit  # spare 0: the fewest allowed
-        return Replay(
-            times * self.lanes,
-            self.lanes,
-            length=self.length,
-            history=self.history,
-            stride=self.stride,
-            state_size=STATE,
-            rng=np.random.default_rng(seed),
-            frame_shape=FRAME,
+        settings = ReplaySettings(
+            update=self.update,  # type: ignore[arg-type]
+            replay_rows=times * self.lanes,
+            start_rows=self.start_rows,
+            sequence_stride=self.stride,
             priority_exponent=self.priority_exponent,
-            importance_exponent=0.6,
         )
+        shape = {"length": self.length, "history": self.history, "state_size": STATE, "frame_shape": FRAME}
+        return Replay(settings, self.lanes, rng=np.random.default_rng(seed), **shape)  # type: ignore[arg-type]
 
     @property
     def before(self) -> int:
@@ -81,7 +80,7 @@ def place(batch: Sequence, history: int, b: int) -> tuple[int, int]:
     return 256 * high + low, lane
 
 
-def tiny(**changes: int | float) -> Settings:
+def tiny(**changes: int | float | str) -> Settings:
     plain = Settings(lanes=2, stride=1, length=3, history=0, spare=0, written=60)
     return plain._replace(**changes)  # type: ignore[arg-type]
 
@@ -95,6 +94,8 @@ SETTINGS = st.builds(
     spare=st.integers(0, 2),
     written=st.integers(0, 260),
     priority_exponent=st.sampled_from([0.0, 0.9]),
+    start_rows=st.integers(0, 500),
+    update=st.just("stored"),
 )
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -149,25 +150,45 @@ def test_every_start_whose_rows_are_kept_can_be_drawn_and_no_other(s: Settings) 
 
 @PROPERTY
 @given(SETTINGS)
-def test_once_full_some_start_can_always_be_drawn(s: Settings) -> None:
-    replay = s.replay()
-    for time, row in zip(range(3 * replay.capacity), rows(s.lanes), strict=False):
+def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_stop(s: Settings) -> None:
+    replay, ready = s.replay(), False
+    for time, row in zip(range(1, 3 * replay.capacity), rows(s.lanes), strict=False):
         replay.append(row)
-        if time >= replay.capacity:
-            assert replay.can_sample
+        assert replay.ready >= ready
+        ready = replay.ready
+        if time < replay.capacity:
+            assert ready == (time * s.lanes >= s.start_rows and replay.can_sample)
+        else:
+            assert ready
+
+
+def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> None:
+    s = tiny(written=0, spare=4, priority_exponent=0.9)
+    replay = s.replay()
+    noise = np.random.default_rng(0)
+    for time, row in zip(range(3 * replay.capacity), rows(s.lanes), strict=False):
+        replay.append(row._replace(frame=noise.integers(0, 256, row.frame.shape, np.uint8)))
+        state, blocks = replay.state(), replay.capacity // BLOCK * s.lanes
+        arrays = [
+            v.nbytes for k, v in state.items() if k not in ("frames", "frame_bytes", "time", "max_priority", "priority")
+        ]
+        assert replay.nbytes == sum(arrays) + 2 * state["priority"].nbytes + len(state["frames"]) + 41 * blocks
+        if time == BLOCK - 1:
+            foretold = replay.nbytes_when_full
+    assert replay.nbytes_when_full == replay.nbytes == foretold  # noise does not compress: all blocks are alike
 
 
 class Spy:
     """Stands in for the network: keeps the stacks the actor shows it."""
 
     def __init__(self, depth: int) -> None:
-        self.frame_stack, self.stacks = depth, []
+        self.settings, self.stacks = NetworkSettings(frame_stack=depth), []
 
     def initial_state(self, batch_size: int) -> torch.Tensor:
         return torch.zeros(batch_size, 0)
 
     def __call__(self, inputs: Inputs, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.stacks.append(stack_frames(inputs.frames[..., None], inputs.is_first, self.frame_stack)[0])
+        self.stacks.append(stack_frames(inputs.frames[..., None], inputs.is_first, self.settings.frame_stack)[0])
         return torch.zeros(*inputs.prev_action.shape, 2), state
 
 
@@ -247,7 +268,7 @@ def prioritised(**changes: int) -> tuple[Replay, np.ndarray, np.ndarray]:
     replay, _ = filled(tiny(priority_exponent=0.9, **changes))
     origin = origins(replay)
     priority = np.random.default_rng(5).uniform(0.1, 3.0, len(origin))
-    replay.update_priorities(origin, priority)
+    replay.update_priorities(origin, torch.from_numpy(priority))
     return replay, origin, priority
 
 
@@ -273,7 +294,7 @@ def test_importance_weights_are_m_p_to_minus_beta_over_the_largest() -> None:
 
 def test_new_sequences_get_the_largest_priority_so_far() -> None:
     replay, origin, _ = prioritised()
-    replay.update_priorities(origin, np.where(origin == origin[-1], 7.0, 0.5))
+    replay.update_priorities(origin, torch.from_numpy(np.where(origin == origin[-1], 7.0, 0.5)))
     before = set(origin.tolist())
     for _, row in zip(range(3), rows(2), strict=False):
         replay.append(row)
@@ -293,13 +314,13 @@ def test_the_first_sequences_have_priority_1() -> None:
 
 def test_a_priority_of_0_can_still_be_drawn_for_once() -> None:
     replay, origin, _ = prioritised()
-    replay.update_priorities(origin, np.zeros(len(origin)))
+    replay.update_priorities(origin, torch.zeros(len(origin)))
     assert (replay.state()["priority"] > 0).sum() == len(origin)
 
 
 def test_overwritten_sequences_are_never_drawn() -> None:
     replay, origin, _ = prioritised()
-    replay.update_priorities(origin[:6], np.full(6, 1e6))
+    replay.update_priorities(origin[:6], torch.full((6,), 1e6))
     for _, row in zip(range(2 * replay.capacity), rows(2), strict=False):
         replay.append(row)
         kept = len(replay) // 2
@@ -313,16 +334,16 @@ def test_an_update_of_overwritten_sequences_is_ignored() -> None:
         replay.append(row)
     alive = origins(replay)[:1]
     before = replay.state()["priority"].copy()
-    replay.update_priorities(origin, np.full(len(origin), 99.0))
+    replay.update_priorities(origin, torch.full((len(origin),), 99.0))
     assert (replay.state()["priority"] == before).all()
-    replay.update_priorities(np.append(origin, alive), np.append(np.full(len(origin), 99.0), 2.0))
+    replay.update_priorities(np.append(origin, alive), torch.tensor([99.0] * len(origin) + [2.0]))
     assert (replay.state()["priority"] != before).sum() == 1
     assert replay.state()["max_priority"] < 99
 
 
 def test_without_a_priority_exponent_updates_of_priorities_do_nothing() -> None:
     one, other = (filled(tiny())[0] for _ in range(2))
-    one.update_priorities(one.sample(4).origin, np.full(4, 99.0))
+    one.update_priorities(one.sample(4).origin, torch.full((4,), 99.0))
     other.sample(4)
     assert (one.sample(50).origin == other.sample(50).origin).all()
 
@@ -371,7 +392,7 @@ def test_a_restored_replay_goes_on_as_if_never_stopped(written: int, exponent: f
     s = tiny(history=2, written=written, priority_exponent=exponent)
     one, _ = filled(s)
     if one.can_sample:
-        one.update_priorities(one.sample(16).origin, np.linspace(0.1, 2.5, 16))
+        one.update_priorities(one.sample(16).origin, torch.linspace(0.1, 2.5, 16))
     other = s.replay(seed=99)
     other.restore(copy(one.state()))
     other.rng.bit_generator.state = one.rng.bit_generator.state
@@ -381,7 +402,7 @@ def test_a_restored_replay_goes_on_as_if_never_stopped(written: int, exponent: f
             drawn = one.sample(6)
             assert equal(drawn, other.sample(6))
             for replay in (one, other):
-                replay.update_priorities(drawn.origin, np.linspace(0.2, 3.0, 6))
+                replay.update_priorities(drawn.origin, torch.linspace(0.2, 3.0, 6))
         for replay in (one, other):
             replay.append(row)
     for name, array in one.state().items():
@@ -402,37 +423,25 @@ def test_a_restored_replay_shares_nothing_with_the_state_it_came_from() -> None:
 @pytest.mark.parametrize("change", [{"lanes": 3}, {"spare": 1}, {"stride": 2}])
 def test_the_state_of_a_replay_of_another_shape_is_refused(change: dict[str, int]) -> None:
     replay, _ = filled(tiny())
-    with pytest.raises(ValueError, match="replay column"):
+    with pytest.raises(ValueError, match="broadcast"):
         tiny(**change).replay().restore(copy(replay.state()))
-
-
-def test_a_state_whose_frames_were_cut_is_refused() -> None:
-    replay, _ = filled(tiny())
-    state = copy(replay.state())
-    state["frames"] = state["frames"][:-1]
-    with pytest.raises(ValueError, match="frames do not fit"):
-        tiny().replay().restore(state)
 
 
 # --- limits
 
 
-def make(rows: int, lanes: int, length: int, history: int, stride: int) -> Replay:
-    return Replay(rows, lanes, length=length, history=history, stride=stride, state_size=0,
-                  rng=np.random.default_rng(0), frame_shape=FRAME)  # fmt: skip
-
-
 @PROPERTY
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 4), st.integers(1, 12))
-def test_a_replay_that_is_too_small_is_refused_with_the_rows_it_needs(
+def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(
     lanes: int, length: int, history: int, stride: int
 ) -> None:
+    shape = (lanes, length, history, stride)
     with pytest.raises(ValueError, match=rf"--replay-rows 9: too small; {lanes} envs and sequences of {length} ") as e:
-        make(9, lanes, length, history, stride)
+        ring_times(9, *shape)
     needed = int(str(e.value).split("at least ")[1].split()[0])
-    make(needed, lanes, length, history, stride)
+    assert ring_times(needed, *shape) * lanes == needed
     with pytest.raises(ValueError, match="too small"):
-        make(needed - 1, lanes, length, history, stride)
+        ring_times(needed - 1, *shape)
 
 
 def test_rows_of_another_shape_are_refused() -> None:
@@ -452,69 +461,8 @@ def test_rows_of_another_shape_are_refused() -> None:
             replay.append(good._replace(**{name: array}))
 
 
-# --- the two updates of DRQN (Hausknecht & Stone 2015)
-
-
-def test_random_updates_start_anywhere_from_zeros() -> None:
-    replay = Replay(400, 2, length=4, history=0, stride=1, state_size=STATE, rng=np.random.default_rng(0),
-                    frame_shape=FRAME, zero_state=True)  # fmt: skip
-    for _, row in zip(range(60), rows(2), strict=False):
-        replay.append(row)
-    starts = {tell(replay.sample(16).inputs.frames[0, b]) for _ in range(30) for b in range(16)}
-    assert len(starts) > 100  # of 2 x 56
+def test_random_updates_start_from_zeros_and_store_no_state() -> None:
+    replay, _ = filled(tiny(update="random"))
+    assert replay.sample(16).core_state.shape == (16, STATE)
     assert not replay.sample(16).core_state.any()
-
-
-def tell(frame: torch.Tensor) -> tuple[int, int]:
-    """(time, lane) of a row, from its frame."""
-    return int(frame[0, 0]) * 256 + int(frame[0, 1]), int(frame[0, 2])
-
-
-def test_sequential_updates_read_whole_episodes_from_their_start_with_the_state_carried() -> None:
-    unroll, readers = 3, 5
-    replay = Replay(4000, 2, length=unroll + 1, history=0, stride=1, state_size=STATE, rng=np.random.default_rng(0),
-                    frame_shape=FRAME, readers=readers, advance=unroll)  # fmt: skip
-    written = []
-    for _, row in zip(range(400), rows(2), strict=False):
-        written.append(row)
-        replay.append(row)
-    at: list[tuple[int, int] | None] = [None] * readers  # where each reader should go on
-    carried, began = np.zeros((readers, STATE)), 0
-    for step in range(1, 40):
-        batch = replay.sample(99)  # as many as there are readers, whatever is asked for
-        assert batch.core_state.shape == (readers, STATE)
-        for b, expected in enumerate(at):
-            time, lane = tell(batch.inputs.frames[0, b])
-            if expected is None or expected[0] + unroll >= 400:
-                assert written[time].is_first[lane]
-                assert not batch.core_state[b].any()
-                began += 1
-            else:
-                assert (time, lane) == expected
-                assert batch.core_state[b].tolist() == carried[b].tolist()
-            ended = any(written[t].is_first[lane] for t in range(time + 1, time + unroll + 1))
-            at[b] = None if ended else (time + unroll, lane)
-        carried = np.full((readers, STATE), float(step)) + np.arange(readers)[:, None]
-        replay.learned(batch.origin, np.ones(readers), carried)
-    assert 50 < began < 39 * readers
-
-
-def test_a_reader_whose_episode_is_overwritten_begins_another() -> None:
-    replay = Replay(3 * BLOCK * 2, 2, length=4, history=0, stride=1, state_size=0, rng=np.random.default_rng(0),
-                    frame_shape=FRAME, readers=3, advance=3)  # fmt: skip
-    source = rows(2)
-    for _ in range(40):
-        for _ in range(7):
-            replay.append(next(source))
-        if replay.can_sample:
-            batch = replay.sample(3)
-            assert all(tell(batch.inputs.frames[0, b])[0] >= replay._oldest for b in range(3))
-            replay.learned(batch.origin, np.ones(3), np.zeros((3, 0)))
-
-
-def test_sequential_updates_wait_for_an_episodes_start() -> None:
-    replay = Replay(4000, 1, length=4, history=0, stride=1, state_size=0, rng=np.random.default_rng(0),
-                    frame_shape=FRAME, readers=1, advance=3)  # fmt: skip
-    for time, row in zip(range(30), rows(1), strict=False):
-        replay.append(row._replace(is_first=np.array([time == 20])))
-        assert replay.can_sample == (time >= 20 + 3)
+    assert replay.state()["state"].size == 0

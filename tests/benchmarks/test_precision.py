@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from agents.networks import QNetwork
+from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Inputs
 from benchmarks.precision import autocast_in_software
 
@@ -28,7 +28,7 @@ def _distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, float]:
 
 def test_it_is_as_torch_computes_bf16_and_not_fp32() -> None:
     torch.manual_seed(1)
-    net = QNetwork(4, hidden=32, core="identity", norm=True)
+    net = QNetwork(4, NetworkSettings(hidden=32, core="identity", center=False, last_action_reward=False))
     frames = torch.randint(0, 256, (3, 2, 84, 84), dtype=torch.uint8)
     inputs = Inputs(frames, torch.zeros(3, 2).bool(), torch.zeros(3, 2).long(), torch.zeros(3, 2))
     single = _q_and_gradients(net, inputs, nullcontext())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.networks import QNetwork
+from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Inputs
 from experiment.memory import probes as memory
 from experiment.memory import task as recall
@@ -118,7 +118,9 @@ def episode(rows: int, depth: int) -> tuple[Inputs, torch.Tensor]:
 def test_the_gradient_k_steps_back_is_that_of_one_pass_over_the_whole_episode(depth: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = QNetwork(3, frame_stack=depth, hidden=32, core="gru", core_size=8, last_action_reward=True)
+        network = QNetwork(
+            3, NetworkSettings(frame_stack=depth, hidden=32, core="gru", core_size=8, norm=False, center=False)
+        )
     inputs, action = episode(9, depth)
     end, steps = 8, 5
     norms = memory.gradient_norms(network, inputs, action, [6, end], steps)[1]
@@ -132,7 +134,7 @@ def test_the_gradient_k_steps_back_is_that_of_one_pass_over_the_whole_episode(de
 
 
 def test_the_gradient_of_a_feed_forward_network_does_not_reach_back() -> None:
-    network = QNetwork(3, hidden=8, core="identity")
+    network = QNetwork(3, NetworkSettings(hidden=8, core="identity"))
     inputs, action = episode(9, 1)
     norms = memory.gradient_norms(network, inputs, action, [8], 4)[0]
     assert norms[0] > 0

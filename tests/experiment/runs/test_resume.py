@@ -18,8 +18,7 @@ from tests import small
 CASES = {
     "drqn_uniform_flicker": ("drqn", {"observe": "flicker", "seed": 3, "eval_frames": 1_500}),
     "drqn_prioritised": ("drqn", {"game": "space_invaders", "priority_exponent": 0.9, "target_period": 3}),
-    "drqn_sequential": ("drqn-2015", {"update": "sequential", "epsilon_final": 1.0, "eval_frames": 1_500}),
-    "dqn_iqn_munchausen": ("dqn", {"head": "iqn", "munchausen": True, "head_hidden": 16}),
+    "dqn_qr": ("dqn", {"head": "qr", "head_hidden": 16}),
     "dqn_uniform": ("dqn", {"game": "pong", "target_period": 2, "optimizer": "rmsprop"}),
     "dqn_prioritised_flicker": (
         "dqn",

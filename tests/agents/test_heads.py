@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from agents.heads import HEADS, HlGaussHead, MeanHead, QrHead
+
+L, B, A, D = 7, 3, 4, 6
+
+
+def x() -> torch.Tensor:
+    return torch.randn(L, B, D, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_a_dueling_head_is_value_plus_advantages_that_average_0(name: str, hidden: int) -> None:
+    head = HEADS[name](D, A, hidden, dueling=True, norm=True, loss="squared")
+    out = head(x())
+    assert out.shape == (L, B, A, head.outputs)
+    assert head.value is not None
+    torch.testing.assert_close(out.mean(2), head.value(x()))
+    advantage = head.advantage(x()).unflatten(-1, (A, head.outputs))
+    torch.testing.assert_close(out - out[:, :, :1], advantage - advantage[:, :, :1])
+
+
+def test_a_plain_head_is_one_linear_layer() -> None:
+    head = MeanHead(D, A, hidden=0, dueling=False, norm=False, loss="squared")
+    assert isinstance(head.advantage, nn.Linear)
+    assert torch.equal(head(x()).squeeze(-1), x() @ head.advantage.weight.T + head.advantage.bias)
+    assert sum(p.numel() for p in head.parameters()) == D * A + A
+
+
+def test_the_mean_head_has_the_loss_of_its_setting() -> None:
+    out, target = torch.tensor([[[1.0], [1.0]]]), torch.tensor([[[1.5], [4.0]]])
+    for loss, expected in (("squared", [0.5 * 0.5**2, 0.5 * 3**2]), ("huber", [0.5 * 0.5**2, 3 - 0.5])):
+        head = MeanHead(D, A, hidden=0, dueling=False, norm=False, loss=loss)
+        assert head.samples(out) is out
+        assert head.loss(out, target)[0].tolist() == pytest.approx(expected)
+
+
+def test_the_gradient_of_a_quantile_vanishes_where_its_share_of_the_targets_lies_below() -> None:
+    head = QrHead(D, A, hidden=0, dueling=False, norm=False, loss="squared")
+    target = torch.arange(64.0)[None, None] * 100  # errors far beyond 1: the gradient counts targets
+    out = (100 * (2 * torch.arange(32.0) + 0.5))[None, None].requires_grad_()  # 2 i + 1 targets lie below quantile i
+    head.loss(out, target).sum().backward()
+    assert out.grad is not None
+    # below: 1 - tau_i each; above: -tau_i each; tau_i = (2 i + 1) / 64 and 2 i + 1 of 64 below
+    torch.testing.assert_close(out.grad, torch.zeros_like(out), rtol=0, atol=1e-6)
+
+
+def test_hl_gauss_gives_the_mean_of_its_histogram() -> None:
+    head = HlGaussHead(D, A, hidden=0, dueling=False, norm=False, loss="squared")
+    out = torch.full((1, 1, 51), -99.0)
+    out[..., [0, 50]] = torch.tensor([math.log(1 / 4), math.log(3 / 4)])
+    outermost = 10 - 10 / 51  # the middle of the last bin
+    assert head.samples(out).item() == pytest.approx((3 / 4 - 1 / 4) * outermost, rel=1e-5)
+
+
+@pytest.mark.parametrize(("target", "mean"), [(0.3, 0.3), (-7.0, -7.0), (99.0, 9.76)])
+def test_hl_gauss_is_least_where_its_mean_is_the_target_within_the_range(target: float, mean: float) -> None:
+    head = HlGaussHead(D, A, hidden=0, dueling=False, norm=False, loss="squared")
+    out = torch.zeros(1, 1, 51, requires_grad=True)
+    optimizer = torch.optim.Adam([out], lr=0.3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.loss(out, torch.full((1, 1, 1), target)).sum().backward()
+        optimizer.step()
+    assert head.samples(out).item() == pytest.approx(mean, abs=0.06)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_q_is_computed_in_single_precision_under_autocast(name: str) -> None:
+    head = HEADS[name](D, A, hidden=5, dueling=True, norm=True, loss="squared")
+    with torch.autocast("cpu", torch.bfloat16):
+        out = head(x())
+    assert out.dtype == torch.float32
+    assert not torch.equal(out, out.bfloat16().float())
