@@ -262,7 +262,7 @@ def test_every_head_trains_any_core(core: str, head: str) -> None:
     batch = make_batch(config, network.state_size, seed=1)
     batch = batch._replace(terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated))
     told = [learner.update(batch).metrics["td_error"].item() for _ in range(60)]
-    assert np.mean(told[-5:]) < 0.5 * told[0]
+    assert np.mean(told[-5:]) < 0.8 * told[0]
 
 
 def test_the_tables_of_the_documentation_are_the_presets() -> None:
