@@ -1,20 +1,26 @@
-"""Score a trained agent under a protocol, and make videos of its episodes.
+"""Score a trained agent under a protocol, and make films of its episodes.
 
-python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker --hide-probability 0.5]
-                             [--epsilon 0.001] [--seed S] [--video best|median|all|none]
-python evaluate.py runs/A runs/B ... --observe flicker --sweep 0 0.25 0.5 0.75 1 [--out FIGURE.png]
+python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker:0.5] [--epsilon 0.001] [--seed S]
+                             [--video best|median|all|none] [--out DIR]
+python evaluate.py runs/A runs/B ... --sweep flicker:0,0.25,0.5,0.75,1
 """
 
+import json
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from experiment import build
-from experiment.scores import sweep as sweeps
-from experiment.scores.evaluation import Agent, evaluate, open_agent, spread, write_evaluation, write_videos
+from envs.screens import KINDS, Observe, parse_screen
+from experiment.plots import draw_sweep
+from experiment.runs.run import stop_signals
+from experiment.scores.agent import Agent, open_agent
+from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation, write_videos
 from experiment.settings.cli import exit_on_usage_error, parse_evaluate
-from experiment.settings.config import UsageError, check_evaluation, flag
+from experiment.settings.config import UsageError, check_evaluation
 from experiment.store.files import refused
 
 
@@ -27,113 +33,162 @@ class EvaluateConfig:
     protocol: str = ""
     """v5, machado18 or dqn-2015. Default: the run's own."""
     game: str = ""
-    """Only to be sure: refuse the checkpoint unless it was trained on this game."""
+    """Refuse the run unless it was trained on this game."""
     observe: str = ""
-    """full, flicker, blackout, delay, blinkered or noise. Default: what the agent was trained on."""
-    hide_probability: float | None = None
-    """With --observe flicker: probability that a frame is hidden."""
-    observe_parameter: float | None = None
-    """flicker: probability; blackout: frames hidden at a time; delay: steps; blinkered: share of the height seen;
-    noise: standard deviation in grey levels."""
+    """What the agent sees: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default: as in
+    training."""
     epsilon: float = 0.001
     """Share of random actions."""
     seed: int = 1
     """Of the games and the random actions; the same seed gives the same episodes."""
     video: Literal["best", "median", "all", "none"] = "best"
     """Episodes to film, in colour, 60 pictures a second."""
-    sweep: tuple[float, ...] = ()
-    """With --observe KIND: score at each of these parameters, any number of runs, and draw one figure; no films.
-    What was played before is not played again."""
+    sweep: str = ""
+    """KIND:P,P,... such as flicker:0,0.25,0.5: score each run on each of these screens and draw one figure; no films.
+    Evaluations that lie in the run's folder already are not played again."""
     out: Path | None = None
-    """With --sweep: the figure, a PNG. Default: beside the scores of the first run."""
+    """Folder for scores, records and films in place of the runs' own: everything goes to DIR/NAME."""
     threads: int = 0
     """CPU threads. 0: all cores."""
 
 
-def prepare(folder: Path, wanted: EvaluateConfig) -> Agent:
-    """The agent of a run, ready to be scored as wanted. UsageError if it, or what is wanted of it, makes no sense."""
-    changes: dict[str, Any] = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon}
-    changes |= {"seed": wanted.seed, "threads": wanted.threads}
-    if wanted.protocol:
-        changes["protocol"] = wanted.protocol
-    if wanted.observe:
-        changes |= {"observe": wanted.observe, "observe_parameter": None, "hide_probability": None}
-    if wanted.hide_probability is not None or wanted.observe_parameter is not None:
-        changes |= {"hide_probability": wanted.hide_probability, "observe_parameter": wanted.observe_parameter}
-    agent = open_agent(folder, **changes)
-    if wanted.game and wanted.game != agent.config.game:
-        raise UsageError(f"--game {wanted.game}: {folder} was trained on {agent.config.game}")
-    for part in ("eval", "videos"):
-        with refused(folder / part, "made"):
-            (folder / part).mkdir(exist_ok=True)
+def parse(option: str, text: str) -> list[Observe]:
+    """The screens that KIND:P,P,... names. UsageError on a wrong one."""
+    kind, colon, values = text.partition(":")
+    try:
+        return [parse_screen(kind + colon + value) for value in values.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
+
+
+def prepare(folder: Path, asked: EvaluateConfig) -> Agent:
+    """The agent of a run, ready to be scored. UsageError if the run or the request is invalid."""
+    overrides: dict[str, Any] = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
+    if asked.protocol:
+        overrides["protocol"] = asked.protocol
+    screen = parse("--observe", asked.observe)[0] if asked.observe else None
+    agent = open_agent(folder, screen, threads=asked.threads, **overrides)
+    if asked.game and asked.game != agent.config.game:
+        raise UsageError(f"--game {asked.game}: {folder} was trained on {agent.config.game}")
     return agent
 
 
-def check_wanted(folders: list[Path], wanted: EvaluateConfig) -> None:
-    """UsageError on values out of range, and on flags that do not go together."""
-    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
-    if not wanted.sweep:
-        if len(folders) > 1:
-            raise UsageError(f"{folders[1]}: more than one run needs --sweep")
-        if wanted.out is not None:
-            raise UsageError(f"--out {wanted.out}: needs --sweep")
-        return
-    sweeps.check_values(wanted.observe, wanted.sweep)
-    for name in ("hide_probability", "observe_parameter"):
-        if getattr(wanted, name) is not None:
-            raise UsageError(f"{flag(name)} {getattr(wanted, name)}: --sweep gives the values")
-    out = wanted.out
-    if out is not None and (out.suffix != ".png" or out.is_dir() or not out.parent.is_dir()):
-        raise UsageError(f"--out {out}: must be a file NAME.png in a folder that exists")
+def make_place(agent: Agent, asked: EvaluateConfig) -> Path:
+    """The folder of an agent's scores and films. UsageError if it cannot be written: known before play."""
+    place = asked.out / agent.folder.resolve().name if asked.out else agent.folder
+    for folder in (place / "eval", place / "videos"):
+        with refused(folder, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    return place
 
 
-def sweep(agents: list[Agent], wanted: EvaluateConfig) -> int:
-    """Score each agent at each value, and draw them all."""
-    sweeps.check_agents(agents)
-    out, found = wanted.out or sweeps.kept(agents[0]).with_suffix(".png"), []
-    for agent in agents:
+def play(agent: Agent) -> Evaluation:
+    """Play the episodes. After Ctrl-C: those that have ended; KeyboardInterrupt if none has."""
+    stop: list[bool] = []
+    try:
+        with stop_signals(lambda: stop.append(True)):
+            return agent.play(should_stop=lambda: bool(stop))
+    except StoppedError as stopped:
+        if not stopped.partial.scores:
+            raise KeyboardInterrupt from None
+        return stopped.partial
+
+
+def finish(agent: Agent, place: Path, result: Evaluation) -> int:
+    """Write scores and records. The status: 130 if the evaluation was stopped; its files say so."""
+    planned, done = agent.config.eval_episodes, len(result.scores)
+    about, stem = agent.about, place / "eval" / agent.label
+    if done < planned:
+        about, stem = about | {"planned_episodes": planned}, stem.with_name(f"{stem.name}-first{done}")
+        print(f"stopped after {done} of {planned} episodes; short ones end first, so the mean is biased")
+    with refused(stem.parent, "written"):
+        print(f"scores  {write_evaluation(stem, result, result.summary(agent.config.game), about)}")
+    return 130 if done < planned else 0
+
+
+def known_scores(agent: Agent, place: Path) -> list[float]:
+    """The scores of the same evaluation of the same network, where it was played before; else none."""
+    with suppress(OSError, ValueError):
+        data = json.loads((place / "eval" / f"{agent.label}.json").read_text(encoding="utf-8"))
+        if isinstance(data, dict) and agent.about.items() <= data.items():
+            return data["scores"]
+    return []
+
+
+def sweep(agents: list[Agent], places: list[Path], screens: list[Observe]) -> int:
+    """Score each agent on each screen, the one on which nothing is hidden first, and draw them all."""
+    kind = KINDS[screens[0].kind]
+    clear = Observe() if kind.clear is None else Observe(screens[0].kind, kind.clear)
+    series: dict[str, dict[Observe, list[float]]] = {}
+    for agent, place in zip(agents, places, strict=True):
         print(f"run     {agent.folder}")
-        known = {}
-        for value, scores in sweeps.scores(agent, wanted.sweep):
-            known[value] = scores
-            print(sweeps.describe(value, wanted.observe, scores), flush=True)
-        print(f"scores  {sweeps.kept(agent)}")
-        found.append(known)
+        scores = series[f"{agent.folder}, {agent.trained['frames'] / 1e6:.3g} M frames"] = {}
+        for screen in dict.fromkeys([clear, *screens]):
+            on = agent.on(screen)
+            known = known_scores(on, place)
+            result = Evaluation(known) if known else play(on)
+            summary = result.summary(on.config.game)
+            print(f"{screen!s:16}mean {summary['mean']:8.1f}   {spread(summary)}", flush=True)
+            if not known and (status := finish(on, place, result)):
+                return status
+            scores[screen] = result.scores
+    c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
+    rules = f"protocol {c.protocol}: {c.eval_episodes} episodes a point, epsilon {c.eval_epsilon:g}"
     with refused(out, "written"):
-        sweeps.draw(agents, found, wanted.sweep, out)
+        draw_sweep(out, series, f"{c.game}, {rules}")
     print(f"figure  {out}")
     return 0
 
 
-@exit_on_usage_error
-def main(argv: list[str]) -> int:
-    folders, wanted = parse_evaluate(argv, EvaluateConfig)
-    check_wanted(folders, wanted)
-    agents = [prepare(folder, wanted) for folder in folders]
-    if wanted.sweep:
-        return sweep(agents, wanted)
-    (agent,) = agents
-    folder, config, preset, frames = agent.folder, agent.config, agent.about["preset"], agent.about["frames"]
-    result = evaluate(agent.network, config, agent.protocol)
-    summary = result.summary(config.game)
+def check_sweep(agents: list[Agent], screens: list[Observe]) -> None:
+    """UsageError unless the agents can share a figure: one game and protocol, no run twice, a screen that varies."""
+    if screens[0].kind == "full":
+        raise UsageError("--sweep full: the full screen has no parameter; name a kind that has, such as flicker:0,0.5")
+    for one, other in combinations(agents, 2):
+        if one.folder.resolve() == other.folder.resolve():
+            raise UsageError(f"{other.folder}: given twice")
+        if (one.config.game, one.protocol) != (other.config.game, other.protocol):
+            of = [f"{a.folder} is {a.config.game}, {a.protocol.name}" for a in (one, other)]
+            raise UsageError(f"--sweep: one figure is of one game and protocol: {'; '.join(of)}")
 
-    seen = build.observe(config)
-    label = f"{frames:012d}-{config.protocol}-{seen.kind}{seen.parameter:g}"
-    label += f"-e{wanted.epsilon:g}-n{wanted.episodes}-s{wanted.seed}"
-    about = {**agent.about, "observe": [seen.kind, seen.parameter]}
-    with refused(folder / "eval", "written"):
-        path = write_evaluation(folder / "eval" / label, result, summary, about)
-    print(f"{preset} on {config.game}, protocol {config.protocol}, observe {seen.kind} {seen.parameter:g},")
-    print(f"trained for {frames:,} frames, {summary['episodes']} episodes, epsilon {wanted.epsilon:g}")
+
+def describe(agent: Agent, result: Evaluation) -> None:
+    """Print the scores, and what they were measured with."""
+    c, summary = agent.config, result.summary(agent.config.game)
+    print(f"{agent.preset} on {c.game}, protocol {c.protocol}, observe {agent.screen},")
+    print(f"trained for {agent.trained['frames']:,} frames, {summary['episodes']} episodes, epsilon {c.eval_epsilon:g}")
     error = "" if summary["standard_error"] is None else f", standard error {summary['standard_error']:.2f}"
     print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}{error}")
     if summary["human_normalised"] is not None:
-        print(f"random  {summary['random_score']}   human {summary['human_score']}   "
-              f"human-normalised {summary['human_normalised']:.3f}")  # fmt: skip
-    print(f"scores  {path}")
-    with refused(folder / "videos", "written"):
-        for video in write_videos(result, wanted.video, folder / "videos", f"{preset} {config.game} {label}"):
-            print(f"video   {video}")
+        reference = f"random  {summary['random_score']}   human {summary['human_score']}"
+        print(f"{reference}   human-normalised {summary['human_normalised']:.3f}")
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    folders, asked = parse_evaluate(argv, EvaluateConfig)
+    check_evaluation(asked.episodes, asked.epsilon, seed=asked.seed)
+    screens = parse("--sweep", asked.sweep) if asked.sweep else []
+    if screens and asked.observe:
+        raise UsageError(f"--observe {asked.observe}: --sweep names the screens")
+    if len(folders) > 1 and not screens:
+        raise UsageError(f"{folders[1]}: more than one run needs --sweep")
+    agents = [prepare(folder, asked) for folder in folders]
+    if screens:
+        check_sweep(agents, screens)
+    places = [make_place(agent, asked) for agent in agents]
+    if screens:
+        return sweep(agents, places, screens)
+    (agent,), (place,) = agents, places
+    result = play(agent)
+    describe(agent, result)
+    if status := finish(agent, place, result):
+        return status
+    title = f"{agent.preset} {agent.config.game} {agent.label}"
+    with refused(place / "videos", "written"):
+        for video in write_videos(result, asked.video, place / "videos", title):
+            print(f"video   {video}", flush=True)
     return 0
 
 

@@ -33,20 +33,36 @@ class Actor:
         self._action = np.zeros(num_envs, np.int64)
 
     @torch.no_grad()
-    def act(self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
-        """frame [N, H, W] uint8, is_first [N], prev_reward [N], epsilon [N] -> actions [N] int64."""
+    def act(
+        self,
+        frame: np.ndarray,
+        is_first: np.ndarray,
+        prev_reward: np.ndarray,
+        epsilon: np.ndarray,
+        playing: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """frame [N, H, W] uint8, is_first [N], prev_reward [N], epsilon [N] -> actions [N] int64.
+
+        The network computes only the lanes in `playing` [N] bool (None: all); elsewhere Q is 0 and the core state
+        stays. The draws from `rng` do not depend on it.
+        """
         self._frames = np.concatenate([self._frames[1:], frame[None]])
         self._is_first = np.concatenate([self._is_first[1:], is_first[None]])
+        lanes = np.arange(len(frame)) if playing is None else np.flatnonzero(playing)  # [n]
         device = self.core_state.device
         inputs = Inputs(
-            torch.from_numpy(self._frames).to(device),
-            torch.from_numpy(self._is_first).to(device),
-            torch.from_numpy(self._action[None]).to(device),
-            torch.from_numpy(prev_reward[None].astype(np.float32)).to(device),
+            torch.from_numpy(self._frames.take(lanes, axis=1)).to(device),
+            torch.from_numpy(self._is_first[:, lanes]).to(device),
+            torch.from_numpy(self._action[None, lanes]).to(device),
+            torch.from_numpy(prev_reward[None, lanes].astype(np.float32)).to(device),
         )
+        q = np.zeros((len(frame), self.network.num_actions), np.float32)
+        index = torch.from_numpy(lanes).to(device)
         with self._autocast():
-            q, self.core_state = self.network(inputs, self.core_state)  # [1, N, A]
-        self._action = epsilon_greedy(q[0].float().cpu().numpy(), epsilon, self.rng)
+            q_lanes, core_state = self.network(inputs, self.core_state[index])  # [1, n, A], [n, S]
+        q[lanes] = q_lanes[0].float().cpu().numpy()
+        self.core_state = self.core_state.index_copy(0, index, core_state)
+        self._action = epsilon_greedy(q, epsilon, self.rng)
         return self._action
 
     def state(self) -> dict[str, Tensor]:

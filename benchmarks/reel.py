@@ -17,7 +17,7 @@ from agents.replay import Replay
 from agents.rows import Rows
 from benchmarks.common import ROOT, SCRATCH
 from experiment import build
-from experiment.scores.evaluation import load_network
+from experiment.scores.agent import load_network
 from experiment.settings import config as settings
 from experiment.settings.config import Config
 from experiment.store.checkpoint import load_latest

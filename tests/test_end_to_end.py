@@ -83,7 +83,7 @@ def test_evaluation_is_repeatable_true_and_filmed(run: Path) -> None:
 
 def test_evaluation_under_flicker_hides_the_screen_from_the_agent(run: Path) -> None:
     argv = [str(run), "--episodes", "1", "--threads", "1", "--video", "none"]
-    assert evaluate.main([*argv, "--observe", "flicker", "--hide-probability", "1"]) == 0
+    assert evaluate.main([*argv, "--observe", "flicker:1"]) == 0
     path = next((run / "eval").glob("*-v5-flicker1-*.json"))
     frames, _ = replay_grey(EpisodeRecord.load(path.with_suffix("") / "episode-000.json"))
     assert not frames.any()

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,29 +25,14 @@ from torch import Tensor, nn
 from agents.cores import CORES
 from agents.networks import QNetwork
 from agents.rows import Inputs
-from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
 from experiment.memory import task as recall
-from experiment.scores.evaluation import Agent, evaluate, open_agent, spread
+from experiment.plots import Line, draw_lines
+from experiment.scores.agent import Agent, inputs_of, open_agent
+from experiment.scores.evaluation import spread
 from experiment.settings.cli import exit_on_usage_error, parse_evaluate, parse_fields
 from experiment.settings.config import UsageError, check_evaluation, near
 from experiment.store.files import refused, write_json
-
-LOOKS = {  # the colours of Okabe & Ito, which the colour-blind can tell apart; markers and dashes say the same again
-    "identity": ("#999999", "x", ":"), "rnn": ("#E69F00", "s", "-."), "lstm1997": ("#0072B2", "o", "-"),
-    "lstm": ("#009E73", "D", "--"), "gru": ("#CC79A7", "^", "-"), "trained": ("#000000", "*", "-"),
-}  # fmt: skip
-
-
-class Line(NamedTuple):
-    """One line of a figure, and the band around it."""
-
-    label: str
-    look: str  # one of LOOKS
-    x: list[Any]  # numbers, or the names of places side by side
-    y: list[float]
-    low: list[float]
-    high: list[float]
 
 
 def in_range(**flags: tuple[float, float, float]) -> None:
@@ -67,31 +52,11 @@ def writable(out: Path) -> Path:
     return out
 
 
-def publish(out: Path, figures: dict[str, Any], lines: list[Line], levels: dict[str, float], **axes: Any) -> int:
-    """Write the figures and the picture beside them; `levels` are named dotted lines, `axes` go to matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # no window
-    from matplotlib import pyplot
-
-    figure, plot = pyplot.subplots(figsize=(7, 4))
-    for line in lines:
-        colour, marker, dashes = LOOKS[line.look]
-        marked = slice(None, None, -(-len(line.x) // 12))  # a marker at each of many points would hide them
-        plot.plot(line.x, line.y, dashes, color=colour, marker=marker, ms=5, markevery=marked, label=line.label)
-        plot.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
-    for name, level in levels.items():
-        plot.axhline(level, color="black", ls=":", lw=1)
-        plot.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-    plot.set(**axes)
-    plot.title.set_fontsize(9)
-    plot.grid(alpha=0.3)
-    plot.legend(fontsize=8)
-    figure.tight_layout()
+def publish(out: Path, figures: dict[str, Any], lines: list[Line], **drawn: Any) -> int:
+    """Write the figures as JSON and a picture of them beside it; `drawn` goes to `draw_lines`."""
     with refused(out, "written"):
         write_json(out, figures)
-        figure.savefig(out.with_suffix(".png"), dpi=110)
-    pyplot.close(figure)
+        draw_lines(out.with_suffix(".png"), lines, **drawn)
     print(f"figures  {out}\npicture  {out.with_suffix('.png')}")
     return 0
 
@@ -128,26 +93,24 @@ def in_processes(jobs: list[tuple[str, int, int]]) -> Iterator[list[float]]:
 
 def recall_command(argv: list[str]) -> int:
     text = "Train every core on the recall task, and draw its success against the wait."
-    wanted = parse_fields("experiment.memory recall", RecallConfig, argv[1:], RecallConfig(), text)
-    in_range(seeds=(wanted.seeds, 1, 1000), updates=(wanted.updates, 1, 1_000_000))
-    writable(wanted.out)
-    jobs = [(core, seed, wanted.updates) for core in CORES for seed in range(1, wanted.seeds + 1)]
+    asked = parse_fields("experiment.memory recall", RecallConfig, argv[1:], RecallConfig(), text)
+    in_range(seeds=(asked.seeds, 1, 1000), updates=(asked.updates, 1, 1_000_000))
+    writable(asked.out)
+    jobs = [(core, seed, asked.updates) for core in CORES for seed in range(1, asked.seeds + 1)]
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
     print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in recall.WAITS))
-    for (core, seed, _), found in zip(jobs, in_processes(jobs), strict=True):
-        runs[core].append(found)
-        print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in found), flush=True)
+    for (core, seed, _), shares in zip(jobs, in_processes(jobs), strict=True):
+        runs[core].append(shares)
+        print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True)
     waits, lines = [*map(str, recall.WAITS)], []
-    for core, found in runs.items():
-        mean, low, high = (f(found, axis=0).tolist() for f in (np.mean, np.min, np.max))
-        lines.append(Line(core, core, waits, mean, low, high))
-    figures = {"command": command(argv), "updates": wanted.updates, "waits": recall.WAITS, "success": runs}
-    return publish(
-        wanted.out, figures, lines, {"guessing": 1 / recall.CUES},
-        title=f"See a cue, wait, name it. {wanted.updates} updates; mean and range of {wanted.seeds} seeds",
-        xlabel="wait, in steps", ylabel="right answers", ylim=(0, 1.03),
-    )  # fmt: skip
+    for core, shares in runs.items():
+        mean, low, high = (f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max))
+        lines.append(Line(core, waits, mean, low, high))
+    title = f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
+    axes = {"xlabel": "wait, in steps", "ylabel": "right answers", "ylim": (0, 1.03)}
+    figures = {"command": command(argv), "updates": asked.updates, "waits": recall.WAITS, "success": runs}
+    return publish(asked.out, figures, lines, levels={"guessing": 1 / recall.CUES}, title=title, **axes)
 
 
 # --- a trained agent ----------------------------------------------------------------------------------------------
@@ -193,31 +156,20 @@ def command(argv: list[str]) -> str:
     return f"python -m experiment.memory {shlex.join(argv)}"
 
 
-def recurrent(folders: list[Path], wanted: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
-    """The agent, a title, where the figures go. UsageError if it has no memory to look at, or a setting is wrong."""
-    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
+def recurrent(folders: list[Path], asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
+    """The agent, a title, and the file of the figures. UsageError on an agent without memory or a wrong setting."""
+    check_evaluation(asked.episodes, asked.epsilon, seed=asked.seed)
     folder, *more = folders
     if more:
         raise UsageError(f"{more[0]}: one run at a time")
-    changes = {"eval_episodes": wanted.episodes, "eval_epsilon": wanted.epsilon, "seed": wanted.seed}
-    agent = open_agent(folder, **changes, threads=wanted.threads)
-    core, preset, frames = agent.config.core, agent.about["preset"], agent.about["frames"]
+    changes = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
+    agent = open_agent(folder, **changes, threads=asked.threads)
+    core, frames = agent.config.core, agent.trained["frames"]
     if not agent.network.state_size:
-        raise UsageError(f"{folder}: {preset} has no memory (core {core}), so there is nothing to look at")
-    about = {"command": command(argv), **agent.about, "core": core, "episodes": wanted.episodes}
-    title = f"{preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
-    return replace(agent, about=about), title, writable(Path(wanted.out or folder / f"{argv[0]}.json"))
-
-
-def inputs_of(record: EpisodeRecord, depth: int) -> tuple[Inputs, Tensor]:
-    """The rows of a whole episode as a network with stacks of `depth` saw them, B = 1; the actions taken [T]."""
-    frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
-    action = record.actions[record.start :].astype(np.int64)
-    before = np.zeros((depth - 1, *frames.shape[1:]), np.uint8)
-    is_first = np.arange(1 - depth, record.steps) == 0
-    # The first row's previous action and reward are the last ones here: the network does not look at them.
-    rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
-    return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
+        raise UsageError(f"{folder}: {agent.preset} has no memory (core {core}), so there is nothing to look at")
+    about = {"command": command(argv), **agent.trained, "core": core, "episodes": asked.episodes}
+    title = f"{agent.preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
+    return replace(agent, trained=about), title, writable(Path(asked.out or folder / f"{argv[0]}.json"))
 
 
 def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int) -> np.ndarray:
@@ -248,69 +200,64 @@ def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list
 
 def gradient_command(argv: list[str]) -> int:
     text = "Measure how fast the gradient of Q fades, step by step into the past"
-    folders, wanted = parse_evaluate(argv[1:], GradientConfig, "experiment.memory gradient", text)
-    in_range(steps=(wanted.steps, 1, 1000), states=(wanted.states, 1, 100_000), fresh=(wanted.fresh, 0, 100))
-    agent, title, out = recurrent(folders, wanted, argv)
-    config, steps = agent.config, wanted.steps
-    played = evaluate(agent.network, config, agent.protocol)
-    records = [record for record in played.records if record.steps > steps]
+    folders, asked = parse_evaluate(argv[1:], GradientConfig, "experiment.memory gradient", text)
+    in_range(steps=(asked.steps, 1, 1000), states=(asked.states, 1, 100_000), fresh=(asked.fresh, 0, 100))
+    agent, title, out = recurrent(folders, asked, argv)
+    config, steps = agent.config, asked.steps
+    records = [record for record in agent.play().records if record.steps > steps]
     if not records:
-        raise UsageError(f"--steps {steps}: none of the {wanted.episodes} episodes is longer")
-    share = -(-wanted.states // len(records))
+        raise UsageError(f"--steps {steps}: none of the {asked.episodes} episodes is longer")
+    share = -(-asked.states // len(records))
     ends = [np.unique(np.linspace(steps, record.steps - 1, share, dtype=int)).tolist() for record in records]
     rows = [inputs_of(record, config.frame_stack) for record in records]
-    networks = {f"{config.core}, trained": ("trained", [agent.network])}
+    networks = {f"{config.core}, trained": [agent.network]}
     for core in CORES:
-        changed = [replace(config, core=core, seed=agent.about["train_seed"] + i) for i in range(wanted.fresh)]
+        changed = [replace(config, core=core, seed=agent.trained["train_seed"] + i) for i in range(asked.fresh)]
         fresh = [build.make_network(c, agent.network.num_actions) for c in changed]
         if any(network.state_size for network in fresh):
-            networks[f"{core}, new"] = core, fresh
+            networks[f"{core}, new"] = fresh
     shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
     print(f"{'core':16}" + "".join(f"k={k:<7}" for k in shown))
     lines, curves = [], {}
-    for name, (look, group) in networks.items():
-        found = [gradient_norms(n, *row, end, steps) for n in group for row, end in zip(rows, ends, strict=True)]
-        norms = np.concatenate(found)  # [S, steps + 1]
+    for name, group in networks.items():
+        shares = [gradient_norms(n, *row, end, steps) for n in group for row, end in zip(rows, ends, strict=True)]
+        norms = np.concatenate(shares)  # [S, steps + 1]
         low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
         mean = (norms.mean(0) / norms[:, 0].mean()).tolist()
         curves[name] = {"networks": len(group), "states": len(norms), "median": median, "mean": mean}
         curves[name] |= {"quartile_low": low, "quartile_high": high}
-        lines.append(Line(name, look, [*range(steps + 1)], median, low, high))
+        lines.append(Line(name, [*range(steps + 1)], median, low, high))
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
-    return publish(
-        out, {**agent.about, "curves": curves}, lines, {}, yscale="log",
-        title=f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states",
-        xlabel="k, in steps", ylabel="against k = 0",
-    )  # fmt: skip
+    title = f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states"
+    axes = {"xlabel": "k, in steps", "ylabel": "against k = 0", "yscale": "log"}
+    return publish(out, {**agent.about, "curves": curves}, lines, title=title, **axes)
 
 
 def horizon_command(argv: list[str]) -> int:
     text = "Score an agent whose memory is wiped every k steps"
-    folders, wanted = parse_evaluate(argv[1:], HorizonConfig, "experiment.memory horizon", text)
+    folders, asked = parse_evaluate(argv[1:], HorizonConfig, "experiment.memory horizon", text)
     try:
-        every = [int(word) for word in wanted.every.split(",")]
+        every = [int(word) for word in asked.every.split(",")]
     except ValueError:
         every = [0]
     if min(every) < 1:
-        raise UsageError(f"--every {wanted.every}: expected whole numbers from 1, parted by commas")
-    agent, title, out = recurrent(folders, wanted, argv)
+        raise UsageError(f"--every {asked.every}: expected whole numbers from 1, parted by commas")
+    agent, title, out = recurrent(folders, asked, argv)
     rows: dict[str, dict[str, Any]] = {}
     for k in (*every, 0):
         name = str(k or "never")
-        played = evaluate(agent.network, agent.config, agent.protocol, wipe_every=k)
+        played = agent.play(wipe_every=k)
         rows[name] = played.summary(agent.config.game) | {"scores": played.scores}
         print(f"wiped every {name:>5} steps   mean {rows[name]['mean']:.1f}   {spread(rows[name])}", flush=True)
     mean = [row["mean"] for row in rows.values()]
     low, high = np.array([row["interval_95"] for row in rows.values()], float).T.tolist()
     random = rows["never"]["random_score"]
-    return publish(
-        out, {**agent.about, "wiped_every": rows}, [Line("score", "trained", [*rows], mean, low, high)],
-        {} if random is None else {"random play": random},
-        title=f"Score when the memory is wiped every k steps\n{title};\n"
-              f"{wanted.episodes} episodes, epsilon {wanted.epsilon:g}, mean and 95 % interval",
-        xlabel="k, in steps", ylabel="score",
-    )  # fmt: skip
+    levels = {} if random is None else {"random play": random}
+    rules = f"{asked.episodes} episodes, epsilon {asked.epsilon:g}, mean and 95 % interval"
+    title = f"Score when the memory is wiped every k steps\n{title};\n{rules}"
+    lines, axes = [Line("score", [*rows], mean, low, high)], {"xlabel": "k, in steps", "ylabel": "score"}
+    return publish(out, {**agent.about, "wiped_every": rows}, lines, levels=levels, title=title, **axes)
 
 
 COMMANDS = {"recall": recall_command, "gradient": gradient_command, "horizon": horizon_command}

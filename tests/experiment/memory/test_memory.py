@@ -12,7 +12,8 @@ from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Inputs
 from experiment.memory import probes as memory
 from experiment.memory import task as recall
-from experiment.scores.evaluation import Agent, evaluate, open_agent
+from experiment.scores.agent import Agent, open_agent
+from experiment.scores.evaluation import evaluate
 from tests import small
 
 

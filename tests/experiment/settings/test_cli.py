@@ -223,39 +223,17 @@ def test_a_bad_checkpoint_is_refused(
         ("--protocol machado18", "18 actions"),
         ("--protocol v7", "v5"),
         ("--observe flikker", "flicker"),
-        ("--hide-probability 0.5", "--observe flicker"),
         ("--episodes 0", "--episodes 0: must be from 1"),
         ("--epsilon -1", "--epsilon -1.0: must be from 0 to 1"),
         ("--video bests", "best?"),
         ("--episode 3", "--episodes"),
         ("--seed x", "whole number"),
-        ("--sweep 0 0.5", "needs --observe"),
-        ("--observe full --sweep 0", "needs --observe"),
-        ("--observe flikker --sweep 0 0.5", "--observe no screen named 'flikker': did you mean 'flicker'"),
-        ("--observe flicker --sweep 0 1.5", "--sweep flicker takes a number from 0 to 1, not 1.5"),
-        ("--observe flicker --sweep 0 -0.5", "--sweep flicker takes a number from 0 to 1, not -0.5"),
-        ("--observe delay --sweep 1 2.5", "--sweep delay takes a whole number"),
-        ("--observe flicker --sweep 0 0.5 0.50", "--sweep 0.5: given twice"),
-        ("--observe flicker --sweep 0 half", "--sweep half: expected a number."),
-        ("--observe flicker --sweep", "--sweep: needs a value"),
-        ("--observe flicker --sweep 0 --hide-probability 0.5", "--hide-probability 0.5: --sweep gives the values"),
-        ("--observe flicker --sweep 0 --out figure.jpg", "--out figure.jpg: must be a file NAME.png"),
-        ("--observe flicker --sweep 0 --out no/such/figure.png", "in a folder that exists"),
-        ("--observe flicker --sweep 0 --protocol machado18", "18 actions"),
-        ("--out figure.png", "--out figure.png: needs --sweep"),
     ],
 )
 def test_bad_flag_of_evaluate_is_refused(
     words: str, says: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in refused(evaluate.main, [str(trained), *words.split()], capsys)
-
-
-def test_one_run_at_a_time_and_no_run_twice(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    both = [str(trained), str(trained)]
-    assert "more than one run needs --sweep" in refused(evaluate.main, both, capsys)
-    words = "--observe flicker --sweep 0.5 --threads 1".split()
-    assert "given twice" in refused(evaluate.main, [*both, *words], capsys)
 
 
 def test_evaluate_without_a_folder_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,118 @@
+"""Trained agents: a network with its weights, and the settings it is scored with."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.networks import QNetwork
+from agents.rows import Inputs
+from envs.emulator import machine
+from envs.episodes import EpisodeRecord, replay_grey
+from envs.protocols import Protocol
+from envs.screens import Observe
+from experiment import build
+from experiment.scores.evaluation import Evaluation, evaluate
+from experiment.scores.progress import progress
+from experiment.settings.config import Config, UsageError, check, from_dict
+from experiment.store.checkpoint import NETWORK, Checkpoint, load_latest
+from experiment.store.fits import check_weights
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A trained network, and how it is scored."""
+
+    folder: Path
+    preset: str
+    config: Config  # of the evaluation: screen, episodes, epsilon, seed
+    protocol: Protocol
+    network: QNetwork
+    trained: dict[str, Any]  # frames, train_seed, parameters, network_sha256
+
+    @property
+    def screen(self) -> Observe:
+        return build.observe(self.config)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Describes the agent and the evaluation in every file of scores."""
+        c = self.config
+        played = {"epsilon": c.eval_epsilon, "eval_seed": c.seed, "observe": str(self.screen)}
+        return {"preset": self.preset, "game": c.game, "protocol": c.protocol, **played, **self.trained}
+
+    @property
+    def label(self) -> str:
+        """Name of the evaluation's files."""
+        c, screen = self.config, self.screen
+        rules = f"{c.protocol}-{screen.kind}{screen.parameter:g}-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
+        return f"{self.trained['frames']:012d}-{rules}"
+
+    def on(self, screen: Observe) -> "Agent":
+        """The same agent, scored on another screen."""
+        seen = {"observe": screen.kind, "observe_parameter": screen.parameter, "hide_probability": None}
+        return replace(self, config=replace(self.config, **seen))
+
+    def play(self, should_stop: Callable[[], bool] = lambda: False, wipe_every: int = 0) -> Evaluation:
+        """`evaluate` under a progress bar."""
+        c = self.config
+
+        def report(scores: list[float], steps: int) -> None:
+            bar(len(scores), f"mean {np.mean(scores):.1f}  {steps:,} steps" if scores else f"{steps:,} steps")
+
+        with progress(f"{c.game} {self.screen}", c.eval_episodes, "episodes") as bar:
+            return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)
+
+
+def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
+    """The rows of a whole episode as a network with `frame_stack` saw them, B = 1; the actions taken [T] int64."""
+    frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
+    action = record.actions[record.start :].astype(np.int64)
+    before = np.zeros((frame_stack - 1, *frames.shape[1:]), np.uint8)
+    is_first = np.arange(1 - frame_stack, record.steps) == 0
+    # The first row's previous action and reward are the last ones here: the network does not look at them.
+    rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
+    return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
+
+
+def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -> Agent:
+    """The agent of a run's newest whole checkpoint, on the CPU, scored on the screen `observe` (None: that of its
+    training) and with the settings `overrides`.
+
+    UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
+    """
+    saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
+    trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
+    config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
+    check(config)
+    protocol = build.check_names(config)
+    build.check_machine(config)
+    build.use_threads(config)
+    network = load_network(saved, config, protocol, folder)
+    about = {
+        "frames": int(saved.meta["frames"]),
+        "train_seed": trained.seed,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "network_sha256": saved.meta["files"][NETWORK]["sha256"],
+    }
+    agent = Agent(folder, preset, config, protocol, network, about)
+    return agent.on(observe) if observe else agent
+
+
+def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
+    """The trained network, on the CPU. UsageError if the weights or the action set do not fit."""
+    num_actions, trained = len(machine(config.game).actions(protocol)), saved.meta.get("num_actions")
+    if trained != num_actions:
+        raise UsageError(
+            f"--protocol {protocol.name}: {num_actions} actions in {config.game}, "
+            f"but {folder} was trained with {trained}"
+        )
+    check_weights(config, num_actions, saved.weights, str(folder))
+    network = build.make_network(config, num_actions)
+    network.load_state_dict(saved.weights)
+    return network
