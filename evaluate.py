@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from envs.screens import KINDS, Observe, parse_screen
 from experiment.plots import draw_sweep
-from experiment.runs.run import stop_signals
+from experiment.runs.session import stop_signals
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation, write_videos
 from experiment.settings.cli import exit_on_usage_error, parse_evaluate

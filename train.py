@@ -9,17 +9,16 @@ import sys
 import numpy as np
 
 from agents.rows import Rows
-from experiment.runs.announce import announce
-from experiment.runs.display import Display
-from experiment.runs.run import Run, open_run
+from experiment.runs.run import Run
+from experiment.runs.session import open_run
 from experiment.settings.cli import exit_on_usage_error, parse_train
 
 
-def train(run: Run, display: Display) -> None:
+def train(run: Run) -> None:
     """Play and learn until the run's frames are reached or it is asked to stop."""
     config, envs, replay, actor, learner = run.config, run.envs, run.replay, run.actor, run.learner
     frame, is_first, prev_reward = run.frame, run.is_first, run.prev_reward  # [N, 84, 84], [N], [N]
-    run.evaluate_if_due(display)  # one that a stop has put off
+    run.evaluate_if_due()  # one that a stop has put off
     while run.frames < config.frames and not run.stop_asked:
         core_state = actor.core_state.cpu().numpy()  # [N, S] before this row
         epsilon = run.epsilon(run.frames, config.num_envs)  # [N]
@@ -36,17 +35,15 @@ def train(run: Run, display: Display) -> None:
         terminated = step.terminated | (step.life_lost & run.protocol.life_loss_terminal)
         replay.append(Rows(frame, is_first, action, step.reward, terminated, step.truncated, core_state))
         frame, is_first, prev_reward = step.frame, step.is_first, step.reward
-        run.advance(frame, is_first, prev_reward, float(np.mean(epsilon)), display)
+        run.advance(frame, is_first, prev_reward, float(np.mean(epsilon)))
 
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     config, preset, resume = parse_train(argv)
     with open_run(config, preset, resume) as run:
-        announce(run)
-        with run.display() as display:
-            train(run, display)
-            run.finish(display)
+        train(run)
+        run.finish()
     return 0
 
 

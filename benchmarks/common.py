@@ -20,8 +20,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from experiment.runs.display import Display
-from experiment.runs.run import Run, open_run
+from experiment.runs.run import Run
+from experiment.runs.session import open_run
 from experiment.settings import config as settings
 from experiment.settings.config import Config
 from experiment.store.provenance import machine
@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = ROOT / ".bench-venv" / "scratch"  # on the disk that runs are kept on
 FOREVER = 10**12
 LEARNING = 2_000  # rows of a preset's run before it learns
-quiet = Display("", FOREVER, Console(quiet=True))
 console = Console(width=150, highlight=False)
 
 
@@ -141,7 +140,7 @@ def running(wanted: str | Config, **changes: Any) -> Iterator[Run]:
     with TemporaryDirectory(dir=SCRATCH) as folder:
         fixed |= {"runs_dir": Path(folder), "name": "run"}
         config = replace(settings.preset(wanted), start_rows=LEARNING) if isinstance(wanted, str) else wanted
-        with open_run(replace(config, **(fixed | changes)), "drqn", None) as run:
+        with open_run(replace(config, **(fixed | changes)), "drqn", quiet=True) as run:
             yield run
 
 
@@ -175,7 +174,7 @@ def go(run: Run, steps: int) -> None:
         run.stop_asked = run.stop_asked or left[0] == 0
 
     with after_each_step(run, count):
-        train(run, quiet)
+        train(run)
     if left[0] > 0:
         raise KeyboardInterrupt
     run.stop_asked = False

@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.common import after_each_step, quiet, running, updates_per_step, warm_up
+from benchmarks.common import after_each_step, running, updates_per_step, warm_up
 from benchmarks.turns import Turns
 from experiment.settings.cli import parse_train
 from train import train
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
 
         warm_up(run, 20)
         with after_each_step(run, tick):
-            train(run, quiet)
+            train(run)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from statistics import median
 
 import psutil
 
-from benchmarks.common import Effort, Row, alternate, go, quiet, running, seconds, warm_up
+from benchmarks.common import Effort, Row, alternate, go, running, seconds, warm_up
 from benchmarks.reel import ENVS, fill, filled, player, reel
 from envs.emulator import FRAME_SKIP
 from experiment.settings.config import Config
@@ -43,12 +43,13 @@ def checkpoint(effort: Effort) -> list[Row]:
     with running("drqn", replay_rows=effort.rows) as run:
         warm_up(run)
         fill(run.replay, reel(run.config.game), effort.rows, run.learner.online.state_size)
-        run.frames = run.replay.time * run.config.num_envs * FRAME_SKIP
+        run.counters.learning_since, run.learner.updates = None, 0
+        run.counters.frames = run.replay.time * run.config.num_envs * FRAME_SKIP
         go(run, STEPS)
 
         def save() -> None:
             go(run, 1)
-            run.save(quiet)
+            run.save()
             go(run, STEPS - 1)
 
         sides = alternate(lambda: seconds(save), lambda: seconds(lambda: go(run, STEPS)), pairs=effort.pairs)

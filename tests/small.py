@@ -1,6 +1,5 @@
 """Small real runs for the tests of resume, faults and determinism, and what two equal runs have in common."""
 
-import hashlib
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 import train as train_program
 from experiment.runs.run import Run
-from experiment.store.checkpoint import _self_check, load_latest
+from experiment.store.checkpoint import MANIFEST, _digest, load_latest, signature
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -35,8 +34,9 @@ SETTINGS = {
     "threads": 1,
     "track": "none",
 }
-WALL_CLOCK = ("seconds", "frames_per_second")
-OF_THE_SITTING = (*WALL_CLOCK, "files", "check", "machine")
+TIMES = ("time_environment", "time_acting", "time_sampling", "time_learning")
+WALL_CLOCK = ("seconds", "frames_per_second", *TIMES)
+OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
 
 
 def flags(**changes: Any) -> list[str]:
@@ -109,13 +109,12 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "TRACKIO_"))}
 
 
-def sign(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest and sign it again: a lie, not damage."""
-    path = checkpoint / "manifest.json"
+def sign(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a manifest, in place or to what is returned, and sign it again: a lie, not damage."""
+    path = checkpoint / MANIFEST
     manifest = json.loads(path.read_text())
-    change(manifest)
-    for name in list(manifest["files"]) if isinstance(manifest.get("files"), dict) else []:
-        data = (checkpoint / name).read_bytes()
-        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest["check"] = _self_check(manifest)
-    path.write_text(json.dumps(manifest))
+    manifest = change(manifest) or manifest
+    if isinstance(manifest.get("files"), dict):
+        files = [name for name in manifest["files"] if (checkpoint / name).exists()]
+        manifest["files"] = {name: _digest(checkpoint / name) for name in files}
+    path.write_text(json.dumps(manifest | {"sha256": signature(manifest)}))

@@ -130,10 +130,10 @@ def test_before_it_starts_it_says_what_it_will_do(
     monkeypatch.setattr(train, "train", lambda *_: None)
     assert train.main(["drqn", "--frames", "8000000", "--runs-dir", str(tmp_path), *TINY]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["game"] == "pong, protocol v5, seed 3, observe full 0"
+    assert said["game"] == "pong, protocol v5, seed 3, observe full"
     network = QNetwork(6, NetworkSettings(hidden=16, core_size=8))
     assert f"{sum(p.numel() for p in network.parameters()):,} parameters, 6 actions" in said["network"]
     assert said["replay"].startswith("900 rows, about 0.00 GB")
     assert said["learning"] == "4 samples a step, 2 x 4 rows an update"
     assert said["device"].startswith("cpu, ")
-    assert said["length"].startswith("8,000,000 frames, about ")
+    assert said["length"].startswith("8,000,000 frames")

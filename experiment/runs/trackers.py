@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from experiment.settings.config import UsageError, read_yaml
-from experiment.store.files import check_links, write_json
+from experiment.store.files import write_json
 
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
@@ -355,10 +355,6 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.run_folder.resolve()
     if not folder.is_dir():
         parser.error(f"run_folder {options.run_folder}: no such folder")
-    try:
-        check_links(folder)
-    except UsageError as error:
-        parser.error(str(error))
     _be_quiet(folder)
     done = threading.Event()
     if options.follow:

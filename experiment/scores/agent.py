@@ -21,7 +21,7 @@ from experiment.scores.evaluation import Evaluation, evaluate
 from experiment.scores.progress import progress
 from experiment.settings.config import Config, UsageError, check, from_dict
 from experiment.store.checkpoint import NETWORK, Checkpoint, load_latest
-from experiment.store.fits import check_weights
+from experiment.store.files import refused
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: 
             f"--protocol {protocol.name}: {num_actions} actions in {config.game}, "
             f"but {folder} was trained with {trained}"
         )
-    check_weights(config, num_actions, saved.weights, str(folder))
     network = build.make_network(config, num_actions)
-    network.load_state_dict(saved.weights)
+    with refused(folder, "loaded"):
+        network.load_state_dict(saved.weights)
     return network

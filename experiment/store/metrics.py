@@ -24,16 +24,16 @@ class MetricsFile:
     """Append-only `metrics.jsonl`: one JSON object per line.
 
     Opening truncates the file to `position` bytes, the number a checkpoint remembers: after a resume no row
-    is missing and none is there twice. A row that cannot be written (a full disk) waits in memory and goes
-    first at the next write.
+    is missing and none is there twice. ValueError if no row ends there. A row that cannot be written (a full
+    disk) waits in memory and goes first at the next write.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (kept open for the whole run)
-        size = self._file.seek(0, os.SEEK_END)
-        if size < position:
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  (kept open for the whole run)
+        self._file.seek(max(position - 1, 0))
+        if position and self._file.read(1) != b"\n":
             self._file.close()
-            raise ValueError(f"{path} has {size} bytes; the checkpoint expects at least {position}")
+            raise ValueError(f"cut or changed since the checkpoint, which expects a row up to byte {position}")
         self._file.truncate(position)
         self.position = position  # bytes: the end of the last whole row
         self._pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)  # oldest rows are dropped first
@@ -71,3 +71,11 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_rows(path: Path, position: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The whole rows of a growing file from byte `position` on, and the position after them. OSError, ValueError."""
+    with path.open("rb") as file:
+        file.seek(position)
+        whole = file.read().rpartition(b"\n")[0]
+    return [json.loads(line) for line in whole.splitlines()], position + len(whole) + bool(whole)

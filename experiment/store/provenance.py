@@ -4,16 +4,13 @@ import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-from experiment import build
-from experiment.settings.config import Config
-from experiment.store.checkpoint import show
 
 
 def machine() -> dict[str, str]:
@@ -30,7 +27,7 @@ def machine() -> dict[str, str]:
 def _cpu() -> str:
     """The processor's model; Linux alone tells it."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -46,17 +43,6 @@ def commit() -> str | None:
     return None
 
 
-def exactness_lost(meta: dict[str, Any], config: Config) -> list[str]:
-    """What differs from where the checkpoint was written, so that the run goes on, but not bit for bit."""
-    stored = meta.get("machine")
-    old = {**(stored if isinstance(stored, dict) else {}), **{k: meta.get(k) for k in ("precision", "threads")}}
-    stored_config = meta.get("config")
-    for key in ("device", "compile"):
-        old[key] = stored_config.get(key) if isinstance(stored_config, dict) else None
-    new = machine() | {
-        "precision": build.precision(config),
-        "threads": build.threads(config),
-        "device": config.device,
-        "compile": config.compile,
-    }
-    return [f"{k} {show(old.get(k))} -> {v!r}" for k, v in new.items() if old.get(k) != v]
+def exactness_lost(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs from where a checkpoint was written, so that the run goes on, but not bit for bit."""
+    return [f"{key} {before.get(key)!r:.80} -> {value!r}" for key, value in now.items() if before.get(key) != value]

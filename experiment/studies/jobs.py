@@ -14,11 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiment.runs.display import Screen, duration
-from experiment.runs.run import stop_signals
+from experiment.runs.console import Screen, duration
+from experiment.runs.session import stop_signals
 from experiment.settings.config import UsageError, flag
-from experiment.store.checkpoint import is_number
-from experiment.studies.study import Cell, Terms, result, rows
+from experiment.studies.study import Cell, Terms, is_number, result, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE_SECONDS = 60.0  # between lines on a run, where there is no live table

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiment.runs.display import duration
+from experiment.runs.console import duration
 from experiment.studies import figures
 
 

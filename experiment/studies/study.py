@@ -16,10 +16,10 @@ from typing import Any
 
 from envs.episodes import EpisodeRecord
 from experiment import build
-from experiment.runs.run import FREE_ON_RESUME, check_same
+from experiment.runs.session import FREE_ON_RESUME, check_same
 from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.settings.config import Config, UsageError, from_dict, to_dict
-from experiment.store.checkpoint import is_number, newest_manifest, saved_frames
+from experiment.store.checkpoint import newest_manifest, saved_frames
 from experiment.store.files import refused, write_json
 
 TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
@@ -134,6 +134,11 @@ def _is_whole(found: dict[str, Any]) -> bool:
         and all(len(point) == 4 and is_number(point[0]) and is_number(point[1]) for point in found["curve"])
         and all(is_known(end) for point in found["curve"] for end in point[2:])
     )
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def rows(cell: Cell, tail: bool = False) -> list[dict[str, Any]]:

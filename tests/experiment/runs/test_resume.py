@@ -1,6 +1,5 @@
 """A run that was stopped and resumed is, bit for bit, the run that was never stopped."""
 
-import json
 import os
 import random
 import shutil
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiment.store.checkpoint import load_latest, saved_frames
 from experiment.runs.run import Run
+from experiment.store.checkpoint import load_latest, saved_frames
 from tests import small
 
 CASES = {
@@ -88,9 +87,9 @@ def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         evaluate_if_due = Run.evaluate_if_due
 
-        def stop_in_evaluation(run: Run, display: object) -> None:
+        def stop_in_evaluation(run: Run) -> None:
             run.stop_asked = run.stop_asked or run.frames >= 1_000
-            evaluate_if_due(run, display)  # type: ignore[arg-type]
+            evaluate_if_due(run)
 
         patch.setattr(Run, "evaluate_if_due", stop_in_evaluation)
         parts = small.start(tmp_path, "parts", frames=1_600, eval_frames=1_000)
@@ -232,7 +231,7 @@ def test_a_free_change_is_shown_and_kept(
     assert f"{flag[2:].replace('-', '_')}: {value}\n" in (folder / "config.yaml").read_text()
 
 
-LOST = {
+LOST: dict[str, tuple[dict, str]] = {
     "threads": ({"threads": 64}, "threads 64 -> 1"),
     "precision": ({"precision": "bf17"}, "precision 'bf17' -> "),
     "cpu": ({"machine": {"cpu": "Z80"}}, "cpu 'Z80' -> "),
@@ -246,7 +245,7 @@ def test_what_exactness_is_lost_is_said(finished: Path, case: str, tmp_path: Pat
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
     changes, line = LOST[case]
-    small.sign(next((folder / "checkpoint").glob(f"{1_600:012d}")), lambda manifest: manifest.update(changes))
+    small.sign(next((folder / "checkpoint").glob(f"{1_600:012d}")), lambda manifest: manifest | changes)
     assert small.resume(folder) == 0
     assert f"no longer bit for bit the same run: {line}" in capsys.readouterr().out
 
@@ -256,7 +255,6 @@ def test_the_same_machine_loses_nothing(finished: Path, tmp_path: Path, capsys: 
     shutil.copytree(finished, folder)
     assert small.resume(folder) == 0
     assert "bit for bit" not in capsys.readouterr().out
-    assert json.loads((folder / "checkpoint" / f"{1_600:012d}" / "manifest.json").read_text())["version"] == 2
 
 
 @pytest.mark.parametrize("chosen", ["auto", "bf16"])

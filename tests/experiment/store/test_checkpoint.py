@@ -15,7 +15,7 @@ import torch
 
 from experiment.settings.config import UsageError
 from experiment.store import checkpoint
-from experiment.store.checkpoint import Checkpoint, DamagedCheckpointError, load, load_latest, lock, save, saved_frames
+from experiment.store.checkpoint import Checkpoint, load, load_latest, lock, save, saved_frames
 from tests import small
 
 
@@ -68,12 +68,16 @@ def test_the_last_two_are_kept_and_nothing_else(run: Path):
     assert sorted(p.name for p in (run / "checkpoint").iterdir()) == [f"{n:012d}" for n in (200, 300)]
 
 
-def test_the_same_frame_can_be_saved_again(run: Path):
-    again = made(200)
-    again.weights["a"] += 1
-    save(run / "checkpoint", again)
-    assert load(newest(run), training=False).weights["a"].equal(again.weights["a"])
-    assert saved_frames(run) == [200, 100]
+def test_the_same_frame_can_be_saved_again_and_the_newest_is_loaded(run: Path):
+    for more in (1, 2, 3):
+        again = made(200)
+        again.weights["a"] += more
+        path = save(run / "checkpoint", again)
+        assert load_latest(run, training=False, report=pytest.fail).weights["a"].equal(again.weights["a"])
+        assert path.name == f"{200:012d}.{more}"
+        assert saved_frames(run) == [200, 200]
+    save(run / "checkpoint", made(300))
+    assert saved_frames(run) == [300, 200]
 
 
 FILES = ("manifest.json", "network.safetensors", "training.safetensors")
@@ -114,8 +118,7 @@ def test_every_cut_is_found(run: Path, name: str):
     assert loaded(run) == 100
     path.rmdir()
     os.mkfifo(path)  # opening it would wait for ever
-    with pytest.raises(UsageError, match="neither a file nor a folder"):
-        loaded(run)
+    assert loaded(run) == 100
 
 
 def test_if_all_are_damaged_the_error_is_one_line(run: Path):
@@ -126,83 +129,9 @@ def test_if_all_are_damaged_the_error_is_one_line(run: Path):
     assert "\n" not in str(error.value)
 
 
-LIES: dict[str, Callable[[dict], object]] = {
-    "negative_frames": lambda m: m.update(frames=-4),
-    "huge_frames": lambda m: m.update(frames=10**400),
-    "fractional_frames": lambda m: m.update(frames=1.5),
-    "true_frames": lambda m: m.update(frames=True),
-    "no_frames": lambda m: m.pop("frames"),
-    "path_as_preset": lambda m: m.update(preset="../../etc/x"),
-    "list_as_preset": lambda m: m.update(preset=["drqn"]),
-    "config_is_a_list": lambda m: m.update(config=[1]),
-    "a_setting_that_no_float_holds": lambda m: m["config"].update(learning_rate=10**400),
-    "a_setting_of_two_lines": lambda m: m["config"].update(torso="a\nb"),
-    "a_setting_without_end": lambda m: m["config"].update(game="x" * 10_000),
-    "a_name_without_end": lambda m: m["config"].update({"x" * 10_000: 1}),
-    "many_actions": lambda m: m.update(num_actions=10**9),
-    "other_version": lambda m: m.update(version=3),
-    "version_is_a_list": lambda m: m.update(version=[[]]),
-    "no_files": lambda m: m.pop("files"),
-    "files_is_a_number": lambda m: m.update(files=7),
-    "deep": lambda m: m.update(deep=json.loads("[" * 900 + "]" * 900)),
-}
-
-
-@pytest.mark.parametrize("lie", [name for name in LIES if name != "deep"])
-def test_a_signed_lie_is_refused(run: Path, lie: str):
-    small.sign(newest(run), LIES[lie])
-    with pytest.raises(DamagedCheckpointError) as error:
-        load(newest(run), training=True)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 500
-
-
 def test_deep_nesting_is_no_crash(run: Path):
     (newest(run) / "manifest.json").write_text("[" * 100_000)
     assert loaded(run) == 100
-
-
-def test_a_header_that_lies_about_its_length_is_refused(run: Path):
-    path = newest(run) / "network.safetensors"
-    for length in (0, 2**20 + 1, 2**31, 2**63, 2**64 - 1):
-        path.write_bytes(length.to_bytes(8, "little") + b" " * 1000)
-        small.sign(newest(run), lambda m: None)
-        with pytest.raises(UsageError):
-            load(newest(run), training=True)
-
-
-def test_a_file_larger_than_memory_is_refused_before_it_is_read(run: Path, monkeypatch: pytest.MonkeyPatch):
-    path = newest(run) / "network.safetensors"
-    os.truncate(path, 2**40)  # it takes no room on the disk: nothing but a hole
-    manifest = json.loads((newest(run) / "manifest.json").read_text())
-    manifest["files"]["network.safetensors"]["bytes"] = 2**40
-    manifest["check"] = checkpoint._self_check(manifest)
-    (newest(run) / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr(checkpoint, "_digest", pytest.fail)
-    with pytest.raises(UsageError, match="free memory"):
-        load(newest(run), training=True)
-
-
-def test_links_that_lead_out_are_refused(run: Path, tmp_path: Path):
-    victim = tmp_path / "victim"
-    victim.write_text("dear")
-    (run / "metrics.jsonl").symlink_to(victim)
-    with pytest.raises(UsageError, match="symbolic link"):
-        load_latest(run, training=True, report=print)
-    (run / "lock").symlink_to(victim)
-    with pytest.raises(UsageError, match="lock"), lock(run):
-        pass
-    assert victim.read_text() == "dear"
-
-
-def test_the_link_that_wandb_makes_itself_is_no_stranger(run: Path, tmp_path: Path):
-    logs = run / "wandb" / "offline-run-20261124_144929-3752dce23697" / "logs"
-    logs.mkdir(parents=True)
-    (logs / "debug-core.log").symlink_to(tmp_path / "cache.log")
-    assert loaded(run) == 200
-    (logs / "other.log").symlink_to(tmp_path / "cache.log")
-    with pytest.raises(UsageError, match="symbolic link"):
-        loaded(run)
 
 
 def test_names_that_are_almost_numbers_are_no_checkpoints(run: Path):
@@ -345,13 +274,15 @@ def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path: Path):
     assert not (tmp_path / "gone").exists()
 
 
-def test_version_1_without_a_checksum_of_the_manifest_is_read(run: Path):
-    path = newest(run) / "manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**{k: v for k, v in manifest.items() if k != "check"}, "version": 1}))
-    assert loaded(run) == 200
-    path.write_text(json.dumps({k: v for k, v in manifest.items() if k != "check"}))
-    assert loaded(run) == 100
+def test_a_manifest_of_another_version_or_without_a_part_is_refused(run: Path):
+    manifest = json.loads((newest(run) / "manifest.json").read_text())
+    for name in ("version", "files", "sha256"):
+        (newest(run) / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != name}))
+        assert loaded(run) == 100
+    small.sign(newest(run), lambda manifest: manifest | {"version": 2})
+    said: list[str] = []
+    assert loaded(run, said) == 100
+    assert f"version 2, this program reads {checkpoint.VERSION}" in said[0]
 
 
 def test_a_second_process_is_refused(run: Path, capfd: pytest.CaptureFixture[str]):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiment.store.metrics import MAX_PENDING_ROWS, MetricsFile
+from experiment.store.metrics import MAX_PENDING_ROWS, MetricsFile, read_rows
 
 
 def write_rows(folder: Path, frames: range, position: int = 0) -> MetricsFile:
@@ -37,7 +37,7 @@ def test_resuming_at_a_position_leaves_no_gap_and_no_double(tmp_path: Path) -> N
 def test_a_file_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"frames": 1}\n')
-    with pytest.raises(ValueError, match="has 14 bytes; the checkpoint expects at least 99"):
+    with pytest.raises(ValueError, match="cut or changed since the checkpoint, which expects a row up to byte 99"):
         MetricsFile(path, 99)
     assert path.read_text() == '{"frames": 1}\n'
 
@@ -70,3 +70,22 @@ def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     for frames in range(MAX_PENDING_ROWS + 5):
         metrics.write({"frames": frames})
     assert metrics.pending == MAX_PENDING_ROWS
+
+
+def test_a_position_within_a_row_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path, range(2))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="a row up to byte 5"):
+        MetricsFile(tmp_path / "metrics.jsonl", 5)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
+    metrics = write_rows(tmp_path, range(2))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"fra')  # a row that is being written
+    rows, position = read_rows(path)
+    assert (rows, position) == ([{"frames": 0}, {"frames": 1}], metrics.position)
+    write_rows(tmp_path, range(2, 4), position)
+    assert read_rows(path, position) == ([{"frames": 2}, {"frames": 3}], path.stat().st_size)
+    assert read_rows(path, path.stat().st_size) == ([], path.stat().st_size)

@@ -1,0 +1,150 @@
+"""One sitting of a run: its folder, its lock, resuming, signals and the tracker."""
+
+import contextlib
+import errno
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from agents.learner import NonFiniteError
+from envs.emulator import FRAME_SKIP
+from envs.protocols import Protocol
+from experiment import build
+from experiment.runs.console import Display, announce
+from experiment.runs.run import Run
+from experiment.runs.trackers import start_tracker
+from experiment.settings import config as settings
+from experiment.settings.config import Config, UsageError
+from experiment.store import checkpoint as checkpoints
+from experiment.store.files import refused, replacing
+from experiment.store.metrics import read_rows
+from experiment.store.provenance import exactness_lost, machine
+
+# Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
+FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile"})
+
+
+@contextlib.contextmanager
+def open_run(config: Config, preset: str, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
+    """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
+    protocol = build.check_config(config)
+    folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
+    if resume is None:
+        build.check_new(config)
+        _make_folder(folder, config, preset)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(checkpoints.lock(folder))
+            run = (_resume if resume else Run)(config, preset, folder, protocol)
+        except BaseException as error:
+            if resume is None:
+                shutil.rmtree(folder, ignore_errors=True)  # nothing has begun: the name stays free
+            if isinstance(error, KeyboardInterrupt):
+                raise UsageError(f"{folder}: interrupted before the first step; nothing is lost") from None
+            raise
+        stack.callback(run.envs.close)
+        stack.callback(run.metrics.close)
+        stack.enter_context(stop_signals(run.stop))
+        stack.callback(start_tracker(folder, config.track).finish)
+        if quiet:
+            run.display = Display("", config.frames, Console(quiet=True))
+        else:
+            announce(run)
+        stack.enter_context(run.display)
+        try:
+            yield run
+        except NonFiniteError as error:
+            saved = checkpoints.saved_frames(folder)
+            kept = f"the last good checkpoint, of {saved[0]:,} frames, is kept" if saved else "there is no checkpoint"
+            raise UsageError(
+                f"{folder}: stopped after {run.frames:,} frames, not finite at {error}; {kept}; "
+                "going on would repeat this: start a new run with other settings"
+            ) from None
+
+
+def _resume(config: Config, preset: str, folder: Path, protocol: Protocol) -> Run:
+    """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
+    path, saved = folder / "config.yaml", None
+    if not checkpoints.saved_frames(folder) and _is_young(folder, config):
+        check_same(settings.load(path)[0], config)
+        print(f"{folder}: killed before its first checkpoint; begins again, with the same seed")
+    else:
+        saved = checkpoints.load_latest(folder, training=True, report=print)
+        with refused(folder, "resumed from its checkpoint"):
+            check_same(settings.from_dict(saved.meta["config"], str(folder))[0], config)
+            before = saved.meta["config"] | saved.meta["machine"] | saved.meta
+            now = {"precision": build.precision(config), "threads": build.threads(config)}
+            now |= machine() | {"device": config.device, "compile": config.compile}
+            for line in exactness_lost(before, now):
+                print(f"no longer bit for bit the same run: {line}")
+    run = Run(config, preset, folder, protocol, saved)
+    try:  # config.yaml follows, so that the next resume need not be told again
+        if not path.exists() or settings.load(path)[0] != config:
+            with replacing(path) as temporary:
+                settings.save(config, preset, temporary)
+    except (OSError, UsageError) as error:
+        print(f"{path}: not updated ({error})")
+    return run
+
+
+def _is_young(folder: Path, config: Config) -> bool:
+    """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed is needed."""
+    with refused(path := folder / "metrics.jsonl", "read"):
+        rows = read_rows(path)[0] if path.exists() else []
+        due = config.checkpoint_frames + FRAME_SKIP * config.num_envs
+        return all(row["frames"] < due for row in rows)
+
+
+def _make_folder(folder: Path, config: Config, preset: str) -> None:
+    """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
+    resume = f"python train.py --resume {shlex.quote(str(folder))}"
+    taken = UsageError(f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another --name")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            raise taken
+        temporary.mkdir(exist_ok=True)
+        (temporary / "episodes").mkdir(exist_ok=True)
+        settings.save(replace(config, name=folder.name), preset, temporary / "config.yaml")
+        temporary.rename(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno == errno.ENOTEMPTY:  # another process was faster
+            raise taken from None
+        raise UsageError(f"--runs-dir {folder.parent}: cannot be written ({error.strerror})") from None
+
+
+def check_same(stored: Config, new: Config) -> None:
+    """Print the settings that may change and do. UsageError if one would change what the run means."""
+    before, after = settings.to_dict(stored), settings.to_dict(new)
+    changes = {k: f"{settings.flag(k)} {before[k]} -> {after[k]}" for k in before if before[k] != after[k]}
+    if refusals := [line for k, line in changes.items() if k not in FREE_ON_RESUME]:
+        free = ", ".join(sorted(map(settings.flag, FREE_ON_RESUME - {"name", "runs_dir"})))
+        raise UsageError(
+            f"--resume: would change what the run means: {', '.join(refusals)}; start a new run for that "
+            f"({free} may change)"
+        )
+    for k in FREE_ON_RESUME & set(changes) - {"name", "runs_dir"}:
+        print(f"changed     {changes[k]}")
+
+
+@contextlib.contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal call `stop`, so that work in progress is saved.
+
+    A signal that the parent process ignored stays ignored: nohup, or a shell's background job.
+    """
+    caught = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, lambda *_: stop()) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
