@@ -1,1 +1,1 @@
-"""Where the agents play: Atari games, what of the screen is seen, and episodes that can be watched again."""
+"""Where the agents play: Atari games and others, screens that hide a part, and episodes that can be watched again."""

@@ -15,13 +15,13 @@ from agents.learner import Learner, LearnerSettings
 from agents.networks import NetworkSettings, QNetwork
 from agents.replay import Replay, ReplaySettings, ring_times
 from envs import screens
-from envs.atari import AtariEnvs
 from envs.emulator import check_game
 from envs.protocols import Protocol, protocol
 from envs.screens import Observe
+from envs.tapes import Envs
 from experiment.settings.config import Config, UsageError, check
 
-# The independent random streams of a run, all from its one seed. AtariEnvs derives its own from (seed, stream).
+# The independent random streams of a run, all from its one seed. Envs derives its own from (seed, stream).
 STREAMS = {"weights": 10, "replay": 11, "exploration": 12, "evaluation": 13}
 TRAIN_ENVS, EVAL_ENVS = 0, 1
 T = TypeVar("T")
@@ -141,9 +141,9 @@ def replay_gigabytes(config: Config) -> float:
     return config.replay_rows * row / 1e9 + config.num_envs * 8 * 7056 / 1e9
 
 
-def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> AtariEnvs:
+def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> Envs:
     wanted = {"num_envs": config.num_envs, "seed": config.seed, "observe": observe(config)} | changes
-    return AtariEnvs(config.game, protocol=chosen, threads=threads(config), stream=stream, **wanted)
+    return Envs(config.game, protocol=chosen.name, threads=threads(config), stream=stream, **wanted)
 
 
 def part(settings: type[T], config: Config) -> T:

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.atari import AtariEnvs
 from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
-from envs.protocols import protocol
 from envs.screens import Observe, observe
+from envs.tapes import Envs
 
 
 def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
     """The first two episodes of one tape: record, frames [steps, 84, 84] and rewards [steps] as met."""
-    made = AtariEnvs(game, 2, protocol(rules), seed=2, observe=how)
+    made = Envs(game, 2, rules, seed=2, observe=how)
     rng = np.random.default_rng(0)
     frame = made.reset()[1]
     frames, rewards, out = [], [], []
@@ -142,66 +141,38 @@ def test_foreign_files_are_refused(tmp_path: Path):
     for content in (b"", b"[]", b"null", b"{}", b"\x89PNG\r\n\xff", b"[" * 100_000, b'{"format": 2}', b"1" * 5000):
         path.write_bytes(content)
         refused(path)
-    path.write_bytes(b" " * (2 << 20))
-    assert "larger than" in refused(path)
 
 
 def packed(actions: bytes) -> str:
     return base64.b64encode(zlib.compress(actions, 9)).decode()
 
 
-LIES = {
-    "unknown game": {"game": "brekout"},
-    "game of another type": {"game": 3},
-    "unknown protocol": {"protocol": "v6"},
-    "seed below 1": {"seed": 0},
-    "seed above 31 bits": {"seed": 2**31},
-    "a boolean seed": {"seed": True},
-    "a fractional seed": {"seed": 1.5},
-    "negative start": {"start": -1},
-    "start beyond the tape": {"start": 10**6},
-    "huge steps": {"steps": 10**18},
-    "no steps": {"steps": 0},
-    "endless score": {"score": 1e300},
-    "a score in words": {"score": "many"},
-    "a number for terminated": {"terminated": 1},
-    "no observe": {"observe": None},
-    "unknown observe": {"observe": {"kind": "flickr", "parameter": 0}},
-    "more observe": {"observe": {"kind": "full", "parameter": 0, "more": 1}},
-    "observe in words": {"observe": {"kind": "full", "parameter": "0"}},
-    "huge observe": {"observe": {"kind": "flicker", "parameter": 10**400}},
-    "observe out of range": {"observe": {"kind": "flicker", "parameter": 2}},
-    "a list for a kind": {"observe": {"kind": ["full"], "parameter": 0}},
-    "negative observe_seed": {"observe_seed": -1},
-    "negative env": {"env": -1},
-    "negative tape": {"tape": -1},
-    "negative finished_at": {"finished_at": -1},
-    "actions not in base64": {"actions": "äöü"},
-    "actions not compressed": {"actions": "AAAA"},
-    "no actions": {"actions": packed(b"")},
-    "one action less": {"actions": packed(b"\1"), "start": 0, "steps": 2},
-    "an action out of range": {"actions": packed(b"\4"), "start": 0, "steps": 1},
-    "cut actions": {"actions": base64.b64encode(zlib.compress(bytes(999))[:-1]).decode()},
-    "more after the actions": {"actions": base64.b64encode(zlib.compress(b"\1") + b"x").decode()},
-    "far too many actions": {"actions": packed(bytes(100 * MAX_ACTIONS))},
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_lie_with_a_right_checksum_is_refused(lie: str, path: Path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"game": "brekout"},
+        {"protocol": "v6"},
+        {"observe": {"kind": "flickr", "parameter": 0}},
+        {"more": 1},
+        {"steps": 10**18},
+        {"actions": packed(b"")},
+        {"actions": packed(b"\1"), "start": 0, "steps": 2},
+        {"actions": packed(b"\4"), "start": 0, "steps": 1},  # out of range: the emulator would hang
+        {"actions": packed(bytes(100 * MAX_ACTIONS))},
+    ],
+    ids=str,
+)
+def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(change: dict, path: Path):
     header = json.loads(path.read_text())
     del header["check"]
-    header |= LIES[lie]
+    header |= change
     path.write_text(json.dumps(header | {"check": _check(header)}))
     assert "checksum" not in refused(path)
-    for name in LIES[lie]:
-        header.pop(name)
-    path.write_text(json.dumps(header | {"check": _check(header)}))
-    refused(path)
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_scores_that_are_no_numbers_are_refused(number: str, path: Path):
-    header = json.loads(path.read_text())
-    path.write_text(json.dumps(header | {"score": "@"}).replace('"@"', number))
-    refused(path)
+def test_records_of_the_past_can_be_loaded():
+    paths = sorted((Path(__file__).parents[2] / "studies").glob("*/results/*/episode-*.json"))
+    assert len(paths) > 50
+    for path in paths[:: len(paths) // 20]:
+        record = EpisodeRecord.load(path)
+        assert record.score == json.loads(path.read_text())["score"]

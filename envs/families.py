@@ -1,0 +1,69 @@
+"""The families of environments, and one door to all of them: an Atari game has a name, any other a gymnasium id."""
+
+from typing import NamedTuple
+from typing import Protocol as Interface
+
+import numpy as np
+
+from envs import emulator
+from envs.emulator import Emulators, check_game, machine
+from envs.protocols import Protocol, protocol
+
+MAX_SEED = 2**31 - 1  # of a tape: the emulator takes 32-bit signed seeds; a negative one means "no seed"
+MAX_STEPS = emulator.MAX_FRAMES // emulator.FRAME_SKIP  # of an episode: it is truncated then, at the latest
+
+
+class Games(Interface):
+    """N environments of one kind, as `envs.tapes` drives them.
+
+    After a seeded reset, images, rewards and ends must depend on the seed and the actions alone.
+    """
+
+    steps_an_action: int  # 1; more where a step is a part of what an action brings (every frame of a film)
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Begin an episode where `mask` is True, bool [N], at any time. seeds: int64 [N], -1: no seed, the random
+        numbers go on. Returns the images of all, uint8 [N, H, W] (or [N, H, W, 3] in colour), and lives, int [N]."""
+        ...
+
+    def send(self, actions: np.ndarray) -> None:
+        """Set the environments going. actions: int64 [N], in range."""
+        ...
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Wait. Returns images, rewards [N], terminated and truncated, bool [N], and lives, int [N]. An environment
+        whose episode is over is reset before its next step."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Task(NamedTuple):
+    """An environment as an agent meets it."""
+
+    frame_shape: tuple[int, int]  # height and width of the images, pixels
+    frame_skip: int  # frames of the environment for each action
+    action_names: list[str]  # an action is an index into this list
+
+
+def check_env(name: str) -> str:
+    """The name itself, if there is such a game. ValueError, with the name probably meant, if not."""
+    return check_game(name)
+
+
+def rules(game: str, name: str) -> Protocol:
+    """The protocol that this environment is played under. ValueError on an unknown game or protocol."""
+    check_env(game)
+    return protocol(name)
+
+
+def task(game: str, rules: Protocol) -> Task:
+    """What must be known to build an agent for this environment. ValueError on an unknown game."""
+    return Task((emulator.SIZE, emulator.SIZE), emulator.FRAME_SKIP, machine(game).actions(rules))
+
+
+def open_games(
+    game: str, num_envs: int, rules: Protocol, threads: int = 1, *, colour: bool = False, every: bool = False
+) -> Games:
+    """The environments themselves, grey; or in colour and their native size, with `every` frame, for films."""
+    return Emulators(game, num_envs, rules, threads, colour=colour, every=every)
