@@ -28,7 +28,7 @@ import pytest
 import yaml
 
 import train as train_program
-from envs import atari
+from envs import emulator, tapes
 from envs.episodes import EpisodeRecord
 from envs.screens import Observe
 from experiment.settings.cli import exit_on_usage_error
@@ -151,16 +151,17 @@ def fast() -> Iterator[None]:
     play equal tapes once: each takes 0.1 s or more."""
     played: dict[tuple[bytes, ...], np.ndarray] = {}
 
-    def restore(envs: atari.AtariEnvs, state: dict[str, np.ndarray]) -> np.ndarray:
+    def restore(envs: tapes.Envs, state: dict[str, np.ndarray], **more: Any) -> np.ndarray:
         key = tuple(value.tobytes() for value in state.values())
         if key not in played:
-            played[key] = play(envs, state)
+            played[key] = play(envs, state, **more)
         return played[key]
 
-    play = atari.AtariEnvs.restore
+    play = tapes.Envs.restore
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(atari, "emulators", functools.lru_cache(4)(atari.emulators))
-        patch.setattr(atari.AtariEnvs, "restore", restore)
+        patch.setattr(tapes, "open_games", functools.lru_cache(4)(tapes.open_games))
+        patch.setattr(emulator.Emulators, "close", lambda games: None)
+        patch.setattr(tapes.Envs, "restore", restore)
         patch.setattr(train_program, "train", lambda run: None)
         yield
 
