@@ -13,7 +13,7 @@ CASES = [
 
 
 def make(game: str, rules: str, how: Observe, **more: int) -> Envs:
-    settings = {"seed": 9, "tape_steps": 200, "threads": 2} | more
+    settings = {"seed": 9, "tape_steps": 100, "threads": 2} | more
     return Envs(game, 3, rules, observe=how, **settings)
 
 
@@ -36,13 +36,13 @@ def same(a: list, b: list) -> bool:
 def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: Observe):
     made = make(game, rules, how)
     made.reset()
-    play(made, 599, seed=1)
+    play(made, 399, seed=1)
     frames = play(made, 1, seed=5)[4]  # the field `frame` of the last step
     state = made.state()
     assert (state["tape_number"] > 0).any()
     assert len(set(state["tape_length"].tolist())) > 1  # tapes of different lengths
     assert (state["episode_start"] != state["tape_length"]).any()  # in the middle of episodes
-    expected = play(made, 250, seed=2)
+    expected = play(made, 100, seed=2)
 
     other = make(game, rules, how, threads=1)
     other.reset()
@@ -50,7 +50,7 @@ def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: 
     assert (other.restore(state) == frames).all()
     assert other.finished() == []
     assert same(list(other.state().values()), list(state.values()))
-    assert same(play(other, 250, seed=2), expected)
+    assert same(play(other, 100, seed=2), expected)
     assert same(list(other.state().values()), list(made.state().values()))
 
 
