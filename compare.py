@@ -10,54 +10,69 @@ import itertools
 import re
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import psutil
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from envs.screens import Observe, observe
+from agents.fields import FORBID, Count, Share
 from experiment import build
 from experiment.runs.trackers import page_command
-from experiment.settings.cli import exit_on_usage_error, parse_fields, parse_train
-from experiment.settings.config import UsageError, check, check_evaluation, flag, load, read_yaml
+from experiment.settings.cli import exit_on_usage_error, parse
+from experiment.settings.config import (
+    Episodes,
+    Screen,
+    Seed,
+    Settings,
+    UsageError,
+    Words,
+    check_effect,
+    flag,
+    load,
+    override,
+    preset,
+    read_yaml,
+)
+from experiment.settings.resources import free_memory
 from experiment.store.files import refused
 from experiment.studies import findings as report
-from experiment.studies.jobs import Grid, core_shares, flags
+from experiment.studies.jobs import Grid, core_shares
 from experiment.studies.study import Cell, Terms, check_is_of, is_on, kept
 
 OF_EVERY_RUN = ("game", "seed", "name", "runs_dir", "resume")  # the grid's, not an agent's
-OF_THE_GRID = (*OF_EVERY_RUN, "frames", "observe", "observe_parameter", "hide_probability")
+OF_THE_GRID = (*OF_EVERY_RUN, "frames", "observe")
 # What must be the same for all agents: else one is given more, or is measured otherwise.
 FAIR = ("frames", "start_rows", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
 
 
-@dataclass(frozen=True)
-class CompareConfig:
+@dataclass(frozen=True, config=FORBID)
+class CompareConfig(Settings):
     """Compare agents on games over seeds: the same frames and the same trained samples for all."""
 
-    agents: tuple[str, ...] = ("dqn", "drqn")
+    agents: Words = ("dqn", "drqn")
     """Presets, each with what is to be other: drqn:core=gru,frame_stack=2."""
-    games: tuple[str, ...] = ("breakout",)
+    games: Words = ("breakout",)
     """Games."""
-    observe: tuple[str, ...] = ("full",)
+    observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)
     """What the agents see, in training and evaluation: full, flicker:0.5, delay:2, ..."""
-    seeds: int = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """Runs of each agent on each game and screen, with the seeds 1, 2, ..."""
-    frames: int = 4_000_000
+    frames: Count = 4_000_000
     """Length of each run, in emulator frames."""
     out: Path = Path("studies/latest")
     """The study's folder: report.html, report.json, report.png, scores.csv; the runs go to runs/ in it."""
     question: str = ""
     """What the study asks: the report's first line. Default: made from the grid."""
-    jobs: int = 1
+    jobs: Annotated[int, Field(ge=0, le=1000)] = 1
     """Runs at a time, each on its share of the cores. 0: run nothing, report what is finished. A run that goes on with
     another share is no longer the same bit for bit."""
-    episodes: int = 30
+    episodes: Episodes = 30
     """Whole episodes that score each finished run."""
-    epsilon: float = 0.001
+    epsilon: Share = 0.001
     """Share of random actions in those episodes."""
-    eval_seed: int = 1000
+    eval_seed: Seed = 1000
     """Of those episodes; the same for all runs."""
     video: Literal["best", "median", "all", "none"] = "best"
     """Episodes of each run to film at length; the report has short films of its own."""
@@ -72,8 +87,8 @@ def read_words(argv: list[str]) -> tuple[list[str], list[str]]:
         return own, shared
     path, own = Path(own[0]), own[1:]
     data = read_yaml(path)
-    train = data.pop("train", None) or {} if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(train, dict):
+    train = data.pop("train", None) or {}
+    if not isinstance(train, dict):
         raise UsageError(f"{path}: not a study: expected flags of compare.py by name, and those of train.py in train:")
     return _yaml_words(path, data, own) + own, _yaml_words(path, train, shared) + shared
 
@@ -106,47 +121,26 @@ def read_settings(words: list[str], place: str, taken: tuple[str, ...]) -> dict[
     return found
 
 
-def read_screen(word: str) -> Observe:
-    """full, or flicker:0.5. UsageError if it is neither."""
-    kind, _, parameter = word.partition(":")
-    try:
-        value = float(parameter) if parameter else None
-    except ValueError:
-        raise UsageError(f"--observe {word}: {parameter!r} is not a number") from None
-    try:
-        return observe(kind, value)
-    except ValueError as error:
-        raise UsageError(f"--observe {word}: {error}") from None
-
-
 def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     """Every run of the grid, seeds outermost, its settings checked. UsageError on the first fault."""
-    for name, value, low, high in (("seeds", wanted.seeds, 1, 1000), ("jobs", wanted.jobs, 0, 1000)):
-        if not low <= value <= high:
-            raise UsageError(f"--{name} {value}: must be from {low} to {high}")
-    check_evaluation(wanted.episodes, wanted.epsilon, eval_seed=wanted.eval_seed)
     cores, cells = len((core_shares(wanted.jobs) or core_shares(1))[0]), []
     for screen, game, arm in itertools.product(wanted.observe, wanted.games, wanted.agents):
-        preset, _, changes = arm.partition(":")
+        name, _, changes = arm.partition(":")
         own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
-        seen = read_screen(screen)
-        settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": seen.kind}
-        settings |= {"observe_parameter": str(seen.parameter)} if ":" in screen else {}
+        settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": screen}
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
-        config, *_ = parse_train([preset, *flags(settings)])
-        check(config)
-        build.check_names(config)
+        config = override(preset(name), settings)
+        check_effect(config, own)
         for seed in range(1, wanted.seeds + 1):
             words = [arm, game, *([screen] if screen != "full" else []), f"s{seed}"]
             of_run = {"seed": seed, "name": re.sub(r"[^\w.-]+", "-", "-".join(words))}  # safe in any shell
-            check(of_seed := replace(config, **of_run))
+            of_seed = replace(config, **of_run)
             run_settings = settings | {k: str(v) for k, v in of_run.items()}
-            cells.append(Cell(arm, screen, preset, of_seed, run_settings))
+            cells.append(Cell(arm, screen, name, of_seed, run_settings))
     cells.sort(key=lambda cell: cell.config.seed)  # a whole grid of one seed comes first
     known: dict[object, Cell] = {}
     for cell in cells:
-        seen = build.observe(cell.config).parameter  # flicker is flicker:0.5
-        meant = replace(cell.config, name="", hide_probability=None, observe_parameter=seen)
+        meant = replace(cell.config, name="", preset="drqn")
         for key in (cell.folder, meant):
             if (first := known.setdefault(key, cell)) is not cell:
                 words = (f"--agents {c.arm} --games {c.config.game} --observe {c.screen}" for c in (first, cell))
@@ -160,18 +154,14 @@ def unfair(cells: list[Cell]) -> list[str]:
     for cell in cells:
         for name in FAIR:
             found.setdefault((name, ""), {})[cell.arm] = getattr(cell.config, name)
-        found.setdefault(("observe", cell.screen), {})[cell.arm] = _words(build.observe(cell.config))
+        found.setdefault(("observe", cell.screen), {})[cell.arm] = cell.config.observe
     for screen in {cell.screen for cell in cells}:  # an arm may say otherwise than its screen
-        found["observe", screen]["the grid"] = _words(read_screen(screen))
+        found["observe", screen]["the grid"] = screen
     return [
         f"{flag(name)} is " + ", ".join(f"{value} for {arm}" for arm, value in values.items())
         for (name, _), values in found.items()
         if len(set(values.values())) > 1
     ]
-
-
-def _words(seen: Observe) -> str:
-    return f"{seen.kind} {seen.parameter:g}"
 
 
 def is_left(cell: Cell, terms: Terms, begins: bool) -> bool:
@@ -200,8 +190,8 @@ def check_room(cells: list[Cell], jobs: int) -> None:
     for cell in cells if jobs else []:
         if cell.config.threads > cores:
             raise UsageError(f"--threads {cell.config.threads}: with --jobs {jobs} a run has {cores}")
-    need = sum(sorted((build.replay_gigabytes(cell.config) for cell in cells), reverse=True)[:jobs])
-    if need > (free := psutil.virtual_memory().available / 1e9):
+    need = sum(sorted((sum(build.expected_bytes(cell.config).values()) / 1e9 for cell in cells), reverse=True)[:jobs])
+    if need > (free := free_memory() / 1e9):
         raise UsageError(f"--jobs {jobs}: need about {need:.1f} GB of memory, {free:.1f} GB are free")
 
 
@@ -209,7 +199,7 @@ def check_room(cells: list[Cell], jobs: int) -> None:
 def main(argv: list[str]) -> int:
     own, words = read_words(argv)
     text = "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's flags follow --."
-    wanted = parse_fields("compare.py", CompareConfig, own, CompareConfig(), text)
+    wanted = parse("compare.py", own, CompareConfig(), text)
     cells = make_cells(wanted, read_settings(words, "after --", OF_THE_GRID))
     terms = Terms(wanted.episodes, wanted.epsilon, wanted.eval_seed)
     differences = unfair(cells)

@@ -9,26 +9,30 @@ import json
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic.dataclasses import dataclass
+
+from agents.fields import FORBID, Share, Whole
 from envs.screens import KINDS, Observe, parse_screen
 from experiment.plots import draw_sweep
 from experiment.runs.session import stop_signals
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation, write_videos
-from experiment.settings.cli import exit_on_usage_error, parse_evaluate
-from experiment.settings.config import UsageError, check_evaluation
+from experiment.settings.cli import exit_on_usage_error, parse
+from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError
 from experiment.store.files import refused
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, config=FORBID)
+class EvaluateConfig(Settings):
     """Score a trained agent: true game scores of whole episodes, the same number in every env."""
 
-    episodes: int = 30
+    runs: Annotated[Folders, Positional] = ()
+    """Folder of a run, such as runs/NAME; with --sweep any number of them."""
+    episodes: Episodes = 30
     """Whole episodes to play."""
     protocol: str = ""
     """v5, machado18 or dqn-2015. Default: the run's own."""
@@ -37,22 +41,22 @@ class EvaluateConfig:
     observe: str = ""
     """What the agent sees: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default: as in
     training."""
-    epsilon: float = 0.001
+    epsilon: Share = 0.001
     """Share of random actions."""
-    seed: int = 1
+    seed: Seed = 1
     """Of the games and the random actions; the same seed gives the same episodes."""
     video: Literal["best", "median", "all", "none"] = "best"
     """Episodes to film, in colour, 60 pictures a second."""
     sweep: str = ""
     """KIND:P,P,... such as flicker:0,0.25,0.5: score each run on each of these screens and draw one figure; no films.
     Evaluations that lie in the run's folder already are not played again."""
-    out: Path | None = None
+    out: Folder | None = None
     """Folder for scores, records and films in place of the runs' own: everything goes to DIR/NAME."""
-    threads: int = 0
+    threads: Whole = 0
     """CPU threads. 0: all cores."""
 
 
-def parse(option: str, text: str) -> list[Observe]:
+def screens_of(option: str, text: str) -> list[Observe]:
     """The screens that KIND:P,P,... names. UsageError on a wrong one."""
     kind, colon, values = text.partition(":")
     try:
@@ -66,7 +70,7 @@ def prepare(folder: Path, asked: EvaluateConfig) -> Agent:
     overrides: dict[str, Any] = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
     if asked.protocol:
         overrides["protocol"] = asked.protocol
-    screen = parse("--observe", asked.observe)[0] if asked.observe else None
+    screen = screens_of("--observe", asked.observe)[0] if asked.observe else None
     agent = open_agent(folder, screen, threads=asked.threads, **overrides)
     if asked.game and asked.game != agent.config.game:
         raise UsageError(f"--game {asked.game}: {folder} was trained on {agent.config.game}")
@@ -167,14 +171,15 @@ def describe(agent: Agent, result: Evaluation) -> None:
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    folders, asked = parse_evaluate(argv, EvaluateConfig)
-    check_evaluation(asked.episodes, asked.epsilon, seed=asked.seed)
-    screens = parse("--sweep", asked.sweep) if asked.sweep else []
+    asked = parse("evaluate.py", argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
+    if not asked.runs:
+        raise UsageError("evaluate.py needs the folder of a run, such as runs/NAME")
+    screens = screens_of("--sweep", asked.sweep) if asked.sweep else []
     if screens and asked.observe:
         raise UsageError(f"--observe {asked.observe}: --sweep names the screens")
-    if len(folders) > 1 and not screens:
-        raise UsageError(f"{folders[1]}: more than one run needs --sweep")
-    agents = [prepare(folder, asked) for folder in folders]
+    if len(asked.runs) > 1 and not screens:
+        raise UsageError(f"{asked.runs[1]}: more than one run needs --sweep")
+    agents = [prepare(folder, asked) for folder in asked.runs]
     if screens:
         check_sweep(agents, screens)
     places = [make_place(agent, asked) for agent in agents]

@@ -2,6 +2,7 @@
 
 python train.py [PRESET] [--game G] [--frames N] [--seed S] ...
 python train.py --resume runs/NAME
+python train.py --config FILE.yaml
 """
 
 import sys
@@ -40,8 +41,8 @@ def train(run: Run) -> None:
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    config, preset, resume = parse_train(argv)
-    with open_run(config, preset, resume) as run:
+    config, resume = parse_train(argv)
+    with open_run(config, config.preset, resume) as run:
         train(run)
         run.finish()
     return 0

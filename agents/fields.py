@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-FORBID = ConfigDict(extra="forbid")  # an unknown setting is an error, not silence
+FORBID = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # an unknown setting is an error, not silence
 Count = Annotated[int, Field(ge=1, le=10**15)]
 Whole = Annotated[int, Field(ge=0, le=10**15)]
 Share = Annotated[float, Field(ge=0, le=1)]

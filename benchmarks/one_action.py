@@ -8,31 +8,34 @@ The same episodes, random actions and seeds as those of evaluate.py and experime
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
+from pydantic.dataclasses import dataclass
 
+from agents.fields import FORBID, Share
 from agents.networks import QNetwork
 from envs.emulator import machine
+from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores.evaluation import evaluate, spread
-from experiment.settings.cli import exit_on_usage_error, parse_fields
-from experiment.settings.config import Config, check_evaluation, preset
+from experiment.settings.cli import exit_on_usage_error, parse
+from experiment.settings.config import Config, Episodes, Seed, Settings, preset
 
 
-@dataclass(frozen=True)
-class OneActionConfig:
+@dataclass(frozen=True, config=FORBID)
+class OneActionConfig(Settings):
     """Score each action of a game, taken at every step."""
 
     game: str = "space_invaders"
     """Game."""
     protocol: str = "v5"
     """Protocol."""
-    episodes: int = 10
+    episodes: Episodes = 10
     """Whole episodes of each action."""
-    epsilon: float = 0.01
+    epsilon: Share = 0.01
     """Share of random actions. With few of them a game that waits to be served lasts its full 30 minutes."""
-    seed: int = 1
+    seed: Seed = 1
     """Of the games and the random actions."""
 
 
@@ -49,12 +52,12 @@ def always(action: int, config: Config, num_actions: int) -> QNetwork:
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     text = "Score each action of a game, taken at every step."
-    wanted = parse_fields("benchmarks.one_action", OneActionConfig, argv, OneActionConfig(), text)
-    check_evaluation(wanted.episodes, wanted.epsilon, seed=wanted.seed)
+    wanted = parse("benchmarks.one_action", argv, OneActionConfig(), text)
     small = {"torso": "dqn-2013", "hidden": 0, "frame_stack": 1, "start_rows": 0, "threads": 1}
     config = replace(preset("dqn"), game=wanted.game, protocol=wanted.protocol, eval_episodes=wanted.episodes,
                      eval_epsilon=wanted.epsilon, seed=wanted.seed, **small)  # fmt: skip
-    protocol = build.check_config(config)
+    build.check_machine(config)
+    protocol = PROTOCOLS[config.protocol]
     build.use_threads(config)
     names = machine(config.game).actions(protocol)
     for action, name in enumerate(names):

@@ -16,6 +16,7 @@ import numpy as np
 from agents.replay import Replay
 from agents.rows import Rows
 from benchmarks.common import ROOT, SCRATCH
+from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores.agent import load_network
 from experiment.settings import config as settings
@@ -32,15 +33,15 @@ COLUMNS = np.dtype([("is_first", "?"), ("action", "u1"), ("reward", "f4"), ("ter
 def player(game: str) -> Path | None:
     """The run whose policy plays this game; None: at random."""
     runs = map(Path, os.environ.get("RECALL_REEL_RUNS", "").split())
-    return next((run for run in runs if settings.load(run / "config.yaml")[0].game == game), None)
+    return next((run for run in runs if settings.load(run / "config.yaml").game == game), None)
 
 
 def play(game: str, path: Path) -> None:
     """Make a reel: the frames, and the other columns beside them."""
     run, rng = player(game), np.random.default_rng(1)
-    config = settings.load(run / "config.yaml")[0] if run else Config(game=game)
+    config = settings.load(run / "config.yaml") if run else Config(game=game)
     config = replace(config, num_envs=ENVS)
-    protocol = build.check_names(config)
+    protocol = PROTOCOLS[config.protocol]
     envs = build.make_envs(config, protocol)
     actor = None
     if run:

@@ -1,30 +1,29 @@
 """From settings to the parts of a run, each with its own random stream."""
 
-import os
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
+import lz4.block
 import numpy as np
-import psutil
 import torch
 
 from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon
-from agents.learner import Learner, LearnerSettings
-from agents.networks import NetworkSettings, QNetwork
-from agents.replay import Replay, ReplaySettings, ring_times
-from envs import screens
-from envs.emulator import check_game
-from envs.protocols import Protocol, protocol
-from envs.screens import Observe
+from agents.learner import Learner
+from agents.networks import QNetwork
+from agents.replay import BLOCK, Replay, ring_times
+from envs.emulator import FRAME_SKIP, SIZE
+from envs.protocols import Protocol
+from envs.screens import Observe, make_observer, parse_screen
 from envs.tapes import Envs
-from experiment.settings.config import Config, UsageError, check
+from experiment.settings.config import Config, UsageError, flag
+from experiment.settings.resources import cores, free_memory
 
 # The independent random streams of a run, all from its one seed. Envs derives its own from (seed, stream).
 STREAMS = {"weights": 10, "replay": 11, "exploration": 12, "evaluation": 13}
 TRAIN_ENVS, EVAL_ENVS = 0, 1
-T = TypeVar("T")
 
 
 def rng(seed: int, stream: str) -> np.random.Generator:
@@ -33,14 +32,8 @@ def rng(seed: int, stream: str) -> np.random.Generator:
 
 
 def observe(config: Config) -> Observe:
-    """What the agent sees. ValueError on an unknown kind or a parameter out of range."""
-    parameter = config.observe_parameter if config.hide_probability is None else config.hide_probability
-    return screens.observe(config.observe, parameter)
-
-
-def cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """What the agent sees."""
+    return parse_screen(config.observe)
 
 
 def threads(config: Config) -> int:
@@ -70,21 +63,7 @@ def autocast(config: Config) -> Callable[[], torch.autocast]:
     return partial(torch.autocast, kind, torch.bfloat16, enabled=precision(config) == "bf16")
 
 
-def check_names(config: Config) -> Protocol:
-    """Game, protocol and observation against what is there. UsageError on the first that is wrong."""
-    try:
-        chosen = protocol(config.protocol)
-    except ValueError as error:
-        raise UsageError(f"--protocol {error}") from None
-    try:
-        check_game(config.game)
-    except ValueError as error:
-        raise UsageError(f"--game {error}") from None
-    try:
-        observe(config)
-    except ValueError as error:
-        raise UsageError(f"--observe {error}") from None
-    return chosen
+# --- checks before a start -----------------------------------------------------------------------------------------
 
 
 def check_machine(config: Config) -> None:
@@ -95,50 +74,79 @@ def check_machine(config: Config) -> None:
         raise UsageError(f"--device {config.device}: no CUDA device on this machine; use cpu")
 
 
+def check_config(config: Config) -> None:
+    """UsageError if the run cannot go on here: the cores, the device, the replay's size and the memory."""
+    check_machine(config)
+    times, lanes = replay_shape(config)
+    if config.start_rows > times * lanes:
+        raise UsageError(f"--start-rows {config.start_rows}: the replay holds only {times * lanes} rows")
+    parts, free = expected_bytes(config), free_memory()
+    if sum(parts.values()) > free:
+        part = max(parts, key=parts.__getitem__)
+        flags = " ".join(f"{flag(name)} {getattr(config, name)}" for name in SIZED_BY[part])
+        raise UsageError(f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free")
+
+
 def check_new(config: Config) -> None:
-    """UsageError if a new run could not be what its settings say; one that was begun elsewhere may go on otherwise."""
+    """UsageError if a new run could not be what its settings say."""
     if config.precision == "bf16" and not has_bf16(config.device):
         raise UsageError("--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32")
+    if config.frames < (least := first_update(config)):
+        raise UsageError(f"--frames {config.frames}: the first update comes at frame {least}, after --start-rows "
+                         f"{config.start_rows}; train longer, or start earlier")  # fmt: skip
 
 
-def check_config(config: Config) -> Protocol:
-    """Every setting, by itself and against this machine. UsageError on the first that is wrong."""
-    check(config)
-    chosen = check_names(config)
-    check_machine(config)
-    if config.start_rows > config.replay_rows:
-        raise UsageError(f"--start-rows {config.start_rows}: more than --replay-rows {config.replay_rows}")
-    replay_shape(config)
+def first_update(config: Config) -> int:
+    """The least frames of a run that makes an update."""
+    length, history, stride = _lengths(config)
+    gathered = math.ceil(config.start_rows / config.num_envs)
+    drawable = math.ceil(max(history, 1) / stride) * stride + length  # the first sequence is complete
+    waits = math.ceil(config.batch_size * config.unroll / (config.num_envs * config.samples_per_step)) - 1
+    return FRAME_SKIP * config.num_envs * (max(gathered, drawable) + waits) + 1
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+FRAME_BYTES = 600  # of a compressed frame; benchmarks/replay_memory.py: 60 (Pong) to 900 (busy screens)
+ROW_BYTES = 8 + 6  # actions, rewards and flags; an eighth of the bytes object of a block
+SIZED_BY = {  # the settings that decide each part
+    "replay": ("replay_rows", "observe"),
+    "network": ("core_size", "hidden", "head_hidden"),
+    "update": ("batch_size", "burn_in", "unroll", "frame_stack"),
+}
+
+
+def frame_bytes(config: Config) -> int:
+    """Estimated bytes of one frame in the replay: those of the game, and those of the noise that its screen adds."""
+    screen = make_observer(observe(config), config.seed)
+    grey = np.full((SIZE, SIZE), 128, np.uint8)
+    block = np.stack([screen(grey, i == 0) for i in range(BLOCK)])
+    return min(FRAME_BYTES + len(lz4.block.compress(block)) // BLOCK, grey.nbytes)
+
+
+def expected_replay_bytes(config: Config) -> int:
+    """Estimated memory of a full replay; `Replay.nbytes_when_full` knows better once frames were compressed."""
+    times, lanes = replay_shape(config)
+    starts = times // config.sequence_stride * lanes
+    states = starts * 2 * blueprint(config).state_size * (config.update == "stored")  # half precision
+    priorities = 16 << (starts - 1).bit_length() if config.priority_exponent else 0
+    row = ROW_BYTES + frame_bytes(config)
+    return int(times * lanes * row + states + priorities + lanes * BLOCK * SIZE * SIZE)
+
+
+def expected_bytes(config: Config) -> dict[str, int]:
+    """Estimated memory of a run's parts: the full replay, the network's training, one update."""
     parameters = sum(p.numel() for p in blueprint(config).parameters())
-    weights = parameters * 20 / 1e9  # weights, target, gradient, two moments: 4 bytes each
-    if weights > psutil.virtual_memory().available / 1e9:
-        raise UsageError(
-            f"--core-size {config.core_size} --hidden {config.hidden} --head-hidden {config.head_hidden}: "
-            f"the network needs about {weights:.1f} GB"
-        )
-    need, free = replay_gigabytes(config), psutil.virtual_memory().available / 1e9
-    if need > free:
-        raise UsageError(
-            f"--replay-rows {config.replay_rows}: needs about {need:.1f} GB of memory, {free:.1f} GB are free"
-        )
-    # Frames as bytes and as numbers, and the activations of the first convolution, both ways.
-    rows = config.batch_size * (config.burn_in + config.unroll + config.n_step) * config.frame_stack
-    if (batch := rows * 7056 * 20 / 1e9) > free:
-        raise UsageError(
-            f"--batch-size {config.batch_size}: an update needs about {batch:.0f} GB, {free:.1f} GB are free"
-        )
-    return chosen
+    length, history, _ = _lengths(config)
+    images = config.batch_size * (length + history) * config.frame_stack
+    return {
+        "replay": expected_replay_bytes(config),
+        "network": parameters * 20,  # weights, target, gradient, two moments: 4 bytes each
+        "update": images * SIZE * SIZE * 20,  # pixels as bytes and numbers, the first activations, both ways
+    }
 
 
-# Compressed bytes of one frame: measured 60 (Pong) to 900 (busy screens) by benchmarks/replay_memory.py.
-FRAME_BYTES = 600
-
-
-def replay_gigabytes(config: Config) -> float:
-    """Estimated memory of a full replay."""
-    stored = blueprint(config).state_size if config.update == "stored" else 0
-    row = FRAME_BYTES + 40 + 7 + 2 * stored / config.sequence_stride
-    return config.replay_rows * row / 1e9 + config.num_envs * 8 * 7056 / 1e9
+# --- parts ---------------------------------------------------------------------------------------------------------
 
 
 def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> Envs:
@@ -146,16 +154,11 @@ def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **chan
     return Envs(config.game, protocol=chosen.name, threads=threads(config), stream=stream, **wanted)
 
 
-def part(settings: type[T], config: Config) -> T:
-    """The settings of one part of a run."""
-    return settings(**{name: getattr(config, name) for name in settings.__dataclass_fields__})  # type: ignore[attr-defined]
-
-
 def make_network(config: Config, num_actions: int) -> QNetwork:
     """The network with its initial weights, from their own stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(config.seed, "weights").integers(2**63)))
-        return QNetwork(num_actions, part(NetworkSettings, config))
+        return QNetwork(num_actions, config)
 
 
 def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
@@ -168,10 +171,10 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
 
 
 def make_learner(config: Config, network: QNetwork) -> Learner:
-    learner = Learner(network, part(LearnerSettings, config), autocast(config), config.device)
+    learner = Learner(network, config, autocast(config), config.device)
     if config.compile:
-        for net in (learner.online, learner.target):
-            net.outputs = torch.compile(net.outputs)  # what both acting and learning call
+        for part in (learner.online, learner.target):
+            part.outputs = torch.compile(part.outputs)  # what both acting and learning call
     return learner
 
 
@@ -185,8 +188,8 @@ def replay_shape(config: Config) -> tuple[int, int]:
 
 def make_replay(config: Config, state_size: int) -> Replay:
     length, history, _ = _lengths(config)
-    settings, generator = part(ReplaySettings, config), rng(config.seed, "replay")
-    return Replay(settings, config.num_envs, length=length, history=history, state_size=state_size, rng=generator)
+    generator = rng(config.seed, "replay")
+    return Replay(config, config.num_envs, length=length, history=history, state_size=state_size, rng=generator)
 
 
 def _lengths(config: Config) -> tuple[int, int, int]:

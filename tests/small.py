@@ -11,6 +11,7 @@ import pytest
 
 import train as train_program
 from experiment.runs.run import Run
+from experiment.settings.config import flag, idle, override, preset
 from experiment.store.checkpoint import MANIFEST, _digest, load_latest, signature
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,15 +40,16 @@ WALL_CLOCK = ("seconds", "frames_per_second", *TIMES)
 OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
 
 
-def flags(**changes: Any) -> list[str]:
-    """The flags of a small run."""
-    pairs = (SETTINGS | changes).items()
-    return [word for k, v in pairs for word in ("--" + k.replace("_", "-"), str(v))]
+def flags(name: str = "drqn", **changes: Any) -> list[str]:
+    """The flags of a small run of this preset, without those of SETTINGS that have no effect in it."""
+    config = override(preset(name), SETTINGS | changes)
+    pairs = {k: v for k, v in SETTINGS.items() if not idle(config, k)} | changes
+    return [word for k, v in pairs.items() for word in (flag(k), str(v))]
 
 
-def start(runs: Path, name: str, preset: str = "drqn", **changes: Any) -> Path:
+def start(runs: Path, name: str, kind: str = "drqn", **changes: Any) -> Path:
     """A new run in this process, to its end. Its folder."""
-    assert train_program.main([preset, "--runs-dir", str(runs), "--name", name, *flags(**changes)]) == 0
+    assert train_program.main([kind, "--runs-dir", str(runs), "--name", name, *flags(kind, **changes)]) == 0
     return runs / name
 
 

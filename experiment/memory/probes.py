@@ -13,16 +13,19 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from agents.cores import CORES
+from agents.fields import FORBID, Share, Whole, near
 from agents.networks import QNetwork
 from agents.rows import Inputs
 from experiment import build
@@ -30,16 +33,10 @@ from experiment.memory import task as recall
 from experiment.plots import Line, draw_lines
 from experiment.scores.agent import Agent, inputs_of, open_agent
 from experiment.scores.evaluation import spread
-from experiment.settings.cli import exit_on_usage_error, parse_evaluate, parse_fields
-from experiment.settings.config import UsageError, check_evaluation, near
+from experiment.settings.cli import exit_on_usage_error, parse
+from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError
+from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
-
-
-def in_range(**flags: tuple[float, float, float]) -> None:
-    """UsageError on the first value that is not within its bounds."""
-    for name, (value, low, high) in flags.items():
-        if not low <= value <= high:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: must be from {low} to {high}")
 
 
 def writable(out: Path) -> Path:
@@ -64,15 +61,15 @@ def publish(out: Path, figures: dict[str, Any], lines: list[Line], **drawn: Any)
 # --- the recall task ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RecallConfig:
+@dataclass(frozen=True, config=FORBID)
+class RecallConfig(Settings):
     """Train every core on the recall task, and draw its success against the wait."""
 
-    seeds: int = 3
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Networks of each core."""
-    updates: int = 1000
+    updates: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Gradient steps of each network."""
-    out: Path = Path("runs/recall.json")
+    out: Folder = Path("runs/recall.json")
     """Where the figures go; the picture goes beside them."""
 
 
@@ -87,14 +84,13 @@ def recall_once(core: str, seed: int, updates: int) -> list[float]:
 def in_processes(jobs: list[tuple[str, int, int]]) -> Iterator[list[float]]:
     """`recall_once` of each job, in order, on all cores of the machine. Ctrl-C ends the processes without a word."""
     quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
-    with ProcessPoolExecutor(build.cores(), get_context("spawn"), **quiet) as pool:
+    with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
         yield from pool.map(recall_once, *zip(*jobs, strict=True))
 
 
 def recall_command(argv: list[str]) -> int:
     text = "Train every core on the recall task, and draw its success against the wait."
-    asked = parse_fields("experiment.memory recall", RecallConfig, argv[1:], RecallConfig(), text)
-    in_range(seeds=(asked.seeds, 1, 1000), updates=(asked.updates, 1, 1_000_000))
+    asked = parse("experiment.memory recall", argv[1:], RecallConfig(), text)
     writable(asked.out)
     jobs = [(core, seed, asked.updates) for core in CORES for seed in range(1, asked.seeds + 1)]
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
@@ -116,35 +112,37 @@ def recall_command(argv: list[str]) -> int:
 # --- a trained agent ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ProbeConfig:
+@dataclass(frozen=True, config=FORBID)
+class ProbeConfig(Settings):
     """What the two probes of a trained agent have in common."""
 
-    episodes: int = 10
+    runs: Annotated[Folders, Positional] = ()
+    """Folder of a run, such as runs/NAME."""
+    episodes: Episodes = 10
     """Whole episodes to play."""
-    epsilon: float = 0.01
+    epsilon: Share = 0.01
     """Share of random actions. More than in evaluate.py: a wiped agent may wait for ever for a ball it never serves."""
-    seed: int = 1
+    seed: Seed = 1
     """Of the games and the random actions."""
-    threads: int = 0
+    threads: Whole = 0
     """CPU threads. 0: all cores."""
     out: str = ""
     """Where the figures go; the picture goes beside them. Default: in the run's folder."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class GradientConfig(ProbeConfig):
     """Flags of `gradient`."""
 
-    steps: int = 64
+    steps: Annotated[int, Field(ge=1, le=1000)] = 64
     """Largest k: steps into the past."""
-    states: int = 64
+    states: Annotated[int, Field(ge=1, le=100_000)] = 64
     """States s_t, spread evenly over the episodes."""
-    fresh: int = 3
+    fresh: Annotated[int, Field(ge=0, le=100)] = 3
     """Untrained networks of each core, for comparison."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class HorizonConfig(ProbeConfig):
     """Flags of `horizon`."""
 
@@ -156,12 +154,11 @@ def command(argv: list[str]) -> str:
     return f"python -m experiment.memory {shlex.join(argv)}"
 
 
-def recurrent(folders: list[Path], asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
+def recurrent(asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
     """The agent, a title, and the file of the figures. UsageError on an agent without memory or a wrong setting."""
-    check_evaluation(asked.episodes, asked.epsilon, seed=asked.seed)
-    folder, *more = folders
-    if more:
-        raise UsageError(f"{more[0]}: one run at a time")
+    if len(asked.runs) != 1:
+        raise UsageError(f"{argv[0]} needs the folder of one run, such as runs/NAME")
+    (folder,) = asked.runs
     changes = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
     agent = open_agent(folder, **changes, threads=asked.threads)
     core, frames = agent.config.core, agent.trained["frames"]
@@ -200,9 +197,8 @@ def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list
 
 def gradient_command(argv: list[str]) -> int:
     text = "Measure how fast the gradient of Q fades, step by step into the past"
-    folders, asked = parse_evaluate(argv[1:], GradientConfig, "experiment.memory gradient", text)
-    in_range(steps=(asked.steps, 1, 1000), states=(asked.states, 1, 100_000), fresh=(asked.fresh, 0, 100))
-    agent, title, out = recurrent(folders, asked, argv)
+    asked = parse("experiment.memory gradient", argv[1:], GradientConfig(), text)
+    agent, title, out = recurrent(asked, argv)
     config, steps = agent.config, asked.steps
     records = [record for record in agent.play().records if record.steps > steps]
     if not records:
@@ -236,14 +232,14 @@ def gradient_command(argv: list[str]) -> int:
 
 def horizon_command(argv: list[str]) -> int:
     text = "Score an agent whose memory is wiped every k steps"
-    folders, asked = parse_evaluate(argv[1:], HorizonConfig, "experiment.memory horizon", text)
+    asked = parse("experiment.memory horizon", argv[1:], HorizonConfig(), text)
     try:
         every = [int(word) for word in asked.every.split(",")]
     except ValueError:
         every = [0]
     if min(every) < 1:
         raise UsageError(f"--every {asked.every}: expected whole numbers from 1, parted by commas")
-    agent, title, out = recurrent(folders, asked, argv)
+    agent, title, out = recurrent(asked, argv)
     rows: dict[str, dict[str, Any]] = {}
     for k in (*every, 0):
         name = str(k or "never")

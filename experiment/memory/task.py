@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import Actor
-from agents.networks import TORSOS, NetworkSettings, QNetwork, Torso
-from agents.replay import Replay, ReplaySettings
+from agents.networks import TORSOS, QNetwork, Torso
+from agents.replay import Replay
 from agents.rows import Rows
 from experiment import build
 from experiment.settings.config import Config, preset
@@ -100,11 +100,11 @@ def train(config: Config, updates: int, waits: Sequence[int] = WAITS) -> QNetwor
     n = config.num_envs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = QNetwork(CUES, build.part(NetworkSettings, config))
+        network = QNetwork(CUES, config)
     learner = build.make_learner(config, network)
     actor = make_actor(config, network, n, build.rng(config.seed, "exploration"))
     replay = Replay(
-        build.part(ReplaySettings, config), n, length=config.unroll + config.n_step, history=0,
+        config, n, length=config.unroll + config.n_step, history=0,
         state_size=network.state_size, rng=build.rng(config.seed, "replay"), frame_shape=SHAPE,
     )  # fmt: skip
     task = Recall(n, waits, np.random.default_rng(config.seed))

@@ -114,7 +114,7 @@ def announce(run: "Run") -> None:
         f"network     {run.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
         f"core {core}, {run.parameters:,} parameters, {run.envs.num_actions} actions"
     )
-    print(f"replay      {c.replay_rows:,} rows, about {build.replay_gigabytes(c):.2f} GB when full")
+    print(f"replay      {c.replay_rows:,} rows, about {build.expected_replay_bytes(c) / 1e9:.2f} GB when full")
     print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
     print(f"device      {c.device}, {build.precision(c)}, {build.threads(c)} threads")
     load = psutil.getloadavg()[0]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agents.learner import NonFiniteError
 from envs.emulator import FRAME_SKIP
-from envs.protocols import Protocol
+from envs.protocols import PROTOCOLS, Protocol
 from experiment import build
 from experiment.runs.console import Display, announce
 from experiment.runs.run import Run
@@ -33,11 +33,12 @@ FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_f
 @contextlib.contextmanager
 def open_run(config: Config, preset: str, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
     """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
-    protocol = build.check_config(config)
+    build.check_config(config)
+    protocol = PROTOCOLS[config.protocol]
     folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
     if resume is None:
         build.check_new(config)
-        _make_folder(folder, config, preset)
+        _make_folder(folder, config)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(checkpoints.lock(folder))
@@ -72,12 +73,12 @@ def _resume(config: Config, preset: str, folder: Path, protocol: Protocol) -> Ru
     """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
     path, saved = folder / "config.yaml", None
     if not checkpoints.saved_frames(folder) and _is_young(folder, config):
-        check_same(settings.load(path)[0], config)
+        check_same(settings.load(path), config)
         print(f"{folder}: killed before its first checkpoint; begins again, with the same seed")
     else:
         saved = checkpoints.load_latest(folder, training=True, report=print)
         with refused(folder, "resumed from its checkpoint"):
-            check_same(settings.from_dict(saved.meta["config"], str(folder))[0], config)
+            check_same(settings.from_dict(saved.meta["config"], str(folder)), config)
             before = saved.meta["config"] | saved.meta["machine"] | saved.meta
             now = {"precision": build.precision(config), "threads": build.threads(config)}
             now |= machine() | {"device": config.device, "compile": config.compile}
@@ -85,9 +86,9 @@ def _resume(config: Config, preset: str, folder: Path, protocol: Protocol) -> Ru
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, preset, folder, protocol, saved)
     try:  # config.yaml follows, so that the next resume need not be told again
-        if not path.exists() or settings.load(path)[0] != config:
+        if not path.exists() or settings.load(path) != config:
             with replacing(path) as temporary:
-                settings.save(config, preset, temporary)
+                settings.save(config, temporary)
     except (OSError, UsageError) as error:
         print(f"{path}: not updated ({error})")
     return run
@@ -101,7 +102,7 @@ def _is_young(folder: Path, config: Config) -> bool:
         return all(row["frames"] < due for row in rows)
 
 
-def _make_folder(folder: Path, config: Config, preset: str) -> None:
+def _make_folder(folder: Path, config: Config) -> None:
     """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
     resume = f"python train.py --resume {shlex.quote(str(folder))}"
     taken = UsageError(f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another --name")
@@ -112,7 +113,7 @@ def _make_folder(folder: Path, config: Config, preset: str) -> None:
             raise taken
         temporary.mkdir(exist_ok=True)
         (temporary / "episodes").mkdir(exist_ok=True)
-        settings.save(replace(config, name=folder.name), preset, temporary / "config.yaml")
+        settings.save(replace(config, name=folder.name), temporary / "config.yaml")
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)

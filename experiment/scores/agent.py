@@ -14,12 +14,12 @@ from agents.networks import QNetwork
 from agents.rows import Inputs
 from envs.emulator import machine
 from envs.episodes import EpisodeRecord, replay_grey
-from envs.protocols import Protocol
+from envs.protocols import PROTOCOLS, Protocol
 from envs.screens import Observe
 from experiment import build
 from experiment.scores.evaluation import Evaluation, evaluate
 from experiment.scores.progress import progress
-from experiment.settings.config import Config, UsageError, check, from_dict
+from experiment.settings.config import Config, UsageError, from_dict
 from experiment.store.checkpoint import NETWORK, Checkpoint, load_latest
 from experiment.store.files import refused
 
@@ -55,8 +55,7 @@ class Agent:
 
     def on(self, screen: Observe) -> "Agent":
         """The same agent, scored on another screen."""
-        seen = {"observe": screen.kind, "observe_parameter": screen.parameter, "hide_probability": None}
-        return replace(self, config=replace(self.config, **seen))
+        return replace(self, config=replace(self.config, observe=str(screen)))
 
     def play(self, should_stop: Callable[[], bool] = lambda: False, wipe_every: int = 0) -> Evaluation:
         """`evaluate` under a progress bar."""
@@ -87,10 +86,9 @@ def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -
     UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
     """
     saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
-    trained, preset = from_dict({**saved.meta.get("config", {}), "preset": saved.meta.get("preset")}, str(folder))
+    trained = from_dict(saved.meta.get("config", {}), str(folder))
     config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
-    check(config)
-    protocol = build.check_names(config)
+    protocol = PROTOCOLS[config.protocol]
     build.check_machine(config)
     build.use_threads(config)
     network = load_network(saved, config, protocol, folder)
@@ -100,7 +98,7 @@ def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -
         "parameters": sum(p.numel() for p in network.parameters()),
         "network_sha256": saved.meta["files"][NETWORK]["sha256"],
     }
-    agent = Agent(folder, preset, config, protocol, network, about)
+    agent = Agent(folder, config.preset, config, protocol, network, about)
     return agent.on(observe) if observe else agent
 
 

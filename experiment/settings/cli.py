@@ -1,189 +1,153 @@
-"""Command lines: presets, flags, and errors in one clear line with exit status 2."""
+"""Command lines: from words to a record of settings; every error is one line, with exit status 2."""
 
-import contextlib
-import dataclasses
+import argparse
 import functools
-import io
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
-import tyro
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
-from experiment.settings import config as settings
-from experiment.settings.config import Config, UsageError, near
+from agents.fields import FORBID, near
+from experiment.settings.config import (
+    Config,
+    Folder,
+    Settings,
+    UsageError,
+    check_effect,
+    flag,
+    from_dict,
+    load,
+    override,
+    preset,
+    read_yaml,
+)
 from experiment.settings.presets import PRESETS
 
-FLAG_STYLE = (tyro.conf.FlagConversionOff,)
+T = TypeVar("T", bound=Settings)
+Main = Callable[[list[str]], int]
+RENAMED = {"--hide-probability": "--observe flicker:P", "--observe-parameter": "--observe KIND:NUMBER"}
 
 
-T = TypeVar("T")
-
-
-def exit_on_usage_error(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """Turn UsageError into one line on standard error and status 2."""
+def exit_on_usage_error(main: Main) -> Main:
+    """The one door for errors: what is wrong with the user's input or files becomes one line and status 2."""
 
     @functools.wraps(main)
     def wrapped(argv: list[str]) -> int:
         try:
-            return main(argv)
-        except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            status = main(argv)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # the reader of our output has left, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+            return 0
+        except (UsageError, UnicodeError) as error:
+            message = str(error)
+        except OSError as error:
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:
-            if not {"--help", "-h"} & set(argv):
-                raise
-            # Who read the help, such as head, has left. Without this Python complains when it flushes at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        print(f"error: {message}", file=sys.stderr)
+        return 2
 
     return wrapped
 
 
-def _fail(message: str) -> NoReturn:
-    raise UsageError(message)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        sys.stdout.flush()  # here, a reader of the help that has left is noticed
+        super().exit(status, message)
 
 
-def check_flags(argv: list[str], known: list[str]) -> None:
-    """UsageError on a flag that does not exist, with the near miss; without its value; or given twice."""
-    given = set()
-    for i, word in enumerate(argv):
-        if not word.startswith("--") or word == "--help":
-            continue
-        name, equals, _ = word.partition("=")
-        name = name.replace("_", "-")
-        if name not in known:
-            _fail(f"unknown flag {name}.{near(name, known)} See --help.")
-        following = argv[i + 1] if i + 1 < len(argv) else "--"
-        if not equals and following.startswith("--"):
-            _fail(f"{name}: needs a value")
-        if name in given:
-            _fail(f"{name}: given twice")
-        given.add(name)
+class _Once(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            parser.error(f"{option_string}: given twice")
+        setattr(namespace, self.dest, values)
 
 
-def _parse(prog: str, kind: type[T], argv: list[str], default: T, description: str) -> T:
-    return tyro.cli(kind, prog=prog, args=argv, default=default, description=description, config=FLAG_STYLE)
+def _parser(prog: str, default: Settings, description: str) -> _Parser:
+    """A flag for each field of the record, in the groups of its classes; the help shows explanation, range, default."""
+    kind = type(default)
+    fields = TypeAdapter(kind).json_schema()["properties"]
+    words = [k.upper() for k, field in fields.items() if field.get("positional")]
+    usage = " ".join([prog, *words, "[--SETTING VALUE ...]"])
+    parser = _Parser(usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for owner in filter(is_dataclass, kind.__mro__):
+        group = parser.add_argument_group((owner.__doc__ or "").partition("\n")[0].rstrip("."))
+        for name in owner.__annotations__:
+            field, about = fields[name], owner.__pydantic_fields__[name].description  # type: ignore[attr-defined]
+            variants, many = field.get("anyOf", [field]), field.get("type") == "array"
+            limits = [f"{sign} {v[key]:g}" for v in variants for key, sign in LIMITS.items() if key in v]
+            notes = [" and ".join(limits)] * bool(limits) + [f"default: {getattr(default, name)}"]
+            text = f"{about} ({'; '.join(notes)})".replace("%", "%%")
+            if field.get("positional"):
+                group.add_argument(name, metavar=name.upper(), nargs="*" if many else "?", help=text)
+            else:
+                metavar = "|".join(variants[0].get("enum", [TYPES[variants[0]["type"]]]))
+                nargs = "+" if many else None
+                group.add_argument(flag(name), dest=name, action=_Once, nargs=nargs, metavar=metavar, help=text)
+    return parser
 
 
-def parse_fields(prog: str, kind: type[T], argv: list[str], default: T, description: str) -> T:
-    """tyro's parse of a flat dataclass; its complaints become one line. --help prints and leaves with status 0."""
-    if "--help" in argv or "-h" in argv:
-        _parse(prog, kind, ["--help"], default, description)
-    check_flags(argv, [settings.flag(name) for name in get_type_hints(kind)])
-    silence = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
-            return _parse(prog, kind, argv, default, description)
-    except SystemExit:
-        pass
-    _fail(_complaint(kind, argv, default))
+LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}  # of JSON schema
+TYPES = {"integer": "INT", "number": "NUMBER", "boolean": "True|False", "string": "NAME", "array": "VALUE"}
 
 
-def _complaint(kind: type, argv: list[str], default: object) -> str:
-    """The first flag whose value is refused, in one line."""
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    word = ""
-    for value in words:
-        if value.startswith("--"):
-            word = value
-        elif word:
-            field = word[2:].replace("-", "_")
-            silence = io.StringIO()
-            try:
-                with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
-                    _parse("", kind, [word, value], default, "")
-            except SystemExit:
-                hint = get_type_hints(kind)[field]
-                choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
-                return f"{settings.flag(field)} {value}: expected {_readable(hint)}.{near(value, choices)}"
-            if get_origin(get_type_hints(kind)[field]) is not tuple:
-                word = ""  # it takes no more
-    stray = [word for i, word in enumerate(argv) if not word.startswith("--") and not argv[i - 1].startswith("--")]
-    first = " The preset comes first." if stray and stray[0] in PRESETS else ""
-    return f"cannot understand {' '.join(stray or argv)!r}.{first} See --help."
+def given(prog: str, argv: list[str], default: Settings, description: str = "") -> dict[str, Any]:
+    """The fields that the command line names, as words; the record validates them. --help leaves with status 0."""
+    parser = _parser(prog, default, description)
+    argv = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in argv]
+    values, rest = parser.parse_known_args(argv)
+    for name in (word.partition("=")[0] for word in rest):
+        hint = f" Use {RENAMED[name]}." if name in RENAMED else near(name, parser._option_string_actions)
+        raise UsageError(f"unknown flag {name}.{hint} See --help." if name.startswith("-") else f"{name}: not expected")
+    return vars(values)
 
 
-def _readable(hint: Any) -> str:
-    """A type as a user would say it."""
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        hint = get_args(hint)[0]  # each of its values
-    names = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
-    return " or ".join(names.get(kind, "text") for kind in (get_args(hint) or (hint,)))
+def parse(prog: str, argv: list[str], default: T, description: str = "") -> T:
+    """A record of settings from its flags, over a default. UsageError on the first that is wrong."""
+    return override(default, given(prog, argv, default, description))
 
 
-def _show_train_help(default: Config, name: str, description: str) -> None:
-    """Print the settings and what the command line takes besides them. Leaves with status 0."""
-    presets = f"Where the settings start from: {', '.join(PRESETS)}. Comes first."
-    about_preset = tyro.conf.arg(metavar="[PRESET]", help=presets)
-    about_resume = tyro.conf.arg(metavar="FOLDER", help="Go on with the run in this folder, in place of a PRESET.")
-    kind = dataclasses.make_dataclass(
-        "Train",
-        [
-            ("preset", Annotated[tyro.conf.Positional[str], about_preset], name),
-            ("resume", Annotated[Path | None, about_resume], None),
-        ],
-        bases=(Config,),
-        frozen=True,
-    )
-    _parse("train.py", kind, ["--help"], kind(**vars(default)), description)
+@dataclass(frozen=True, config=FORBID)
+class TrainCommand(Config):
+    """Where the settings come from."""
+
+    resume: Folder | None = None
+    """Go on with the run in this folder, from its last checkpoint, in place of PRESET."""
+    config: Folder | None = None
+    """Start from the settings in this YAML file, such as a run's config.yaml, in place of PRESET."""
 
 
-def parse_train(argv: list[str]) -> tuple[Config, str, Path | None]:
-    """[PRESET] flags, or --resume FOLDER -> (settings, preset name, folder to resume or None)."""
-    argv = list(argv)
-    resume: Path | None = None
-    for i, word in enumerate(argv):
-        if word == "--resume" or word.startswith("--resume="):
-            following = argv[i + 1] if i + 1 < len(argv) else ""
-            value = word.partition("=")[2] if "=" in word else following
-            if not value or value.startswith("--"):
-                _fail("--resume: needs the folder of a run, such as runs/NAME")
-            resume = Path(value)
-            del argv[i : i + (1 if "=" in word else 2)]
-            break
-    if any(word.partition("=")[0] == "--resume" for word in argv):
-        _fail("--resume: given twice")
-    name = "drqn"
-    given = bool(argv) and not argv[0].startswith("-")
-    if given:
-        name = argv.pop(0)
-    default = settings.preset(name)
-    description = (
-        f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)} (default drqn) and comes "
-        "first. `--resume runs/NAME` goes on with a run from its last checkpoint."
-    )
-    if "--help" in argv or "-h" in argv:
-        _show_train_help(default, name, description)
-    if resume is not None:
-        if given:
-            _fail(f"--resume {resume}: the run has its preset already; leave {name!r} out")
-        if not resume.is_dir():
-            _fail(f"--resume {resume}: no such run folder")
-        for word in argv:
-            if word.partition("=")[0].replace("_", "-") in ("--name", "--runs-dir"):
-                _fail(f"--resume {resume}: the folder says both name and place; leave {word} out")
-        stored, name = settings.load(resume / "config.yaml")
-        return parse_fields("train.py --resume", Config, argv, stored, description), name, resume
-    return parse_fields(f"train.py {name}", Config, argv, default, description), name, None
-
-
-def parse_evaluate(
-    argv: list[str], kind: type[T], prog: str = "evaluate.py", what: str = "Score a trained agent"
-) -> tuple[list[Path], T]:
-    """FOLDER ... and flags -> (folders of the runs, settings)."""
-    argv, folders = list(argv), []
-    description = f"{what}. The folder of its run comes first: python {prog} runs/NAME"
-    while argv and not argv[0].startswith("-"):
-        folders.append(Path(argv.pop(0)))
-    wanted = parse_fields(f"{prog} RUN", kind, argv, kind(), description)
-    if not folders:
-        _fail(f"{prog} needs the folder of a run, such as runs/NAME")
-    return folders, wanted
+def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
+    """[PRESET | --resume FOLDER | --config FILE] flags -> (settings, folder to resume or None)."""
+    name = argv[0] if argv and argv[0] in PRESETS else "drqn"
+    about = f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}."
+    flags = given("train.py", argv, TrainCommand(**vars(preset(name))), about)
+    sources = [name for name in ("preset", "resume", "config") if name in flags]
+    if len(sources) > 1:
+        raise UsageError(f"{flag(sources[1])} {flags[sources[1]]}: takes the place of {sources[0]} {flags[sources[0]]}")
+    resume, file = flags.pop("resume", None), flags.pop("config", None)
+    if resume:
+        for name in flags.keys() & {"name", "runs_dir"}:
+            raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
+        return override(load(Path(resume) / "config.yaml"), flags), Path(resume)
+    if file is None:
+        config, chosen = override(preset(flags.get("preset", "drqn")), flags), flags.keys()
+    else:
+        data = read_yaml(Path(file))
+        config = override(from_dict(data, file), flags)
+        # The file of a run has every setting; in a file by hand each one was chosen.
+        chosen = flags.keys() | (data.keys() if len(data) < len(vars(config)) else set())
+    check_effect(config, chosen)
+    return config, resume

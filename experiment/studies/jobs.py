@@ -16,6 +16,7 @@ from rich.table import Table
 
 from experiment.runs.console import Screen, duration
 from experiment.runs.session import stop_signals
+from experiment.settings import config as settings
 from experiment.settings.config import UsageError, flag
 from experiment.studies.study import Cell, Terms, is_number, result, rows
 
@@ -195,6 +196,7 @@ def flags(settings: dict[str, str]) -> list[str]:
 def _train_words(cell: Cell) -> list[str]:
     """The words that begin a run, or go on with it; its folder says the preset, its name and its place."""
     if not cell.folder.exists():
-        return [cell.preset, *flags(cell.settings)]
+        settings.save(cell.config, cell.log.with_suffix(".yaml"))
+        return ["--config", str(cell.log.with_suffix(".yaml"))]
     kept = {k: v for k, v in cell.settings.items() if k not in ("name", "runs_dir")}
     return ["--resume", str(cell.folder), *flags(kept)]

@@ -192,14 +192,13 @@ def is_on(cell: Cell, terms: Terms, found: dict[str, Any]) -> bool:
     return _wanted(cell, terms).items() <= found.items() and found["frames"] >= cell.config.frames
 
 
-def check_is_of(cell: Cell, path: Path, stored: tuple[Config, str], frames: int) -> None:
+def check_is_of(cell: Cell, path: Path, stored: Config, frames: int) -> None:
     """UsageError if what lies at `path` is of another run, or of a longer one, which would have an advantage."""
-    config, preset = stored
-    if preset != cell.preset:
-        raise UsageError(f"{path}: is a run of {preset}, not of {cell.preset}")
+    if stored.preset != cell.preset:
+        raise UsageError(f"{path}: is a run of {stored.preset}, not of {cell.preset}")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # what may change is said by the run itself
-            check_same(config, cell.config)
+            check_same(stored, cell.config)
     except UsageError as error:
         raise UsageError(f"{path}: {str(error).removeprefix('--resume: ')}") from None
     if frames >= cell.config.frames + 4 * cell.config.num_envs:  # runs end with a whole step of all envs
