@@ -5,7 +5,7 @@ BIN := .venv/bin
 # for a ball that they never serve.
 DEMO := --epsilon-frames 300000 --eval-frames 200000 --eval-episodes 10 --eval-epsilon 0.01 --checkpoint-frames 200000
 
-.PHONY: install test agreement lint demo bench bench-scaling clean
+.PHONY: install test agreement lint demo page bench bench-scaling clean
 
 install: .venv/installed
 
@@ -32,6 +32,10 @@ lint: install
 
 demo: install
 	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 600000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
+
+# The local page of all runs in runs/, while they train and afterwards.
+page: install
+	TRACKIO_DIR=runs/trackio $(BIN)/trackio show --project recall --host 127.0.0.1
 
 # Speed and memory against the peers, which live in an environment of their own.
 bench: install .bench-venv/installed

@@ -36,7 +36,7 @@ SETTINGS = {
     "track": "none",
 }
 TIMES = ("time_environment", "time_acting", "time_sampling", "time_learning")
-WALL_CLOCK = ("seconds", "frames_per_second", *TIMES)
+WALL_CLOCK = ("seconds", "frames_per_second", "steps_per_second", *TIMES)
 OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
 
 
