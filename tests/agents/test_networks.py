@@ -78,12 +78,6 @@ def test_no_stack_crosses_a_reset() -> None:
     assert stacks.tolist() == [[0, 0, 3, 4], [0, 3, 4, 5], [3, 4, 5, 6]]
 
 
-def test_stacking_leaves_the_frames_alone() -> None:
-    planes = torch.full((6, 2, 2, 2, 1), 99, dtype=torch.uint8)
-    stack_frames(planes, torch.ones(6, 2, dtype=torch.bool), 3)
-    assert (planes == 99).all()
-
-
 # --- layers
 
 

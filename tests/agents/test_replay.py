@@ -208,13 +208,6 @@ def test_a_rebuilt_stack_equals_the_one_the_actor_saw(depth: int) -> None:
             assert torch.equal(stacks[i, b], spy.stacks[time + i][lane])
 
 
-def test_sequences_of_the_block_being_filled_are_read_from_it() -> None:
-    s = tiny(written=BLOCK + 5, length=3)
-    replay, _ = filled(s)
-    batch = replay.sample(100)
-    assert max(place(batch, 0, b)[0] for b in range(100)) == BLOCK + 5 - 3
-
-
 def test_a_sample_does_not_change_when_its_rows_are_overwritten() -> None:
     replay, written = filled(tiny())
     batch = replay.sample(8)
@@ -442,23 +435,6 @@ def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(
     assert ring_times(needed, *shape) * lanes == needed
     with pytest.raises(ValueError, match="too small"):
         ring_times(needed - 1, *shape)
-
-
-def test_rows_of_another_shape_are_refused() -> None:
-    replay, _ = filled(tiny(written=10))
-    good = next(rows(2))
-    wrong = {
-        "frame": np.zeros((2, 3, 3), np.uint8),
-        "is_first": np.zeros(3, bool),
-        "action": np.zeros(3, np.int64),
-        "reward": np.zeros(3, np.float32),
-        "terminated": np.zeros(3, bool),
-        "truncated": np.zeros(3, bool),
-        "core_state": np.zeros((2, STATE + 1), np.float32),
-    }
-    for name, array in wrong.items():
-        with pytest.raises(ValueError, match="broadcast"):
-            replay.append(good._replace(**{name: array}))
 
 
 def test_random_updates_start_from_zeros_and_store_no_state() -> None:
