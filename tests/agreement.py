@@ -96,7 +96,7 @@ def test_transformed_n_step_targets(seed: int) -> None:
 def test_quantile_losses_of_double_qr_dqn(seed: int) -> None:
     b, tau = Batch(seed), (jnp.arange(N) + 0.5) / N
     value = losses.double_q_value(b.z_next.mean(-1), b.z_next)  # [T, B, N]
-    rows = (b.reward[..., None], b.discount[..., None], torch.ones(T, B, 1))
+    rows = (b.reward[..., None], b.discount[..., None], torch.ones_like(b.trace)[..., None])
     target = losses.n_step_target(*rows, value, 1)
     ours = losses.quantile_huber(target[..., None, :] - losses.at_action(b.z, b.action)[:-1][..., None])
     theirs = jax.vmap(jax.vmap(lambda z, *x: rlax.quantile_q_learning(z, tau, *x, huber_param=1.0)))(

@@ -104,6 +104,18 @@ def test_the_state_is_reset_where_an_episode_starts_and_nowhere_else() -> None:
         assert not torch.allclose(actor.core_state[lane], step(zeros)[lane], atol=1e-4)
 
 
+def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_draws_alone() -> None:
+    network, play, epsilon = make_network(core="lstm"), Play(2), np.full(N, 0.5)
+    one, other = make_actor(network), make_actor(network)
+    step = play.frame[0], play.is_first[0], play.reward[0], epsilon
+    before = other.core_state
+    action, some = one.act(*step), other.act(*step, playing=np.array([True, False, True]))
+    assert (some[[0, 2]] == action[[0, 2]]).all()
+    torch.testing.assert_close(other.core_state[[0, 2]], one.core_state[[0, 2]])
+    assert torch.equal(other.core_state[1], before[1])
+    assert other.rng.bit_generator.state == one.rng.bit_generator.state
+
+
 def test_the_core_state_starts_at_zero() -> None:
     network = make_network(core="lstm")
     assert torch.equal(make_actor(network).core_state, torch.zeros(N, network.state_size))

@@ -182,7 +182,7 @@ class Spy:
     """Stands in for the network: keeps the stacks the actor shows it."""
 
     def __init__(self, depth: int) -> None:
-        self.settings, self.stacks = NetworkSettings(frame_stack=depth), []
+        self.settings, self.num_actions, self.stacks = NetworkSettings(frame_stack=depth), 2, []
 
     def initial_state(self, batch_size: int) -> torch.Tensor:
         return torch.zeros(batch_size, 0)
