@@ -62,6 +62,10 @@ class LearnerSettings:
     """Rows after the unroll that lend targets their look-ahead; with --trace-lambda None, n of the n-step return."""
     trace_lambda: Share | None = 0.65
     """Q(lambda) targets with this lambda. None: n-step targets."""
+    trace_lambda_start: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Lambda of the first update, where --trace-lambda-updates is not 0."""
+    trace_lambda_updates: Whole = 0
+    """Updates over which lambda falls to --trace-lambda, 1 - lambda growing geometrically. 0: constant."""
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Discount a step (4 frames)."""
     double: bool = True
@@ -194,8 +198,17 @@ class Learner:
         if s.trace_lambda is None:
             target = losses.n_step_target(reward, discount, trace, value, s.n_step)
         else:
-            target = losses.lambda_target(reward, discount, s.trace_lambda * trace, value, s.n_step)
+            lambda_ = self._annealed(s.trace_lambda)
+            target = losses.lambda_target(reward, discount, lambda_ * trace, value, s.n_step)
         return losses.rescale(target) if s.value_rescaling else target
+
+    def _annealed(self, final: float) -> float:
+        """Lambda of this update."""
+        start, updates = self.settings.trace_lambda_start, self.settings.trace_lambda_updates
+        if self.updates >= updates:
+            return final
+        share = self.updates / updates
+        return 1 - (1 - start) ** (1 - share) * (1 - final) ** share
 
     def check_finite(self) -> None:
         """NonFiniteError if a weight or the optimiser's memory is no longer finite."""

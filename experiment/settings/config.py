@@ -169,6 +169,8 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
     (("double",), ("target_period",), lambda period: period == 0),  # one network selects and values
     (("loss",), ("head",), lambda head: head != "mean"),
     (("trace_lambda",), ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),  # one row ahead in any case
+    (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda final: final is None),
+    (("trace_lambda_start",), ("trace_lambda_updates",), lambda updates: updates == 0),
     (("double", "target_period", "trace_lambda"), ("discount",), lambda discount: discount == 0),
     (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda frames: frames == 0),
 )

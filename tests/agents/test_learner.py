@@ -451,3 +451,14 @@ def test_a_learner_restored_before_its_first_update_starts_afresh() -> None:
 def test_the_weights_of_another_network_are_refused() -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         make_learner(make_network(core="gru")).restore(make_learner().state())
+
+
+def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
+    """Each update is that of a learner whose lambda is constant: 1 - 0.9, then the geometric mean, then 1 - 0.6."""
+    settings = {"unroll": 3, "target_period": 1}
+    falling = make_learner(trace_lambda=0.6, trace_lambda_start=0.9, trace_lambda_updates=2, **settings)
+    for update, value in enumerate((0.9, 1 - (0.1 * 0.4) ** 0.5, 0.6, 0.6)):
+        batch, constant = make_batch(4, seed=update), make_learner(trace_lambda=value, **settings)
+        constant.restore({k: v.clone() for k, v in falling.state().items()})
+        expected = constant.update(batch).metrics["loss"]
+        torch.testing.assert_close(falling.update(batch).metrics["loss"], expected, rtol=1e-6, atol=0)

@@ -36,7 +36,8 @@ def candidates(name: str) -> list[Any]:
     if name in names or "enum" in part or part["type"] == "boolean":
         return names.get(name, part.get("enum", [True, False]))
     low = part.get("minimum", 1)
-    return [low, low + 1] if part["type"] == "integer" else [low, (low + part.get("maximum", 1)) / 2]
+    none = [None] if "anyOf" in SCHEMA[name] else []
+    return [low, low + 1 if part["type"] == "integer" else (low + part.get("maximum", 1)) / 2, *none]
 
 
 @pytest.mark.parametrize(("settings", "others", "without_effect"), IDLE, ids=lambda x: str(x))
