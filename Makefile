@@ -20,10 +20,11 @@ install: .venv/installed
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# Our equations against rlax's, an independent implementation; it brings JAX.
+# Our equations against rlax's, an independent implementation (it brings JAX); our environments with others' agents,
+# and our agents in others' environments.
 agreement: install
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agreement]'
-	$(BIN)/python -m pytest tests/agreement.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agreement,interop]'
+	$(BIN)/python -m pytest tests/agreement.py tests/envs/test_gym.py tests/envs/test_images.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -1,16 +1,17 @@
 """The families of environments, and one door to all of them: an Atari game has a name, any other a gymnasium id."""
 
+import re
 from typing import NamedTuple
 from typing import Protocol as Interface
 
 import numpy as np
 
 from envs import emulator
-from envs.emulator import Emulators, check_game, machine
-from envs.protocols import Protocol, protocol
+from envs.emulator import Emulators, available_games, check_game, machine
+from envs.images import Images, facts
+from envs.protocols import OWN, Protocol, protocol
 
 MAX_SEED = 2**31 - 1  # of a tape: the emulator takes 32-bit signed seeds; a negative one means "no seed"
-MAX_STEPS = emulator.MAX_FRAMES // emulator.FRAME_SKIP  # of an episode: it is truncated then, at the latest
 
 
 class Games(Interface):
@@ -46,24 +47,39 @@ class Task(NamedTuple):
     action_names: list[str]  # an action is an index into this list
 
 
+def is_atari(game: str) -> bool:
+    """Whether this names an Atari game: the ids of gymnasium end in a version, such as -v0."""
+    return game in available_games()
+
+
 def check_env(name: str) -> str:
-    """The name itself, if there is such a game. ValueError, with the name probably meant, if not."""
-    return check_game(name)
+    """The name itself, if there is such an environment. ValueError, with the name probably meant, if not."""
+    if is_atari(name) or not re.search(r"-v\d+$", name):
+        return check_game(name)
+    facts(name)
+    return name
 
 
 def rules(game: str, name: str) -> Protocol:
-    """The protocol that this environment is played under. ValueError on an unknown game or protocol."""
-    check_env(game)
-    return protocol(name)
+    """The protocol that this environment is played under: the named one for Atari games, `own` for all others.
+
+    ValueError on an unknown environment or protocol.
+    """
+    return protocol(name) if is_atari(check_env(game)) else OWN
 
 
 def task(game: str, rules: Protocol) -> Task:
-    """What must be known to build an agent for this environment. ValueError on an unknown game."""
-    return Task((emulator.SIZE, emulator.SIZE), emulator.FRAME_SKIP, machine(game).actions(rules))
+    """What must be known to build an agent for this environment. ValueError on an unknown one."""
+    if is_atari(game):
+        return Task((emulator.SIZE, emulator.SIZE), emulator.FRAME_SKIP, machine(game).actions(rules))
+    shape, actions = facts(game)
+    return Task(shape, 1, actions)
 
 
 def open_games(
     game: str, num_envs: int, rules: Protocol, threads: int = 1, *, colour: bool = False, every: bool = False
 ) -> Games:
     """The environments themselves, grey; or in colour and their native size, with `every` frame, for films."""
-    return Emulators(game, num_envs, rules, threads, colour=colour, every=every)
+    if is_atari(game):
+        return Emulators(game, num_envs, rules, threads, colour=colour, every=every)
+    return Images(game, num_envs, colour=colour)

@@ -28,6 +28,9 @@ PROTOCOLS: dict[str, Protocol] = {
     )
 }
 
+# Environments other than Atari: their own rules, whichever protocol is asked for.
+OWN = Protocol("own", sticky=0.0, full_action_set=False, noop_max=0, life_loss_terminal=False)
+
 
 def protocol(name: str) -> Protocol:
     """The protocol of this name. ValueError if there is none."""

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.episodes import MAX_ACTIONS, EpisodeRecord
-from envs.families import MAX_SEED, MAX_STEPS, open_games, rules, task
+from envs.families import MAX_SEED, open_games, rules, task
+from envs.images import MAX_STEPS
 from envs.screens import Observe, Observer, make_observer
 
 

@@ -36,7 +36,7 @@ def same(a: list, b: list) -> bool:
 def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: Observe):
     made = make(game, rules, how)
     made.reset()
-    play(made, 399, seed=1)
+    play(made, 599, seed=1)
     frames = play(made, 1, seed=5)[4]  # the field `frame` of the last step
     state = made.state()
     assert (state["tape_number"] > 0).any()

@@ -1,0 +1,128 @@
+"""Any registered gymnasium environment that shows images and takes discrete actions, as grey images."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+from PIL import Image
+
+from envs.emulator import FRAME_SKIP, MAX_FRAMES, SIZE, check_game
+
+MAX_STEPS = MAX_FRAMES // FRAME_SKIP  # of an episode: it is truncated then, at the latest
+
+
+def _minigrid(env: gym.Env) -> gym.Env:
+    """MiniGrid observes numbers of objects; its own wrapper draws them, 8 pixels a tile."""
+    from minigrid.wrappers import RGBImgPartialObsWrapper  # an extra
+
+    return RGBImgPartialObsWrapper(env)
+
+
+DRAWN: dict[str, Callable[[gym.Env], gym.Env]] = {"minigrid": _minigrid}  # package of the environment: its wrapper
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+class GreyImage(gym.ObservationWrapper):
+    """Grey images, uint8 [H, W], of an environment that observes uint8 [H, W], [H, W, 1] or [H, W, 3], or a Dict with
+    such an `image`. ValueError for any other.
+
+    Images of at least 36 pixels a side, which the convolutions need, are resized to 84x84; smaller ones stay as they
+    are, for a torso that takes them.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        self._key = isinstance(space, Dict) and "image" in space.spaces
+        image = space["image"] if isinstance(space, Dict) and self._key else space
+        if not isinstance(image, Box) or image.dtype != np.uint8 or not _is_picture(image.shape):
+            what = f"{type(image).__name__}, {image.dtype} {list(image.shape or ())}"
+            raise ValueError(f"it observes {what}, not an image: uint8 [H, W], [H, W, 1] or [H, W, 3]")
+        self.shape = (SIZE, SIZE) if min(image.shape[:2]) >= 36 else (image.shape[0], image.shape[1])
+        self.observation_space = Box(0, 255, self.shape, np.uint8)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        pixels = observation["image"] if self._key else observation
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).convert("L")
+        height, width = self.shape
+        return np.array(image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BOX))
+
+
+def single(name: str, colour: bool = False) -> GreyImage:
+    """One environment with this id, truncated after MAX_STEPS steps at the latest. ValueError, in one line, if there is
+    none, or if it has no images or no discrete actions."""
+    module, _, bare = name.rpartition(":")
+    try:
+        if module:
+            import_module(module)
+        spec = gym.spec(bare)
+        if str(spec.entry_point).startswith("ale_py"):
+            check_game(name)  # raises, with the name of the game: its own family is faster and counts true scores
+        limit = min(spec.max_episode_steps or MAX_STEPS, MAX_STEPS)
+        render = {"render_mode": "rgb_array"} if colour else {}
+        env = gym.make(spec, max_episode_steps=limit, disable_env_checker=True, **render)
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(f"no environment {name!r}: {' '.join(str(error).split())}") from None
+    try:
+        actions = env.action_space
+        if not isinstance(actions, Discrete) or actions.start != 0 or actions.n > 256:
+            raise ValueError(f"its actions are {actions}, not Discrete(n) with n up to 256")
+        return GreyImage(DRAWN.get(type(env.unwrapped).__module__.partition(".")[0], lambda env: env)(env))
+    except ValueError as error:
+        env.close()
+        raise ValueError(f"environment {name!r}: {error}") from None
+
+
+@lru_cache
+def facts(name: str) -> tuple[tuple[int, int], list[str]]:
+    """Height and width of its images, and the names of its actions. ValueError as in `single`."""
+    env = single(name)
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    names = meanings() if meanings else [str(a) for a in range(int(env.action_space.n))]  # type: ignore[attr-defined]
+    env.close()
+    return env.shape, names
+
+
+class Images:
+    """`num_envs` gymnasium environments with one id, one after the other in this thread (see `envs.families.Games`)."""
+
+    steps_an_action = 1
+
+    def __init__(self, name: str, num_envs: int, *, colour: bool = False) -> None:
+        """colour: images are what the environment renders, [height, width, 3]; they may be of any size."""
+        self._envs = [single(name, colour) for _ in range(num_envs)]
+        self._colour = colour
+        self._screens: list[np.ndarray] = [np.zeros(0)] * num_envs
+        self._actions = np.zeros(num_envs, np.int64)
+        self._lives = np.zeros(num_envs, np.int64)
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for i in np.flatnonzero(mask).tolist():
+            image, _ = self._envs[i].reset(seed=int(seeds[i]) if seeds[i] >= 0 else None)
+            self._screens[i] = self._seen(i, image)
+        return np.stack(self._screens), self._lives
+
+    def send(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        image, reward, terminated, truncated, _ = zip(
+            *(env.step(a) for env, a in zip(self._envs, self._actions, strict=True)), strict=True
+        )
+        self._screens = [self._seen(i, seen) for i, seen in enumerate(image)]
+        ends = np.array(terminated, np.bool_), np.array(truncated, np.bool_)
+        return np.stack(self._screens), np.array(reward, np.float64), *ends, self._lives
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    def _seen(self, env: int, image: np.ndarray) -> np.ndarray:
+        return np.asarray(self._envs[env].render()) if self._colour else image
