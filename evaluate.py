@@ -22,7 +22,7 @@ from experiment.runs.session import stop_signals
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation, write_videos
 from experiment.settings.cli import exit_on_usage_error, parse
-from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError
+from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError, file_name
 from experiment.store.files import refused
 
 
@@ -138,7 +138,7 @@ def sweep(agents: list[Agent], places: list[Path], screens: list[Observe]) -> in
                 return status
             scores[screen] = result.scores
     c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
-    rules = f"protocol {c.protocol}: {c.eval_episodes} episodes a point, epsilon {c.eval_epsilon:g}"
+    rules = f"protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, epsilon {c.eval_epsilon:g}"
     with refused(out, "written"):
         draw_sweep(out, series, f"{c.game}, {rules}")
     print(f"figure  {out}")
@@ -160,7 +160,7 @@ def check_sweep(agents: list[Agent], screens: list[Observe]) -> None:
 def describe(agent: Agent, result: Evaluation) -> None:
     """Print the scores, and what they were measured with."""
     c, summary = agent.config, result.summary(agent.config.game)
-    print(f"{agent.preset} on {c.game}, protocol {c.protocol}, observe {agent.screen},")
+    print(f"{agent.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
     print(f"trained for {agent.trained['frames']:,} frames, {summary['episodes']} episodes, epsilon {c.eval_epsilon:g}")
     error = "" if summary["standard_error"] is None else f", standard error {summary['standard_error']:.2f}"
     print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}{error}")
@@ -190,7 +190,7 @@ def main(argv: list[str]) -> int:
     describe(agent, result)
     if status := finish(agent, place, result):
         return status
-    title = f"{agent.preset} {agent.config.game} {agent.label}"
+    title = f"{agent.preset} {file_name(agent.config.game)} {agent.label}"
     with refused(place / "videos", "written"):
         for video in write_videos(result, asked.video, place / "videos", title):
             print(f"video   {video}", flush=True)

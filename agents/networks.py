@@ -78,6 +78,7 @@ class Torso(nn.Sequential):
     """Base of the torsos: stacks of planes [N, K C, H, W] -> features [N, output_size]."""
 
     output_size: int
+    sides: tuple[int, int] | None = (84, 84)  # height and width of the images it takes; None: any
 
     @staticmethod
     def planes(frames: Tensor) -> Tensor:
@@ -163,7 +164,26 @@ class LeanTorso(HalfTorso):
     blocks, strided = 1, True
 
 
-TORSOS: dict[str, type[Torso]] = {"nature": NatureTorso, "dqn-2013": Torso2013, "half": HalfTorso, "lean": LeanTorso}
+class FlatTorso(Torso):
+    """No convolutions: the grey levels themselves, from 0 to 1, for images of a few pixels -> [N, K H W]."""
+
+    sides = None
+
+    def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int]) -> None:
+        super().__init__(ChannelsLastFlatten())
+        self.output_size = images * frame_shape[0] * frame_shape[1]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) / 255
+
+
+TORSOS: dict[str, type[Torso]] = {
+    "nature": NatureTorso,
+    "dqn-2013": Torso2013,
+    "half": HalfTorso,
+    "lean": LeanTorso,
+    "flat": FlatTorso,
+}
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -174,8 +194,8 @@ class NetworkSettings:
     """Images the network sees at once, each 4 frames after the last."""
     torso: Annotated[str, one_of(TORSOS)] = "nature"
     """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (IMPALA's
-    residual stages at half the resolution; twice the work of nature) or lean (half with fewer layers;
-    about the work of nature)."""
+    residual stages at half the resolution; twice the work of nature), lean (half with fewer layers; about the work of
+    nature) or flat (none, for images of a few pixels)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: Annotated[str, one_of(CORES)] = "lstm"
@@ -206,11 +226,16 @@ class QNetwork(nn.Module):
     long time.
     """
 
-    def __init__(self, num_actions: int, settings: NetworkSettings) -> None:
+    def __init__(self, num_actions: int, settings: NetworkSettings, frame_shape: tuple[int, int] = (84, 84)) -> None:
+        """ValueError if the torso does not take images of this height and width."""
         super().__init__()
         s = self.settings = settings
         self.num_actions = num_actions
-        conv = TORSOS[s.torso](s.frame_stack, s.norm).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kind = TORSOS[s.torso]
+        if kind.sides not in (None, frame_shape):
+            raise ValueError(f"takes images of {kind.sides}, not {frame_shape}; use flat")
+        shape = (frame_shape,) if kind.sides is None else ()
+        conv = kind(s.frame_stack, s.norm, *shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         norm = [nn.LayerNorm(s.hidden)] if s.norm else []
         layers = [nn.Linear(conv.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else []
         features = s.hidden or conv.output_size

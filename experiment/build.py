@@ -14,7 +14,7 @@ from agents.exploration import ActorEpsilon, LinearEpsilon
 from agents.learner import Learner
 from agents.networks import QNetwork
 from agents.replay import BLOCK, Replay, ring_times
-from envs.emulator import FRAME_SKIP, SIZE
+from envs import families
 from envs.protocols import Protocol
 from envs.screens import Observe, make_observer, parse_screen
 from envs.tapes import Envs
@@ -34,6 +34,16 @@ def rng(seed: int, stream: str) -> np.random.Generator:
 def observe(config: Config) -> Observe:
     """What the agent sees."""
     return parse_screen(config.observe)
+
+
+def rules(config: Config) -> Protocol:
+    """The protocol that the environments are played under."""
+    return families.rules(config.game, config.protocol)
+
+
+def task(config: Config) -> families.Task:
+    """Size of the images, frames for each action, names of the actions."""
+    return families.task(config.game, rules(config))
 
 
 def threads(config: Config) -> int:
@@ -102,7 +112,7 @@ def first_update(config: Config) -> int:
     gathered = math.ceil(config.start_rows / config.num_envs)
     drawable = math.ceil(max(history, 1) / stride) * stride + length  # the first sequence is complete
     waits = math.ceil(config.batch_size * config.unroll / (config.num_envs * config.samples_per_step)) - 1
-    return FRAME_SKIP * config.num_envs * (max(gathered, drawable) + waits) + 1
+    return task(config).frame_skip * config.num_envs * (max(gathered, drawable) + waits) + 1
 
 
 # --- memory --------------------------------------------------------------------------------------------------------
@@ -119,7 +129,7 @@ SIZED_BY = {  # the settings that decide each part
 def frame_bytes(config: Config) -> int:
     """Estimated bytes of one frame in the replay: those of the game, and those of the noise that its screen adds."""
     screen = make_observer(observe(config), config.seed)
-    grey = np.full((SIZE, SIZE), 128, np.uint8)
+    grey = np.full(task(config).frame_shape, 128, np.uint8)
     block = np.stack([screen(grey, i == 0) for i in range(BLOCK)])
     return min(FRAME_BYTES + len(lz4.block.compress(block)) // BLOCK, grey.nbytes)
 
@@ -131,7 +141,7 @@ def expected_replay_bytes(config: Config) -> int:
     states = starts * 2 * blueprint(config).state_size * (config.update == "stored")  # half precision
     priorities = 16 << (starts - 1).bit_length() if config.priority_exponent else 0
     row = ROW_BYTES + frame_bytes(config)
-    return int(times * lanes * row + states + priorities + lanes * BLOCK * SIZE * SIZE)
+    return int(times * lanes * row + states + priorities + lanes * BLOCK * math.prod(task(config).frame_shape))
 
 
 def expected_bytes(config: Config) -> dict[str, int]:
@@ -142,7 +152,9 @@ def expected_bytes(config: Config) -> dict[str, int]:
     return {
         "replay": expected_replay_bytes(config),
         "network": parameters * 20,  # weights, target, gradient, two moments: 4 bytes each
-        "update": images * SIZE * SIZE * 20,  # pixels as bytes and numbers, the first activations, both ways
+        "update": images
+        * math.prod(task(config).frame_shape)
+        * 20,  # pixels as bytes and numbers, the first activations, both ways
     }
 
 
@@ -158,7 +170,7 @@ def make_network(config: Config, num_actions: int) -> QNetwork:
     """The network with its initial weights, from their own stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(config.seed, "weights").integers(2**63)))
-        return QNetwork(num_actions, config)
+        return QNetwork(num_actions, config, task(config).frame_shape)
 
 
 def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
@@ -166,7 +178,9 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
     try:
         with torch.device("meta"):
             return make_network(config, num_actions)
-    except (RuntimeError, TypeError, ValueError, OverflowError):
+    except ValueError as error:
+        raise UsageError(f"--torso {config.torso}: {error}") from None
+    except (RuntimeError, TypeError, OverflowError):
         raise UsageError("no network can be built from its settings: too large") from None
 
 
@@ -189,7 +203,15 @@ def replay_shape(config: Config) -> tuple[int, int]:
 def make_replay(config: Config, state_size: int) -> Replay:
     length, history, _ = _lengths(config)
     generator = rng(config.seed, "replay")
-    return Replay(config, config.num_envs, length=length, history=history, state_size=state_size, rng=generator)
+    return Replay(
+        config,
+        config.num_envs,
+        length=length,
+        history=history,
+        state_size=state_size,
+        rng=generator,
+        frame_shape=task(config).frame_shape,
+    )
 
 
 def _lengths(config: Config) -> tuple[int, int, int]:
@@ -198,7 +220,7 @@ def _lengths(config: Config) -> tuple[int, int, int]:
 
 
 def make_actor(config: Config, network: QNetwork, num_envs: int, generator: np.random.Generator) -> Actor:
-    return Actor(network, num_envs, generator, autocast(config))
+    return Actor(network, num_envs, generator, autocast(config), task(config).frame_shape)
 
 
 def make_epsilon(config: Config) -> LinearEpsilon | ActorEpsilon:

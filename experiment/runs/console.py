@@ -109,7 +109,7 @@ def announce(run: "Run") -> None:
     c = run.config
     core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
     print(f"run         {run.folder}" + (f", resumed at {run.frames:,} frames" if run.frames else ""))
-    print(f"game        {c.game}, protocol {c.protocol}, seed {c.seed}, observe {build.observe(c)}")
+    print(f"game        {c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {build.observe(c)}")
     print(
         f"network     {run.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
         f"core {core}, {run.parameters:,} parameters, {run.envs.num_actions} actions"

@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from agents.learner import NonFiniteError
-from envs.emulator import FRAME_SKIP
 from envs.protocols import Protocol
 from experiment import build
 from experiment.runs.console import Display
@@ -126,7 +125,7 @@ class Run:
     def _learning_steps(self) -> int:
         """Steps of all envs since learning began."""
         since = self.counters.learning_since
-        return 0 if since is None else (self.frames - since) // FRAME_SKIP
+        return 0 if since is None else (self.frames - since) // self.envs.frame_skip
 
     def record_update(self, metrics: Mapping[str, Tensor]) -> None:
         """Add an update's metrics to the next row, which shows their means. They are fetched with the row."""
@@ -145,7 +144,7 @@ class Run:
         """All envs have made one step: count, report, evaluate, save."""
         before = self.frames
         self.frame, self.is_first, self.prev_reward = frame, is_first, prev_reward
-        self.counters.frames += FRAME_SKIP * self.config.num_envs
+        self.counters.frames += self.envs.frame_skip * self.config.num_envs
         self._record_episodes()
 
         def passed(period: int) -> bool:
@@ -184,7 +183,7 @@ class Run:
         samples = self.learner.updates * config.batch_size * config.unroll
         row: dict[str, Any] = {
             "frames": self.frames,
-            "steps": self.frames // FRAME_SKIP,
+            "steps": self.frames // self.envs.frame_skip,
             "updates": self.learner.updates,
             "samples": samples,
             "samples_per_step": samples / max(self._learning_steps(), 1),
@@ -236,7 +235,7 @@ class Run:
             self._row_time = time.monotonic()  # evaluation is not training time
         self.counters.evaluation_due = False
         summary = result.summary(config.game)
-        about = {"preset": self.preset, "game": config.game, "protocol": config.protocol, "frames": self.frames}
+        about = {"preset": self.preset, "game": config.game, "protocol": self.protocol.name, "frames": self.frames}
         about |= {"epsilon": config.eval_epsilon, "train_seed": config.seed, "eval_seed": config.seed}
         try:
             write_evaluation(stem, result, summary, about)

@@ -13,8 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.learner import NonFiniteError
-from envs.emulator import FRAME_SKIP
-from envs.protocols import PROTOCOLS, Protocol
+from envs.protocols import Protocol
 from experiment import build
 from experiment.runs.console import Display, announce
 from experiment.runs.run import Run
@@ -34,8 +33,8 @@ FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_f
 def open_run(config: Config, preset: str, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
     """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
     build.check_config(config)
-    protocol = PROTOCOLS[config.protocol]
-    folder = resume or config.runs_dir / (config.name or f"{preset}-{config.game}-s{config.seed}")
+    protocol = build.rules(config)
+    folder = resume or config.runs_dir / (config.name or f"{preset}-{settings.file_name(config.game)}-s{config.seed}")
     if resume is None:
         build.check_new(config)
         _make_folder(folder, config)
@@ -98,7 +97,7 @@ def _is_young(folder: Path, config: Config) -> bool:
     """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed is needed."""
     with refused(path := folder / "metrics.jsonl", "read"):
         rows = read_rows(path)[0] if path.exists() else []
-        due = config.checkpoint_frames + FRAME_SKIP * config.num_envs
+        due = config.checkpoint_frames + build.task(config).frame_skip * config.num_envs
         return all(row["frames"] < due for row in rows)
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from agents.networks import QNetwork
 from agents.rows import Inputs
-from envs.emulator import machine
 from envs.episodes import EpisodeRecord, replay_grey
-from envs.protocols import PROTOCOLS, Protocol
+from envs.protocols import Protocol
 from envs.screens import Observe
 from experiment import build
 from experiment.scores.evaluation import Evaluation, evaluate
@@ -44,13 +43,15 @@ class Agent:
         """Describes the agent and the evaluation in every file of scores."""
         c = self.config
         played = {"epsilon": c.eval_epsilon, "eval_seed": c.seed, "observe": str(self.screen)}
-        return {"preset": self.preset, "game": c.game, "protocol": c.protocol, **played, **self.trained}
+        return {"preset": self.preset, "game": c.game, "protocol": self.protocol.name, **played, **self.trained}
 
     @property
     def label(self) -> str:
         """Name of the evaluation's files."""
         c, screen = self.config, self.screen
-        rules = f"{c.protocol}-{screen.kind}{screen.parameter:g}-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
+        rules = (
+            f"{self.protocol.name}-{screen.kind}{screen.parameter:g}-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
+        )
         return f"{self.trained['frames']:012d}-{rules}"
 
     def on(self, screen: Observe) -> "Agent":
@@ -88,7 +89,7 @@ def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -
     saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
     trained = from_dict(saved.meta.get("config", {}), str(folder))
     config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
-    protocol = PROTOCOLS[config.protocol]
+    protocol = build.rules(config)
     build.check_machine(config)
     build.use_threads(config)
     network = load_network(saved, config, protocol, folder)
@@ -96,7 +97,7 @@ def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -
         "frames": int(saved.meta["frames"]),
         "train_seed": trained.seed,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "network_sha256": saved.meta["files"][NETWORK]["sha256"],
+        "network_sha256": saved.meta["files"][NETWORK],
     }
     agent = Agent(folder, config.preset, config, protocol, network, about)
     return agent.on(observe) if observe else agent
@@ -104,7 +105,7 @@ def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
     """The trained network, on the CPU. UsageError if the weights or the action set do not fit."""
-    num_actions, trained = len(machine(config.game).actions(protocol)), saved.meta.get("num_actions")
+    num_actions, trained = len(build.task(config).action_names), saved.meta.get("num_actions")
     if trained != num_actions:
         raise UsageError(
             f"--protocol {protocol.name}: {num_actions} actions in {config.game}, "

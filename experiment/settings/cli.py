@@ -95,7 +95,8 @@ def _parser(prog: str, default: Settings, description: str) -> _Parser:
             else:
                 metavar = "|".join(variants[0].get("enum", [TYPES[variants[0]["type"]]]))
                 nargs = "+" if many else None
-                group.add_argument(flag(name), dest=name, action=_Once, nargs=nargs, metavar=metavar, help=text)
+                names = [flag(name), *field.get("aliases", [])]
+                group.add_argument(*names, dest=name, action=_Once, nargs=nargs, metavar=metavar, help=text)
     return parser
 
 

@@ -15,7 +15,7 @@ from agents.fields import FORBID, Count, Share, Whole, near, one_of
 from agents.learner import LearnerSettings
 from agents.networks import NetworkSettings
 from agents.replay import ReplaySettings
-from envs.emulator import check_game
+from envs.families import check_env
 from envs.protocols import PROTOCOLS
 from envs.screens import parse_screen
 from experiment.settings.presets import PRESETS
@@ -40,6 +40,11 @@ class UsageError(Exception):
 
 def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
+
+
+def file_name(game: str) -> str:
+    """The game as a part of a file's name: an id of gymnasium holds slashes and colons."""
+    return re.sub(r"[^\w.-]+", "-", game)
 
 
 def like(pattern: str, words: str) -> AfterValidator:
@@ -91,8 +96,9 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     # --- what is trained
     preset: Annotated[str, one_of(PRESETS), Positional] = "drqn"
     """Settings to start from; a flag overrides one of them."""
-    game: Annotated[str, AfterValidator(check_game)] = "breakout"
-    """Any one-player game of ale-py in snake case, such as space_invaders."""
+    game: Annotated[str, AfterValidator(check_env), Field(json_schema_extra={"aliases": ["--env"]})] = "breakout"
+    """Any one-player game of ale-py in snake case, such as space_invaders; or the id of a gymnasium environment with
+    images and discrete actions, such as minigrid:MiniGrid-MemoryS7-v0 (package:id). Then a step is one frame."""
     frames: Count = 10_000_000
     """Length of the run, in emulator frames."""
     seed: Seed = 1

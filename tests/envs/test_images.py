@@ -14,6 +14,7 @@ from envs.images import single
 from envs.protocols import OWN
 from envs.screens import Observe
 from envs.tapes import Envs
+from tests.small import differences, resume, rows, start
 
 
 class Walk(gym.Env):
@@ -159,3 +160,26 @@ def test_minigrid_is_drawn_and_repeats_itself():
         made.recv()
     other.restore(made.state())
     assert same([*made.state().values()], [*other.state().values()])
+
+
+def test_both_agents_train_on_an_environment_of_gymnasium_and_resume_exactly(tmp_path: Path):
+    few = {"game": WALK, "frames": 400, "checkpoint_frames": 200, "log_frames": 100, "epsilon_frames": 300}
+    for agent in ("dqn", "drqn"):
+        whole = start(tmp_path, f"{agent}-whole", agent, **few)
+        stopped = start(tmp_path, f"{agent}-stopped", agent, **few | {"frames": 300})
+        assert resume(stopped, "--frames", "400") == 0
+        assert differences(whole, stopped) == []
+        assert rows(whole)[-1]["steps"] == 400
+        assert rows(whole)[-1]["loss"] > 0
+    record = EpisodeRecord.load(whole / "episodes" / "best.json")
+    assert record.game == WALK
+    assert len(list(replay_colour(record))) == record.steps + 1
+
+
+def test_a_run_on_an_environment_that_does_not_repeat_itself_cannot_be_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = start(tmp_path, "chance", game=CHANCE, frames=300, checkpoint_frames=200)
+    assert resume(folder, "--frames", "400") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "Chance-v0 does not repeat itself" in last
