@@ -196,7 +196,7 @@ class Run:
             "replay_bytes": self.replay.nbytes,
             "seconds": round(counters.seconds, 3),
             "frames_per_second": round((self.frames - counters.row_frames) / since, 1),
-            "steps_per_second": round((self.frames - counters.row_frames) / FRAME_SKIP / since, 1),
+            "steps_per_second": round((self.frames - counters.row_frames) / self.envs.frame_skip / since, 1),
             **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
         }
         counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = {}, 0, [], self.frames
