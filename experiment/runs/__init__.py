@@ -1,0 +1,1 @@
+"""One run: its parts, its schedule, its console and its trackers."""
