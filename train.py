@@ -42,7 +42,7 @@ def train(run: Run) -> None:
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     config, resume = parse_train(argv)
-    with open_run(config, config.preset, resume) as run:
+    with open_run(config, resume) as run:
         train(run)
         run.finish()
     return 0

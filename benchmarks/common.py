@@ -140,7 +140,7 @@ def running(wanted: str | Config, **changes: Any) -> Iterator[Run]:
     with TemporaryDirectory(dir=SCRATCH) as folder:
         fixed |= {"runs_dir": Path(folder), "name": "run"}
         config = replace(settings.preset(wanted), start_rows=LEARNING) if isinstance(wanted, str) else wanted
-        with open_run(replace(config, **(fixed | changes)), "drqn", quiet=True) as run:
+        with open_run(replace(config, **(fixed | changes)), quiet=True) as run:
             yield run
 
 

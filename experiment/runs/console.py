@@ -111,7 +111,7 @@ def announce(run: "Run") -> None:
     print(f"run         {run.folder}" + (f", resumed at {run.frames:,} frames" if run.frames else ""))
     print(f"game        {c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {build.observe(c)}")
     print(
-        f"network     {run.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
+        f"network     {c.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
         f"core {core}, {run.parameters:,} parameters, {run.envs.num_actions} actions"
     )
     print(f"replay      {c.replay_rows:,} rows, about {build.expected_replay_bytes(c) / 1e9:.2f} GB when full")

@@ -14,12 +14,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from agents.learner import NonFiniteError
-from envs.protocols import Protocol
 from experiment import build
 from experiment.runs.console import Display
 from experiment.scores.evaluation import StoppedError, evaluate, spread, write_evaluation
+from experiment.scores.progress import progress
 from experiment.settings import config as settings
 from experiment.settings.config import Config, UsageError
+from experiment.settings.resources import free_memory
 from experiment.store import checkpoint as checkpoints
 from experiment.store.checkpoint import Checkpoint, subtree, tensor_tree
 from experiment.store.files import refused
@@ -43,19 +44,21 @@ class Counters:
     updates_in_row: int = 0
 
 
+RESERVE = 2**28  # bytes of free memory beside what a checkpoint needs: what a run may take between two rows
+
+
 class Run:
     """The parts of a run and its place in time. `advance` is called once for each step of the envs."""
 
-    def __init__(
-        self, config: Config, preset: str, folder: Path, protocol: Protocol, saved: Checkpoint | None = None
-    ) -> None:
+    def __init__(self, config: Config, folder: Path, saved: Checkpoint | None = None) -> None:
         """A run at its first frame, or as it was at `saved`; then the envs play their tapes again.
 
         UsageError if the checkpoint does not fit the settings; then metrics.jsonl stays as it is.
         """
-        self.config, self.preset, self.folder, self.protocol, self.commit = config, preset, folder, protocol, commit()
+        self.config, self.folder, self.commit = config, folder, commit()
+        self.protocol = build.rules(config)
         build.use_threads(config)
-        self.envs = build.make_envs(config, protocol)
+        self.envs = build.make_envs(config, self.protocol)
         network = build.make_network(config, self.envs.num_actions)
         self.parameters = sum(p.numel() for p in network.parameters())
         self.replay = build.make_replay(config, network.state_size)
@@ -66,8 +69,8 @@ class Run:
         self.is_first = np.ones(config.num_envs, bool)
         self.prev_reward = np.zeros(config.num_envs, np.float32)
         self.stop_asked = False
-        self._save_failed = False
-        self.display = Display(f"{preset} on {config.game}", config.frames)
+        self._save_failed = self._memory_warned = False
+        self.display = Display(f"{config.preset} on {config.game}", config.frames)
         try:
             if saved is None:
                 self.frame = self.envs.reset()
@@ -202,6 +205,21 @@ class Run:
         counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = {}, 0, [], self.frames
         self._times = dict.fromkeys(self._times, 0.0)
         self._publish(row)
+        self._watch_memory()
+
+    def _watch_memory(self) -> None:
+        """Warn once if memory will not suffice. Before it runs out, save and raise UsageError."""
+        used, full, free = self.replay.nbytes, self.replay.nbytes_when_full, free_memory()
+        if used == full or 2 * full - used <= free:  # a checkpoint copies the replay
+            return
+        rows, full, left = f"--replay-rows {self.config.replay_rows}", f"{full / 1e9:.2f} GB", f"{free / 1e9:.2f} GB"
+        sizes = f"{rows}: a full replay needs {full}, and as much again to be saved; {left} are free"
+        if not self._memory_warned:
+            self.display.say(f"warning: {sizes}; the run will stop before memory runs out")
+        self._memory_warned = True
+        if free < used + RESERVE:
+            self.save()
+            raise UsageError(f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. Resume it with more memory")
 
     def _publish(self, row: dict[str, Any]) -> None:
         self.metrics.write(row)
@@ -235,14 +253,14 @@ class Run:
             self._row_time = time.monotonic()  # evaluation is not training time
         self.counters.evaluation_due = False
         summary = result.summary(config.game)
-        about = {"preset": self.preset, "game": config.game, "protocol": self.protocol.name, "frames": self.frames}
+        about = {"preset": config.preset, "game": config.game, "protocol": self.protocol.name, "frames": self.frames}
         about |= {"epsilon": config.eval_epsilon, "train_seed": config.seed, "eval_seed": config.seed}
         try:
             write_evaluation(stem, result, summary, about)
         except OSError as error:
             self.display.say(f"evaluation at {self.frames:,} frames: its file is not written ({error.strerror})")
         low, high = summary["interval_95"]
-        score = {"eval_score": summary["mean"], "eval_low": low, "eval_high": high, "eval_protocol": config.protocol}
+        score = {"eval_score": summary["mean"], "eval_low": low, "eval_high": high, "eval_protocol": self.protocol.name}
         self._publish({"frames": self.frames, **score})
         self.display.say(
             f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
@@ -289,7 +307,7 @@ class Run:
         meta = {
             **asdict(self.counters),
             "updates": self.learner.updates,
-            "preset": self.preset,
+            "preset": self.config.preset,
             "config": settings.to_dict(self.config),
             "num_actions": self.envs.num_actions,
             "precision": build.precision(self.config),
@@ -323,4 +341,6 @@ class Run:
         self.replay.rng.bit_generator.state = meta["generators"]["replay"]
         loop = subtree(training, "loop")
         self.is_first[:], self.prev_reward[:] = loop["is_first"].numpy(), loop["prev_reward"].numpy()
-        self.frame = self.envs.restore({k: v.numpy() for k, v in subtree(training, "envs").items()})
+        envs = {k: v.numpy() for k, v in subtree(training, "envs").items()}
+        with progress("resuming: the games since the last seed", int(envs["tape_length"].max()), "steps") as report:
+            self.frame = self.envs.restore(envs, lambda done, total: report(done, ""))

@@ -13,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.learner import NonFiniteError
-from envs.protocols import Protocol
 from experiment import build
 from experiment.runs.console import Display, announce
 from experiment.runs.run import Run
@@ -30,18 +29,18 @@ FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_f
 
 
 @contextlib.contextmanager
-def open_run(config: Config, preset: str, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
+def open_run(config: Config, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
     """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
     build.check_config(config)
-    protocol = build.rules(config)
-    folder = resume or config.runs_dir / (config.name or f"{preset}-{settings.file_name(config.game)}-s{config.seed}")
+    name = config.name or f"{config.preset}-{settings.file_name(config.game)}-s{config.seed}"
+    folder = resume or config.runs_dir / name
     if resume is None:
         build.check_new(config)
         _make_folder(folder, config)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(checkpoints.lock(folder))
-            run = (_resume if resume else Run)(config, preset, folder, protocol)
+            run = (_resume if resume else Run)(config, folder)
         except BaseException as error:
             if resume is None:
                 shutil.rmtree(folder, ignore_errors=True)  # nothing has begun: the name stays free
@@ -68,7 +67,7 @@ def open_run(config: Config, preset: str, resume: Path | None = None, quiet: boo
             ) from None
 
 
-def _resume(config: Config, preset: str, folder: Path, protocol: Protocol) -> Run:
+def _resume(config: Config, folder: Path) -> Run:
     """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
     path, saved = folder / "config.yaml", None
     if not checkpoints.saved_frames(folder) and _is_young(folder, config):
@@ -83,7 +82,7 @@ def _resume(config: Config, preset: str, folder: Path, protocol: Protocol) -> Ru
             now |= machine() | {"device": config.device, "compile": config.compile}
             for line in exactness_lost(before, now):
                 print(f"no longer bit for bit the same run: {line}")
-    run = Run(config, preset, folder, protocol, saved)
+    run = Run(config, folder, saved)
     try:  # config.yaml follows, so that the next resume need not be told again
         if not path.exists() or settings.load(path) != config:
             with replacing(path) as temporary:

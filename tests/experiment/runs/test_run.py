@@ -1,0 +1,124 @@
+"""A run's schedule: how often it learns, what its rows hold, when it stops for want of memory."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.replay import Replay
+from agents.rows import Rows
+from experiment import build
+from experiment.runs.run import Counters, Run
+from experiment.runs.trackers import NAMES
+from experiment.settings.config import override, preset
+from tests import small
+
+# Settings of a run -> rows of all envs when learning begins, updates at the end.
+UPDATES: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    # 4 envs, a ring of 5000 / 4 / 8 whole blocks = 1248 times: full at 4992 rows; 4 x (15000 - 4992) / 64 = 625.5
+    "ring_of_start_rows": ("drqn", {"num_envs": 4, "replay_rows": 5_000, "start_rows": 5_000, "batch_size": 4,
+                                    "frames": 60_000}, 4_992, 625),
+    "almost_the_ring": ("drqn", {"num_envs": 4, "replay_rows": 5_000, "start_rows": 4_988, "batch_size": 4,
+                                 "frames": 60_000}, 4_988, 625),  # 4 x (15000 - 4988) / 64 = 625.75
+    # The first sequence of 8 + 16 + 1 rows is whole when 3 envs have made 1 stride and 25 steps: 33 x 3 = 99 rows.
+    "from_the_start": ("drqn", {"num_envs": 3, "replay_rows": 600, "start_rows": 0, "batch_size": 5, "frames": 24_000,
+                                "samples_per_step": 0.7}, 99, 51),  # 0.7 x (6000 - 99) / 80 = 51.6
+    # 7 envs: 1001 is the first multiple of 7 from 1000 on; 2.3 x (7000 - 1001) / (32 x 16) = 26.9
+    "odd_envs": ("dqn", {"num_envs": 7, "replay_rows": 2_000, "start_rows": 1_000, "frames": 28_000, "batch_size": 32,
+                         "samples_per_step": 2.3}, 1_001, 26),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UPDATES)
+def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_step(case: str):
+    name, changes, begun, updates = UPDATES[case]
+    config = override(preset(name), changes)
+    length, history, _ = build._lengths(config)
+    lanes = config.num_envs
+    sizes = {"length": length, "history": history, "state_size": 0, "rng": np.random.default_rng(1)}
+    replay = Replay(config, lanes, **sizes, frame_shape=(2, 2))  # type: ignore[arg-type]
+    run = Run.__new__(Run)  # its schedule alone
+    run.config, run.counters, run.replay = config, Counters(), replay
+    run.learner, run.envs = SimpleNamespace(updates=0), SimpleNamespace(frame_skip=4)  # type: ignore[assignment]
+    none, zero = np.zeros(lanes, bool), np.zeros(lanes, np.float32)
+    rows = Rows(np.zeros((lanes, 2, 2), np.uint8), none, np.zeros(lanes, int), zero, none, none, np.zeros((lanes, 0)))
+    while run.frames < config.frames:
+        run.learner.updates += run.updates_due()
+        replay.append(rows)
+        run.counters.frames += 4 * lanes
+        if (since := run.counters.learning_since) is not None:
+            steps = (run.frames - since) / 4
+            assert run.learner.updates == int(config.samples_per_step * steps // (config.batch_size * config.unroll))
+    assert run.counters.learning_since == 4 * begun
+    assert run.learner.updates == updates
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.start(tmp_path_factory.mktemp("runs"), "run", frames=1_600, eval_frames=1_600)
+
+
+def table() -> dict[str, str]:
+    """Metric -> its name in trackers, from docs/metrics.md."""
+    lines = (small.ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
+    pairs = [
+        (name, (re.findall(r"`(.+?)`", other) or [name])[0])
+        for names, other in cells
+        for name in re.findall(r"`(.+?)`", names)
+    ]
+    return dict(pairs)
+
+
+def test_the_documented_metrics_are_those_of_a_run(finished: Path):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {name for row in rows for name in row} == set(table())
+    assert {name: other for name, other in table().items() if name != other} == NAMES
+
+
+def test_a_row_adds_up(finished: Path):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "updates" in row][-1]
+    # 1600 frames = 400 steps; learning began at 100 rows; 1 x 300 / (4 x 16) = 4.7 updates
+    assert (last["frames"], last["steps"], last["updates"]) == (1_600, 400, 4)
+    assert (last["samples"], last["samples_per_step"]) == (4 * 64, 4 * 64 / 300)
+    assert last["replay_rows"] == 400
+    assert last["replay_bytes"] > 2 * 8 * 84 * 84  # at least the block that is being filled
+    assert 0 < sum(last[name] for name in small.TIMES) <= 1
+    assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
+
+
+def test_a_metric_of_the_learner_reaches_the_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    record = Run.record_update
+    monkeypatch.setattr(Run, "record_update", lambda run, metrics: record(run, {**metrics, "new": metrics["loss"] * 2}))
+    rows = small.rows(small.start(tmp_path, "run", frames=1_600))
+    assert [row["new"] for row in rows if "loss" in row] == [2 * row["loss"] for row in rows if "loss" in row] != []
+
+
+def test_a_run_that_made_no_update_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    small.at_frame(monkeypatch, 80, small.ask_to_stop)
+    small.start(tmp_path, "run")
+    assert "stopped without one update: the agent is untrained" in capsys.readouterr().out
+
+
+def test_a_run_that_is_short_of_memory_warns_stops_with_a_checkpoint_and_can_be_resumed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    free = iter([10**6, 2**28 + 10**6] + [0] * 9)  # the full replay needs more than 1 MB
+    with monkeypatch.context() as patch:
+        patch.setattr("experiment.runs.run.free_memory", lambda: next(free))
+        patch.setattr("experiment.runs.run.RESERVE", 0)
+        words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(frames=1_600, eval_frames=1_600)]
+        assert small.train_program.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out.count("warning: --replay-rows 500: a full replay needs") == 1
+    assert "stopped at" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert small.resume(tmp_path / "run") == 0
+    assert small.differences(finished, tmp_path / "run") == []
