@@ -79,7 +79,8 @@ def _sentence(error: ValidationError, kind: type) -> str:
         return reason
     name, value = str(first["loc"][0]), f"{first['input']!s:.60}"
     field = kind.__pydantic_fields__.get(name)  # type: ignore[attr-defined]
-    place = name if field and field.json_schema_extra else flag(name)
+    extra = getattr(field, "json_schema_extra", None) or {}
+    place = name if extra.get("positional") else flag(name)
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
     return f"{place} {value if value.isprintable() else repr(value)}: {reason[0].lower()}{reason[1:]}"
@@ -163,6 +164,7 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
         return self
 
 
+LAMBDA = ("trace_lambda", "trace_lambda_start", "trace_lambda_updates")
 # Settings that have no effect where the predicate holds for the values of the others: (settings, others, predicate).
 IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] = (
     (("epsilon_start", "epsilon_final", "epsilon_frames"), ("exploration",), lambda kind: kind == "per-actor"),
@@ -174,10 +176,11 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
     (("core_size", "burn_in", "update"), ("core",), lambda core: core == "identity"),
     (("double",), ("target_period",), lambda period: period == 0),  # one network selects and values
     (("loss",), ("head",), lambda head: head != "mean"),
-    (("trace_lambda",), ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),  # one row ahead in any case
+    (LAMBDA, ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),  # one row ahead in any case
     (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda final: final is None),
     (("trace_lambda_start",), ("trace_lambda_updates",), lambda updates: updates == 0),
-    (("double", "target_period", "trace_lambda"), ("discount",), lambda discount: discount == 0),
+    (("trace_lambda_updates",), ("trace_lambda_start", "trace_lambda"), lambda start, final: start == final),
+    (("double", "target_period", *LAMBDA), ("discount",), lambda discount: discount == 0),
     (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda frames: frames == 0),
 )
 

@@ -47,7 +47,7 @@ def test_a_setting_without_effect_is_refused_and_the_other_setting_is_named(
     values = itertools.product(*map(candidates, others))
     cause = next(dict(zip(others, chosen, strict=True)) for chosen in values if without_effect(*chosen))
     for name in settings:
-        with_effect = {"target_period": 5, "priority_exponent": 0.5}  # no other rule holds
+        with_effect = {"target_period": 5, "priority_exponent": 0.5, "trace_lambda_updates": 7}  # no other rule holds
         start = override(preset("drqn"), with_effect | cause)
         value = next(v for v in candidates(name) if v not in (getattr(start, name), getattr(preset("drqn"), name)))
         given = override(start, {name: value})

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents.heads import HEADS
+from agents.learner import LearnerSettings
+from agents.networks import NetworkSettings
 from agents.rows import Inputs, Sequence
 from experiment import build
-from experiment.settings.config import PRESETS, Config, override, preset
+from experiment.settings.config import PRESETS, Config, idle, override, preset
 
 A, B = 3, 4
 Weights = dict[str, Tensor]
@@ -254,6 +256,47 @@ def test_every_head_trains_any_core(core: str, head: str) -> None:
     batch = batch._replace(terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated))
     told = [learner.update(batch).metrics["td_error"].item() for _ in range(60)]
     assert np.mean(told[-5:]) < 0.8 * told[0]
+
+
+OTHER = {
+    "trace_lambda": 0.3, "trace_lambda_start": 0.5, "trace_lambda_updates": 4,
+    "discount": 0.5, "double": None, "target_period": 2, "reward_clip": 0.5, "optimizer": "radam",
+    "learning_rate": 0.01, "optimizer_epsilon": 0.1, "max_grad_norm": 1e-3, "priority_eta": 0.1, "core_size": 9,
+    "head_hidden": 8, "hidden": 8, "torso": "lean", "head": "hl-gauss", "loss": None, "dueling": None, "norm": None,
+    "center": None, "last_action_reward": None,
+}  # fmt: skip
+
+
+def outcome(config: Config) -> list[Tensor]:
+    """Weights after five updates, and priorities if they are used."""
+    network = build.make_network(config, A).double()
+    learner, priority = build.make_learner(config, network), torch.empty(0)
+    if config.target_period:  # else both networks would choose alike
+        learner.target.load_state_dict(build.make_network(override(config, {"seed": 2}), A).double().state_dict())
+    for step in (1, 2, 3, 4, 5):
+        priority = learner.update(make_batch(config, network.state_size, seed=step)).priority
+    return [*(p.detach() for p in learner.online.parameters()), *([priority] * (config.priority_exponent > 0))]
+
+
+@pytest.mark.parametrize("head", ["mean", "qr"])
+@pytest.mark.parametrize("name", ["drqn", "dqn", "dqn-2015", "r2d2", "rainbow-lite"])
+def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(name: str, head: str) -> None:
+    small = SMALL | {"hidden": 7, "core_size": 6, "head": head}
+    small |= {"unroll": 5, "burn_in": 2} if PRESETS[name].get("unroll") != 1 else {}
+    config = override(preset(name), small)
+    shapes = {"batch_size", "burn_in", "unroll", "n_step", "frame_stack", "core", "value_rescaling"}
+    assert shapes | set(OTHER) == {*NetworkSettings.__dataclass_fields__, *LearnerSettings.__dataclass_fields__}
+    before, wrong = outcome(config), []
+    for setting, value in OTHER.items():
+        if value is None:
+            value = {"squared": "huber", "huber": "squared", True: False, False: True}[getattr(config, setting)]
+        value = None if setting == "reward_clip" and config.value_rescaling else value
+        if value != getattr(config, setting):
+            after = outcome(override(config, {setting: value}))
+            close = (torch.allclose(a, b, rtol=1e-10, atol=0) for a, b in zip(before, after, strict=False))
+            same = [x.shape for x in before] == [x.shape for x in after] and all(close)
+            wrong += [setting] if same != bool(idle(config, setting)) else []
+    assert not wrong
 
 
 def test_the_tables_of_the_documentation_are_the_presets() -> None:
