@@ -40,7 +40,9 @@ def candidates(name: str) -> list[Any]:
     return [low, low + 1 if part["type"] == "integer" else (low + part.get("maximum", 1)) / 2, *none]
 
 
-@pytest.mark.parametrize(("settings", "others", "without_effect"), IDLE, ids=lambda x: str(x))
+@pytest.mark.parametrize(
+    ("settings", "others", "without_effect"), IDLE, ids=[", ".join(row[0]) + "-" + ", ".join(row[1]) for row in IDLE]
+)
 def test_a_setting_without_effect_is_refused_and_the_other_setting_is_named(
     settings: tuple[str, ...], others: tuple[str, ...], without_effect: Any
 ) -> None:
