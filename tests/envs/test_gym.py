@@ -1,0 +1,97 @@
+"""Our environments as gymnasium's, by gymnasium's own checkers, and with the agents of another library."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_match import check_environments_match
+from gymnasium.vector import AutoresetMode
+
+import envs.gym  # registers  # noqa: F401
+from envs.emulator import available_games
+from envs.gym import Screen
+
+
+def test_a_game_passes_the_checker_of_gymnasium():
+    env = gym.make("recall/Pong-v0", render_mode="rgb_array", observe="flicker:0.5", protocol="dqn-2015")
+    check_env(env.unwrapped)
+
+
+def test_every_game_is_registered():
+    ids = {name for name in gym.registry if name.startswith("recall/")}
+    assert {"recall/Breakout-v0", "recall/SpaceInvaders-v0", "recall/UpNDown-v0"} <= ids
+    assert len(ids) >= len(available_games())
+
+
+def test_the_score_in_info_is_the_sum_of_the_rewards():
+    env = gym.make("recall/Breakout-v0", protocol="machado18")
+    assert env.action_space.n == 18  # type: ignore[attr-defined]
+    env.reset(seed=3)
+    env.action_space.seed(0)
+    total, steps, over = 0.0, 0, False
+    while not over:
+        _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        total, steps, over = total + float(reward), steps + 1, terminated or truncated
+        assert ("episode" in info) == over
+    assert (info["episode"]["r"], info["episode"]["l"]) == (total, steps)
+    with pytest.raises(ValueError, match="action 18 is not in Discrete"):
+        env.unwrapped.step(18)
+
+
+def test_the_picture_in_colour_is_that_of_the_game_that_is_played():
+    env = gym.make("recall/Breakout-v0", render_mode="rgb_array")
+    grey, _ = env.reset(seed=1)
+    for t in range(40):
+        picture = env.render()
+        assert isinstance(picture, np.ndarray)
+        assert picture.shape == (210, 160, 3)
+        paddle = grey[75:78, 9:75].max(axis=0) > 90  # the same columns, 84 for 160
+        wide = picture[189:193, 17:143].max(axis=(0, 2)) > 150
+        assert abs(paddle.argmax() / 66 - wide.argmax() / 126) < 0.05
+        grey, *_ = env.step(2 + t // 20)
+
+
+def test_many_games_side_by_side_reset_in_the_same_step():
+    games = gym.make_vec("recall/Breakout-v0", num_envs=3, vectorization_mode="vector_entry_point", observe="delay:1")
+    assert games.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    frames, _ = games.reset(seed=5)
+    assert games.observation_space.contains(frames)
+    totals, steps, seen = np.zeros(3), np.zeros(3, int), 0
+    games.action_space.seed(0)
+    while seen < 4:
+        frames, reward, terminated, truncated, info = games.step(games.action_space.sample())
+        totals, steps, over = totals + reward, steps + 1, terminated | truncated
+        assert over.any() == ("episode" in info)
+        if over.any():
+            assert (info["_episode"] == over).all()
+            assert (info["episode"]["r"] == totals * over).all()
+            assert (info["episode"]["l"] == steps * over).all()
+            assert all((info["final_obs"][i] is not None) == over[i] for i in range(3))
+            assert all((frames[i] == 0).all() for i in np.flatnonzero(over))  # a delay begins black,
+            assert all(info["final_obs"][i].any() for i in np.flatnonzero(over))  # and the last image was not
+            totals[over], steps[over], seen = 0, 0, seen + over.sum()
+    first, second = [(games.reset(seed=5), games.step(np.ones(3, int))[0])[1] for _ in range(2)]
+    assert first.any()
+    assert (first == second).all()
+    games.close()
+
+
+def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed():
+    plain, one, other = (gym.make("recall/Pong-v0") for _ in range(3))
+    check_environments_match(Screen(one, "flicker:0.5"), Screen(other, "flicker:0.5"), num_steps=30, seed=4)
+    dark = Screen(plain, "flicker:1")
+    assert not dark.reset(seed=0)[0].any()
+    assert not dark.step(0)[0].any()
+    with pytest.raises(ValueError, match="did you mean 'flicker'"):
+        Screen(plain, "flickr:0.5")
+
+
+def test_the_dqn_of_stable_baselines_trains_on_flickering_breakout():
+    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is an extra: pip install '.[interop]'")
+    flickering = Screen(gym.make("recall/Breakout-v0"), "flicker:0.5")
+    env = gym.wrappers.FrameStackObservation(flickering, 4)
+    agent = sb3.DQN("CnnPolicy", env, buffer_size=200, learning_starts=20, train_freq=8, batch_size=4, seed=1)
+    before = agent.q_net.state_dict()["q_net.0.weight"].clone()
+    agent.learn(64)
+    assert agent.num_timesteps == 64
+    assert (agent.q_net.state_dict()["q_net.0.weight"] != before).any()
