@@ -1,5 +1,6 @@
 """python -m benchmarks ROW prints one row of the table; without a row all are run, each in a process of its own, one
 after the other, and benchmarks/results.json is written. The peers need .bench-venv: `make bench` builds it first.
+`python -m benchmarks score` compares scores after the same time and has flags of its own.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import parts, replay_memory, speed
+from benchmarks import parts, replay_memory, score, speed
 from benchmarks.common import QUICK, ROOT, Effort, Row, console, describe_machine, from_json, show, to_json
 
 ROWS: dict[str, Callable[[Effort], list[Row]]] = {
@@ -42,6 +43,8 @@ def _in_own_process(name: str, words: list[str]) -> list[Row]:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["score"]:
+        return score.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("row", nargs="?", choices=list(ROWS))
     parser.add_argument("--quick", action="store_true", help="only to see whether it works: the figures mean nothing")

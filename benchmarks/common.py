@@ -124,7 +124,7 @@ def describe_machine() -> dict[str, object]:
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     pins = (ROOT / "benchmarks" / "requirements.txt").read_text().splitlines()
-    peers = dict(pin.split("#")[0].strip().split("==") for pin in pins if pin.startswith(("stable", "pfrl")))
+    peers = dict(pin.split("#")[0].strip().split("==") for pin in pins if pin.startswith(("stable", "sb3", "pfrl")))
     return {
         "machine": f"{found.pop('cpu')}, {os.cpu_count()} cores, {memory} GiB, {platform.system()}",
         "versions": {**found, "gymnasium": version("gymnasium"), **peers},

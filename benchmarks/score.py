@@ -1,0 +1,115 @@
+"""Score for the same time on the same cores: our agents and the peers', one after the other, scored alike.
+
+python -m benchmarks score [--game breakout] [--minutes 30] [--seeds 2] [--sides dqn drqn sb3-dqn sb3-qrdqn]
+
+Every side has the whole machine for so many minutes of wall-clock, its start included. Then its greedy policy, with
+1 % random actions, plays whole episodes under the protocol v5 (sticky actions), through our own evaluation: the peers'
+weights are put into our network, whose values are then theirs. benchmarks/peer_score.py tells the peers' settings.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.networks import QNetwork
+from benchmarks.common import ROOT, console, describe_machine
+from envs.emulator import machine
+from envs.games import random_score
+from experiment import build
+from experiment.scores.evaluation import evaluate, open_agent
+from experiment.settings.config import Config, preset
+
+OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
+PEER = str(ROOT / ".bench-venv" / "bin" / "python")
+EVALUATION = {"protocol": "v5", "eval_episodes": 30, "eval_epsilon": 0.01, "precision": "fp32"}
+NATURE = {"torso": "nature", "hidden": 512, "core": "identity", "frame_stack": 4, "head": "mean", "norm": False,
+          "center": False, "last_action_reward": False}  # fmt: skip
+
+
+def adopt(weights: list[Tensor], config: Config, num_actions: int) -> QNetwork:
+    """Our network with the weights of stable-baselines3's: three convolutions, a hidden layer and a last one, of
+    num_actions values, or of so many for each of its quantiles, whose mean is the value."""
+    network = build.make_network(config, num_actions)
+    *conv, hidden, hidden_bias, last, last_bias = weights
+    hidden = hidden.unflatten(1, (64, 7, 7)).permute(0, 2, 3, 1).flatten(1)  # ours reads channels last
+    last, last_bias = (x.unflatten(0, (-1, num_actions)).mean(0) for x in (last, last_bias))
+    with torch.no_grad():
+        for own, other in zip(network.parameters(), [*conv, hidden, hidden_bias, last, last_bias], strict=True):
+            own.copy_(other)
+    return network
+
+
+def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -> None:
+    """train.py with the preset's own settings, stopped as a user stops it. It then saves a checkpoint."""
+    never = ["--frames", str(10**12), "--eval-frames", "0", "--checkpoint-frames", str(10**12), "--track", "none"]
+    place = ["--runs-dir", str(folder.parent), "--name", folder.name, "--seed", str(seed)]
+    command = [sys.executable, "train.py", side, "--game", game, *place, *never]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
+
+
+def run_side(side: str, game: str, minutes: float, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one side and score it."""
+    begun = time.monotonic()
+    if side in PEERS:
+        words = [side.removeprefix("sb3-"), game, str(60 * minutes), str(seed), str(folder)]
+        subprocess.run([PEER, "-m", "benchmarks.peer_score", *words], cwd=ROOT, check=True)
+        saved = torch.load(folder, weights_only=True)
+        config = replace(preset("dqn"), game=game, seed=seed, **NATURE, **EVALUATION)
+        protocol = build.check_config(config)
+        frames, updates = 4 * saved["steps"], saved["updates"]
+        network = adopt(saved["weights"], config, len(machine(game).actions(protocol)))
+    else:
+        _train_ours(side, game, 60 * minutes, seed, folder)
+        agent = open_agent(folder, **EVALUATION)
+        config, protocol, network = agent.config, agent.protocol, agent.network
+        frames, updates = agent.about["frames"], None
+    trained = time.monotonic() - begun
+    result = evaluate(network, config, protocol)
+    score = result.summary(game)["mean"]
+    console.print(f"{side}  seed {seed}  {frames:,} frames in {trained / 60:.1f} minutes  score {score:.1f}")
+    return {"side": side, "seed": seed, "frames": frames, "updates": updates, "seconds": round(trained, 1),
+            "score": score, "scores": result.scores}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--game", default="breakout")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
+    parser.add_argument("--json", type=Path, help="where the result goes. Default: benchmarks/score-GAME.json")
+    given = parser.parse_args(argv)
+    about = {**describe_machine(), "game": given.game, "minutes": given.minutes, **EVALUATION}
+    with TemporaryDirectory() as folder:
+        runs = [
+            run_side(side, given.game, given.minutes, seed, Path(folder) / f"{side}-{seed}")
+            for seed in range(1, given.seeds + 1)
+            for side in given.sides
+        ]
+    floor = random_score(given.game)
+    means = {}
+    for side in given.sides:
+        scores = [run["score"] for run in runs if run["side"] == side]
+        means[side] = sum(scores) / len(scores)
+        console.print(f"{side}: mean {means[side]:.1f} ({', '.join(f'{s:.1f}' for s in scores)}); random {floor}")
+    path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
+    path.write_text(json.dumps({**about, "random": floor, "means": means, "runs": runs}, indent=1) + "\n")
+    return 0
