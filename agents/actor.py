@@ -9,6 +9,9 @@ from torch import Tensor
 from agents.exploration import epsilon_greedy
 from agents.networks import QNetwork
 from agents.rows import Inputs
+from agents.workers import cut, share
+
+PART_LANES = 16  # envs that act together; the parts do not depend on the number of threads
 
 
 class Actor:
@@ -32,7 +35,6 @@ class Actor:
         self._is_first = np.zeros((depth, num_envs), bool)
         self._action = np.zeros(num_envs, np.int64)
 
-    @torch.no_grad()
     def act(
         self,
         frame: np.ndarray,
@@ -49,21 +51,27 @@ class Actor:
         self._frames = np.concatenate([self._frames[1:], frame[None]])
         self._is_first = np.concatenate([self._is_first[1:], is_first[None]])
         lanes = np.arange(len(frame)) if playing is None else np.flatnonzero(playing)  # [n]
+        rows = (self._frames, self._is_first, self._action[None], prev_reward[None].astype(np.float32))
         device = self.core_state.device
-        inputs = Inputs(
-            torch.from_numpy(self._frames.take(lanes, axis=1)).to(device),
-            torch.from_numpy(self._is_first[:, lanes]).to(device),
-            torch.from_numpy(self._action[None, lanes]).to(device),
-            torch.from_numpy(prev_reward[None, lanes].astype(np.float32)).to(device),
-        )
-        q = np.zeros((len(frame), self.network.num_actions), np.float32)
+        inputs = Inputs(*(torch.from_numpy(x.take(lanes, axis=1)) for x in rows)).to(device)
         index = torch.from_numpy(lanes).to(device)
-        with self._autocast():
-            q_lanes, core_state = self.network(inputs, self.core_state[index])  # [1, n, A], [n, S]
-        q[lanes] = q_lanes[0].float().cpu().numpy()
-        self.core_state = self.core_state.index_copy(0, index, core_state)
+        before = self.core_state[index]  # [n, S]
+        count = -(-len(lanes) // PART_LANES) if device.type == "cpu" else 1
+        parts = [(inputs.lanes(part), before[part]) for part in cut(len(lanes), count)]
+        q_lanes, states = zip(*share(self._forward, parts), strict=True)
+        self.core_state = self.core_state.index_copy(0, index, torch.cat(states))
+        q_played = torch.cat(q_lanes).cpu().numpy()  # [n, A]
+        q = np.zeros((len(frame), q_played.shape[1]), np.float32)
+        q[lanes] = q_played
         self._action = epsilon_greedy(q, epsilon, self.rng)
         return self._action
+
+    @torch.no_grad()
+    def _forward(self, part: tuple[Inputs, Tensor]) -> tuple[Tensor, Tensor]:
+        """One row of some envs and their core states -> q [N, A], states [N, S]."""
+        with self._autocast():
+            q, state = self.network(*part)  # [1, N, A]
+        return q[0].float(), state
 
     def state(self) -> dict[str, Tensor]:
         """Everything but the generator and the network."""

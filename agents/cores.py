@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 class Core(nn.Module):
@@ -28,7 +27,7 @@ class Core(nn.Module):
         return torch.zeros(batch_size, self.state_size)
 
     def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, B, D], state [B, S], is_first [T, B] -> y [T, B, D'], state [B, S].
+        """x [T, B, D], state [B, S], is_first [T, B] on the host -> y [T, B, D'], state [B, S].
 
         One fused call for each stretch of rows in which no lane is reset: a Python loop over T is several
         times slower.
@@ -37,7 +36,8 @@ class Core(nn.Module):
         bounds = sorted({0, *starts, x.shape[0]})
         outputs = []
         for start, stop in pairwise(bounds):
-            state = state.masked_fill(is_first[start][:, None], 0.0)  # [B, S]
+            again = is_first[start].to(state.device, non_blocking=True)  # [B]
+            state = state.masked_fill(again[:, None], 0.0)  # [B, S]
             y, state = self.unroll(x[start:stop], state)
             outputs.append(y)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
@@ -123,20 +123,20 @@ class Lstm1997(Core):
         self.weight_x = nn.Parameter(torch.empty(3, size, input_size).uniform_(-bound, bound))  # i, c, o
         self.weight_y = nn.Parameter(torch.empty(3, size, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(3, size).uniform_(-bound, bound))
-        self._fused = [nn.LSTM(input_size, size, device="meta")]  # in a list: its weights are not parameters
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         def gates(w: Tensor, forget: float) -> Tensor:  # [3, H, ...] -> [4 H, ...] in torch's order i, f, g, o
             return torch.cat([w[0], torch.full_like(w[0], forget), w[1] / 2, w[2]])
 
-        weights = {
-            "weight_ih_l0": gates(self.weight_x, 0.0),
-            "weight_hh_l0": gates(self.weight_y, 0.0),
-            "bias_ih_l0": gates(self.bias, self.FORGET_BIAS),
-            "bias_hh_l0": torch.zeros_like(self.bias[0]).repeat(4),
-        }
+        weights = [
+            gates(self.weight_x, 0.0),
+            gates(self.weight_y, 0.0),
+            gates(self.bias, self.FORGET_BIAS),
+            torch.zeros_like(self.bias[0]).repeat(4),
+        ]
         y, s = state[None].to(x.dtype).chunk(2, dim=-1)
-        out, (y, s) = functional_call(self._fused[0], weights, (x, (y.contiguous(), (s / 2).contiguous())))
+        hx = y.contiguous(), (s / 2).contiguous()
+        out, y, s = torch.lstm(x, hx, weights, True, 1, 0.0, False, False, False)  # 1 layer, no dropout, time first
         return out, torch.cat([y[0], 2 * s[0]], dim=-1).to(state.dtype)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from agents import losses
 from agents.fields import FORBID, Count, Positive, Share, Whole, one_of
 from agents.networks import QNetwork
-from agents.rows import Sequence, to_device
+from agents.rows import Sequence
+from agents.workers import cut, share
 
 
 class CenteredRmsProp(torch.optim.Optimizer):
@@ -54,6 +55,9 @@ class LearnerSettings:
 
     batch_size: Count = 16
     """Sequences an update."""
+    parts: Annotated[int, Field(ge=1, le=64)] = 2
+    """Parts of a batch that threads compute side by side. Their gradients are summed in order, so that the number of
+    threads changes no bit. 1 spares a tenth to a third of the work where a run has one core."""
     burn_in: Whole = 8
     """Rows at a sequence's start that only refresh the core state."""
     unroll: Count = 16
@@ -95,6 +99,9 @@ class Update(NamedTuple):
     priority: Tensor  # [B]
 
 
+ADDERS = 2  # share the sum of the parts' gradients
+
+
 class NonFiniteError(RuntimeError):
     """A loss, a weight or the optimiser's memory is no longer a finite number."""
 
@@ -126,11 +133,44 @@ class Learner:
         What is not finite goes on to the metrics and the weights: `check_finite` looks for it.
         """
         s = self.settings
-        batch = to_device(batch, self.device)
+        batch = batch.to(self.device)
+        mask = losses.loss_mask(batch.truncated[s.burn_in : s.burn_in + s.unroll])  # [T, B]
+        rows = mask.sum().clamp(min=1)
+        weight = mask * batch.weight / rows  # [T, B] of each row in the loss
+        count = s.parts if self.device.type == "cpu" else 1
+        parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
+        gradients, told = zip(*share(self._part, parts), strict=True)
+        share(partial(_add_up, gradients), range(ADDERS))
+        for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
+            parameter.grad = gradient
+        grad_norm = nn.utils.clip_grad_norm_(self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True)
+        self.optimizer.step()
+        self.updates += 1
+        if s.target_period and self.updates % s.target_period == 0:
+            self.target.load_state_dict(self.online.state_dict())
+
+        row_loss, td_error, q, q_max = torch.cat(told, dim=-1)  # [T, B] each
+        metrics = {
+            "loss": (row_loss * weight).sum(),
+            "td_error": (td_error.abs() * mask).sum() / rows,
+            "grad_norm": grad_norm,
+            "q_mean": q.mean(),
+            "q_max": q_max.max(),
+        }
+        return Update(metrics, losses.sequence_priority(td_error, mask, s.priority_eta))
+
+    def _part(self, part: tuple[Sequence, Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Sequences and their rows' weights [T, B] -> the gradient of their weighted loss, and `loss`'s rows."""
+        loss, told = self.loss(*part)
+        parameters = [*self.online.parameters()]
+        gradient = torch.autograd.grad(loss, parameters)
+        return [*map(_in_layout_of, parameters, gradient)], told
+
+    def loss(self, batch: Sequence, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of rows weighted by [T, B], and [4, T, B]: the loss, TD error, Q and highest Q of each row."""
+        s = self.settings
         unrolled = slice(s.burn_in, s.burn_in + s.unroll)
         action = batch.action[unrolled]  # [T, B]
-        mask = losses.loss_mask(batch.truncated[unrolled])  # [T, B]
-        rows = mask.sum().clamp(min=1)
         with self._autocast():
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
@@ -139,26 +179,9 @@ class Learner:
                 z = self.online.head.samples(out.detach())  # [T, B, A, N]
                 target = self._target(batch, *self._bootstrap(batch, z, state))  # [T, B, N]
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
-        loss = (row_loss * mask * batch.weight).sum() / rows
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True)
-        self.optimizer.step()
-        self.updates += 1
-        if s.target_period and self.updates % s.target_period == 0:
-            self.target.load_state_dict(self.online.state_dict())
-
         q = losses.at_action(z, action).mean(-1)  # [T, B]
         td_error = target.mean(-1) - q
-        metrics = {
-            "loss": loss.detach(),
-            "td_error": (td_error.abs() * mask).sum() / rows,
-            "grad_norm": grad_norm,
-            "q_mean": q.mean(),
-            "q_max": z.mean(-1).max(),
-        }
-        return Update(metrics, losses.sequence_priority(td_error, mask, s.priority_eta))
+        return (row_loss * weight).sum(), torch.stack([row_loss.detach(), td_error, q, z.mean(-1).amax(-1)])
 
     def _burn_in(self, network: QNetwork, batch: Sequence, rows: int) -> Tensor:
         """The network's own core state [B, S] after the first rows (R2D2 section 3)."""
@@ -246,3 +269,16 @@ class Learner:
                     k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone() for k, v in slots.items()
                 }
         self.updates = int(state["updates"])
+
+
+def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in its parameter's memory layout: fused optimisers walk both in step."""
+    same = gradient.stride() == parameter.stride()
+    return gradient if same else torch.empty_like(parameter).copy_(gradient)
+
+
+def _add_up(gradients: tuple[list[Tensor], ...], half: int) -> None:
+    """Add the others to the first, in their order, in one half of each tensor."""
+    for total, *others in zip(*gradients, strict=True):
+        for other in others:
+            total.tensor_split(ADDERS)[half].add_(other.tensor_split(ADDERS)[half])

@@ -27,8 +27,9 @@ def lambda_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor
     The n rows after the T lend the last targets their look-ahead. Shapes as in `n_step_target`.
     """
     target, targets = value[-1], []
-    for t in reversed(range(len(value) - 1)):
-        target = reward[t] + discount[t] * torch.lerp(value[t + 1], target, trace[t + 1])
+    rows = zip(reward[:-1].unbind(), discount[:-1].unbind(), value[1:].unbind(), trace[1:].unbind(), strict=True)
+    for reward_t, discount_t, value_tp1, trace_tp1 in reversed([*rows]):
+        target = reward_t + discount_t * torch.lerp(value_tp1, target, trace_tp1)
         targets.append(target)
     return torch.stack(targets[::-1])[: len(value) - n]
 

@@ -20,7 +20,7 @@ from agents.rows import Inputs
 
 
 def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
-    """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts -> stacks [L, B, H, W, K C], oldest plane first.
+    """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts on the host -> stacks [L, B, H, W, K C], oldest plane first.
 
     A plane from before the episode's start is black: no stack crosses a reset.
     """
@@ -29,7 +29,7 @@ def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
     hidden = torch.zeros_like(is_first[depth - 1 :])  # [L, B] a start lies between the plane and the row
     for start in reversed(range(depth - 1)):
         hidden = hidden | is_first[start + 1 : start + 1 + length]
-        row, lane = hidden.nonzero(as_tuple=True)  # few: cheaper than a pass over all pixels
+        row, lane = hidden.nonzero().T.to(stacks.device, non_blocking=True)  # few: cheaper than a pass over all pixels
         stacks[row, lane, :, :, start * channels : (start + 1) * channels] = 0
     return stacks
 
@@ -260,8 +260,9 @@ class QNetwork(nn.Module):
         is_first = inputs.is_first[self.settings.frame_stack - 1 :]  # [L, B]
         x = self.see(inputs)  # [L, B, D]
         if self.settings.last_action_reward:
-            action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(is_first[..., None], 0)
-            reward = inputs.prev_reward.clamp(-1, 1).masked_fill(is_first, 0)[..., None]
+            starts = is_first.to(x.device, non_blocking=True)
+            action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
+            reward = inputs.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
             x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
         y, state = self.core(x, state, is_first)
         return self.head(y), state

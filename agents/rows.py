@@ -26,7 +26,7 @@ class Inputs(NamedTuple):
     """
 
     frames: Tensor  # [K-1+L, B, H, W] uint8, one image a row, as the agent saw it
-    is_first: Tensor  # [K-1+L, B] bool, the row starts an episode
+    is_first: Tensor  # [K-1+L, B] bool, the row starts an episode; always on the host
     prev_action: Tensor  # [L, B] int64
     prev_reward: Tensor  # [L, B] float32, unclipped
 
@@ -39,6 +39,15 @@ class Inputs(NamedTuple):
             self.prev_action[start:stop],
             self.prev_reward[start:stop],
         )
+
+    def lanes(self, cut: slice) -> "Inputs":
+        """Some of the lanes."""
+        return Inputs(*(x[:, cut] for x in self))
+
+    def to(self, device: torch.device) -> "Inputs":
+        """The same on `device`, but for `is_first`: the host decides by it where a core starts anew."""
+        frames, is_first, *rest = self
+        return Inputs(frames.to(device, non_blocking=True), is_first, *(x.to(device, non_blocking=True) for x in rest))
 
 
 class Sequence(NamedTuple):
@@ -53,13 +62,20 @@ class Sequence(NamedTuple):
     weight: Tensor  # [B] float32, importance weights (ones for uniform draws)
     origin: np.ndarray  # [B] int64, where the priorities go back to
 
+    def lanes(self, cut: slice) -> "Sequence":
+        """Some of the sequences."""
+        rows = (x[:, cut] for x in self[1:5])
+        return Sequence(self.inputs.lanes(cut), *rows, self.core_state[cut], self.weight[cut], self.origin[cut])  # type: ignore[arg-type]
 
-def to_device(batch: Sequence, device: torch.device) -> Sequence:
-    """The same batch on `device`; nothing is copied on the CPU. CUDA is untested."""
-    if device.type == "cpu":
-        return batch
-
-    def move(x: Tensor) -> Tensor:
-        return x.pin_memory().to(device, non_blocking=True)
-
-    return Sequence(Inputs(*map(move, batch.inputs)), *map(move, batch[1:-1]), batch.origin)  # type: ignore[arg-type]
+    def to(self, device: torch.device) -> "Sequence":
+        """The same on `device`, where the next operations wait for it; nothing is copied on the CPU."""
+        if device.type == "cpu":
+            return self
+        with torch.Stream(device) as copies:  # a stream of their own: earlier updates still run
+            inputs, columns = self.inputs.to(device), [x.to(device, non_blocking=True) for x in self[1:-1]]
+        compute = torch.accelerator.current_stream(device)
+        compute.wait_stream(copies)
+        for x in (*inputs, *columns):
+            if x.device == device:
+                x.record_stream(compute)  # its memory is not free before they have read it
+        return Sequence(inputs, *columns, self.origin)  # type: ignore[call-arg]

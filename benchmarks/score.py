@@ -25,8 +25,10 @@ from agents.networks import QNetwork
 from benchmarks.common import ROOT, console, describe_machine
 from envs.emulator import machine
 from envs.games import random_score
+from envs.protocols import PROTOCOLS
 from experiment import build
-from experiment.scores.evaluation import evaluate, open_agent
+from experiment.scores.agent import open_agent
+from experiment.scores.evaluation import evaluate
 from experiment.settings.config import Config, preset
 
 OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
@@ -71,7 +73,8 @@ def run_side(side: str, game: str, minutes: float, seed: int, folder: Path) -> d
         subprocess.run([PEER, "-m", "benchmarks.peer_score", *words], cwd=ROOT, check=True)
         saved = torch.load(folder, weights_only=True)
         config = replace(preset("dqn"), game=game, seed=seed, **NATURE, **EVALUATION)
-        protocol = build.check_config(config)
+        build.check_config(config)
+        protocol = PROTOCOLS[config.protocol]
         frames, updates = 4 * saved["steps"], saved["updates"]
         network = adopt(saved["weights"], config, len(machine(game).actions(protocol)))
     else:

@@ -9,6 +9,7 @@ import lz4.block
 import numpy as np
 import torch
 
+from agents import workers
 from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon
 from agents.learner import Learner
@@ -51,8 +52,8 @@ def threads(config: Config) -> int:
 
 
 def use_threads(config: Config) -> None:
-    """Let torch compute with the run's number of threads."""
-    torch.set_num_threads(threads(config))
+    """Let this process compute with the run's number of threads."""
+    workers.use_threads(threads(config))
 
 
 def has_bf16(device: str) -> bool:
@@ -187,8 +188,7 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
 def make_learner(config: Config, network: QNetwork) -> Learner:
     learner = Learner(network, config, autocast(config), config.device)
     if config.compile:
-        for part in (learner.online, learner.target):
-            part.outputs = torch.compile(part.outputs)  # what both acting and learning call
+        learner.loss = torch.compile(learner.loss)
     return learner
 
 

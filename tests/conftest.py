@@ -1,6 +1,7 @@
 """One thread everywhere: small networks are faster so, and the suite is kind to other work on the machine."""
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
+import tests.stand_in  # isort: skip  # noqa: F401  (before any backward pass)
 
 import signal
 import subprocess

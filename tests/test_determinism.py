@@ -32,6 +32,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(preset: str, 
         assert name in changed
 
 
+@pytest.mark.skipif(build.cores() < 2, reason="one core")
+@pytest.mark.parametrize("preset", ["dqn", "drqn"])
+def test_the_number_of_threads_changes_no_bit(preset: str, tmp_path: Path):
+    one, two = (small.start(tmp_path, str(n), preset, threads=n, num_envs=18, replay_rows=1_000) for n in (1, 2))
+    assert small.differences(one, two) == ["meta config", "meta threads"]
+
+
 @pytest.mark.parametrize("preset", ["dqn", "drqn"])
 def test_evaluation_never_disturbs_training(preset: str, tmp_path: Path):
     settings = {"frames": 1_600, "observe": "flicker"}

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-import psutil
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -117,7 +116,4 @@ def announce(run: "Run") -> None:
     print(f"replay      {c.replay_rows:,} rows, about {build.expected_replay_bytes(c) / 1e9:.2f} GB when full")
     print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
     print(f"device      {c.device}, {build.precision(c)}, {build.threads(c)} threads")
-    load = psutil.getloadavg()[0]
-    if load > 0.8 and build.threads(c) > 1:  # torch's threads wait for each other: a displaced one holds up all
-        print(f"hint        other processes keep this machine busy (load {load:.1f}): --threads 1 may be faster")
     print(f"length      {c.frames:,} frames; the first row of metrics tells the speed", flush=True)

@@ -78,8 +78,7 @@ def _resume(config: Config, folder: Path) -> Run:
         with refused(folder, "resumed from its checkpoint"):
             check_same(settings.from_dict(saved.meta["config"], str(folder)), config)
             before = saved.meta["config"] | saved.meta["machine"] | saved.meta
-            now = {"precision": build.precision(config), "threads": build.threads(config)}
-            now |= machine() | {"device": config.device, "compile": config.compile}
+            now = machine() | {"precision": build.precision(config), "device": config.device, "compile": config.compile}
             for line in exactness_lost(before, now):
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, folder, saved)

@@ -146,13 +146,13 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
 
     # --- the machine
     threads: Whole = 0
-    """CPU threads of torch and of the emulators. 0: one for each core."""
+    """CPU threads that compute parts of batches, and of the emulators; no bit depends on it. 0: one for each core."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16: mixed precision with fp32 weights. auto: bf16 where the hardware computes it."""
     device: Annotated[str, like(r"cpu|cuda(:\d{1,3})?", "cpu, cuda or cuda:N")] = "cpu"
     """cpu, cuda or cuda:N."""
     compile: bool = False
-    """Run the networks through torch.compile."""
+    """Run the loss of an update through torch.compile."""
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

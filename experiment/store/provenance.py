@@ -14,7 +14,7 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """What exactness depends on, beside precision and threads."""
+    """What exactness depends on, beside precision; not on the number of threads."""
     return {
         "cpu": _cpu(),
         "torch": torch.__version__,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.actor import Actor
+from agents import workers
+from agents.actor import PART_LANES, Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon, epsilon_greedy
 from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Inputs
@@ -198,3 +199,18 @@ def test_linear_epsilon_falls_by_equal_parts_and_then_stays() -> None:
 
 def test_linear_epsilon_over_0_frames_is_final_at_once() -> None:
     assert LinearEpsilon(start=99.0, final=0.05, frames=0)(0, 3).tolist() == pytest.approx([0.05] * 3)
+
+
+def test_the_number_of_threads_changes_no_bit_of_acting() -> None:
+    network, lanes = make_network(), 2 * PART_LANES + 3
+    frames = np.random.default_rng(5).integers(0, 256, (3, lanes, 84, 84), np.uint8)
+    states = []
+    for threads in (1, 2):
+        workers.use_threads(threads)
+        actor = Actor(network, lanes, np.random.default_rng(0), NO_AUTOCAST)
+        for step, frame in enumerate(frames):
+            actor.act(frame, np.full(lanes, step == 0), np.ones(lanes, np.float32), np.zeros(lanes))
+        states.append(actor.core_state)
+    workers.use_threads(1)
+    assert torch.equal(*states)
+    assert states[0].abs().sum(1).min() > 0  # every lane was computed

@@ -6,6 +6,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from agents import workers
 from agents.learner import OPTIMIZERS, Learner, LearnerSettings, NonFiniteError, Update
 from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Inputs, Sequence
@@ -462,3 +463,28 @@ def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
         constant.restore({k: v.clone() for k, v in falling.state().items()})
         expected = constant.update(batch).metrics["loss"]
         torch.testing.assert_close(falling.update(batch).metrics["loss"], expected, rtol=1e-6, atol=0)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """Gradients are summed part by part: four parts here, by one, two or three threads."""
+    batch = make_batch(17, lanes=16)
+    learnt = []
+    for threads in (1, 2, 3):
+        workers.use_threads(threads)
+        learner = make_learner(
+            make_network(core="lstm1997", norm=True), unroll=16, trace_lambda=0.5, target_period=2, parts=4
+        )
+        told = [learner.update(batch).metrics for _ in range(3)]
+        learnt.append(learner.state() | {f"{i} {k}": v for i, row in enumerate(told) for k, v in row.items()})
+    workers.use_threads(1)
+    assert same(learnt[0], learnt[1])
+    assert same(learnt[0], learnt[2])
+
+
+def test_the_parts_of_a_batch_together_give_the_gradient_of_the_whole() -> None:
+    batch, whole, parts = make_batch(17, lanes=5), make_learner(unroll=16, parts=1), make_learner(unroll=16, parts=3)
+    parts.update(batch)
+    whole.update(batch)
+    expected = gradients(whole)
+    for name, gradient in gradients(parts).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)

@@ -232,7 +232,6 @@ def test_a_free_change_is_shown_and_kept(
 
 
 LOST: dict[str, tuple[dict, str]] = {
-    "threads": ({"threads": 64}, "threads 64 -> 1"),
     "precision": ({"precision": "bf17"}, "precision 'bf17' -> "),
     "cpu": ({"machine": {"cpu": "Z80"}}, "cpu 'Z80' -> "),
     "torch": ({"machine": {"torch": "0.1"}}, "torch '0.1' -> "),
