@@ -5,7 +5,7 @@ BIN := .venv/bin
 # for a ball that they never serve.
 DEMO := --epsilon-frames 300000 --eval-frames 200000 --eval-episodes 10 --eval-epsilon 0.01 --checkpoint-frames 200000
 
-.PHONY: install test agreement lint demo page bench bench-scaling clean
+.PHONY: install test agreement lint demo page bench clean
 
 install: .venv/installed
 
@@ -41,9 +41,6 @@ page: install
 # Speed and memory against the peers, which live in an environment of their own.
 bench: install .bench-venv/installed
 	$(BIN)/python -m benchmarks
-
-bench-scaling: install
-	$(BIN)/python -m benchmarks.scaling
 
 .bench-venv/installed: benchmarks/requirements.txt
 	$(PYTHON) -m venv .bench-venv

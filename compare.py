@@ -127,7 +127,7 @@ def make_cells(wanted: CompareConfig, shared: dict[str, str]) -> list[Cell]:
     for screen, game, arm in itertools.product(wanted.observe, wanted.games, wanted.agents):
         name, _, changes = arm.partition(":")
         own = read_settings([f"--{c}" for c in changes.split(",") if c], f"in --agents {arm}", OF_EVERY_RUN)
-        settings = {"threads": str(cores)} | shared | {"frames": str(wanted.frames), "observe": screen}
+        settings = {"threads": str(cores), "parts": "1"} | shared | {"frames": str(wanted.frames), "observe": screen}
         settings |= own | {"game": game, "runs_dir": str(wanted.out / "runs")}
         config = override(preset(name), settings)
         check_effect(config, own)

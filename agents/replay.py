@@ -105,8 +105,10 @@ class Replay:
         state_size: int,
         rng: np.random.Generator,
         frame_shape: tuple[int, int] = (84, 84),
+        pin: bool = False,
     ) -> None:
         s = self.settings = settings
+        self.pin = pin  # frames are restored into pinned memory: a GPU copies from it while the host goes on
         self.lanes, self.length, self.history, self.rng = lanes, length, history, rng
         self.stride, self.state_size = s.sequence_stride, state_size
         self.capacity = ring_times(s.replay_rows, lanes, length, history, self.stride)  # in times
@@ -207,15 +209,17 @@ class Replay:
         time = start * self.stride
         slots = (time + np.arange(-self._before, self.length)[:, None]) % self.capacity  # [before + L, B]
         is_first, action, reward, *ends = (torch.from_numpy(column[slots, lane]) for column in self._columns.values())
-        frames = np.empty((self.history + self.length, len(time), *self._open_block.shape[2:]), np.uint8)
+        shape = (self.history + self.length, len(time), *self._open_block.shape[2:])
+        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+        array = frames.numpy()
         for b, (t, n) in enumerate(zip(time.tolist(), lane.tolist(), strict=True)):
-            frames[:, b] = self._frames(t - self.history, n)
+            array[:, b] = self._frames(t - self.history, n)
         state = np.zeros((len(time), self.state_size), np.float32)
         if self._state.size:
             state[:] = self._state[start % self.starts_kept, lane]
         rows, previous, action = slice(self._before, None), slice(self._before - 1, -1), action.long()
         history = is_first[self._before - self.history :]
-        inputs = Inputs(torch.from_numpy(frames), history, action[previous], reward[previous])
+        inputs = Inputs(frames, history, action[previous], reward[previous])
         terminated, truncated = (x[rows] for x in ends)
         columns = (action[rows], reward[rows], terminated, truncated, torch.from_numpy(state), torch.from_numpy(weight))
         return Sequence(inputs, *columns, origin)

@@ -1,1 +1,1 @@
-"""Speed and memory, in ratios taken in one run: `python -m benchmarks`, `.profile` and `.scaling`."""
+"""Speed, memory and score, in ratios taken in one run: `python -m benchmarks` and `.profile`."""

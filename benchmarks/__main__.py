@@ -22,6 +22,7 @@ ROWS: dict[str, Callable[[Effort], list[Row]]] = {
     "dqn-busy": speed.dqn_busy,
     "drqn-busy": speed.drqn_busy,
     "everyday": speed.everyday,  # and the price of memory
+    "neighbour": speed.neighbour,
     "learner": parts.learner,
     "overlap": parts.overlap,
     "memory-breakout": partial(replay_memory.memory, "breakout", 600),

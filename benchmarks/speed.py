@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryFile
 
 from benchmarks.common import ROOT, Effort, Row, better, compare, console
@@ -35,7 +35,7 @@ COMMANDS = {
 }
 # Beside a busy process one thread is faster than two: our advice to users, and open to a peer's users too.
 ALONE = ", 1 thread"
-COMMANDS |= {name + ALONE: [*COMMANDS[name], "--threads", "1"] for name in list(COMMANDS)[:2]}
+COMMANDS |= {name + ALONE: [*COMMANDS[name], "--threads", "1", "--parts", "1"] for name in list(COMMANDS)[:2]}
 COMMANDS |= {name + ALONE: COMMANDS[name] for name in ("sb3, 8 envs", "pfrl")}  # OMP_NUM_THREADS
 BUSY = "import os\nwhile os.getppid() == {parent}: sum(range(100000))"
 
@@ -78,6 +78,17 @@ class Worker:
         return float(self.answer()["steps_per_second"])
 
 
+@contextmanager
+def company() -> Iterator[None]:
+    """A process that never rests."""
+    other = subprocess.Popen([sys.executable, "-c", BUSY.format(parent=os.getpid())])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
+
+
 def steps_per_second(names: Sequence[str], seconds: float, pairs: int, busy: bool = False) -> dict[str, list[float]]:
     """The speed of every side in turn, `pairs` times; with `busy` beside a process that never rests."""
     with ExitStack() as stack:
@@ -85,9 +96,7 @@ def steps_per_second(names: Sequence[str], seconds: float, pairs: int, busy: boo
         for worker in workers:
             console.print(f"{worker.name}: {worker.answer()}", markup=False)
         if busy:
-            other = subprocess.Popen([sys.executable, "-c", BUSY.format(parent=os.getpid())])
-            stack.callback(other.wait)
-            stack.callback(other.kill)
+            stack.enter_context(company())
         found: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(pairs):
             for worker in workers:
@@ -143,3 +152,20 @@ def everyday(effort: Effort) -> list[Row]:
         ),
         compare("price of memory", sample[ours], sample[feed_forward], "us/sample", "<=", 1.25, memory),
     ]
+
+
+def neighbour(effort: Effort) -> list[Row]:
+    """Our presets as they are, beside one process that never rests and alone, in turns."""
+    rows = []
+    for name in ("everyday drqn", "everyday dqn"):
+        beside, alone = [], []
+        with ExitStack() as stack:
+            worker = Worker(name, stack)
+            worker.answer()
+            for _ in range(effort.pairs):
+                with company():
+                    beside.append(4 * worker.turn(effort.seconds))
+                alone.append(4 * worker.turn(effort.seconds))
+        note = "beside one process that never rests, against alone"
+        rows.append(compare(f"{name}, a core busy", beside, alone, "frames/s", ">=", 0.45, note))
+    return rows

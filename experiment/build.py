@@ -209,6 +209,7 @@ def make_replay(config: Config, state_size: int) -> Replay:
         length=length,
         history=history,
         state_size=state_size,
+        pin=config.device.startswith("cuda"),
         rng=generator,
         frame_shape=task(config).frame_shape,
     )
