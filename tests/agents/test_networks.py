@@ -7,6 +7,7 @@ from agents.networks import (
     TORSOS,
     ChannelsLastFlatten,
     ChannelsLastNorm,
+    FlatTorso,
     HalfTorso,
     NatureTorso,
     NetworkSettings,
@@ -149,7 +150,8 @@ def test_the_nature_torso_is_three_plain_convolutions(norm: bool) -> None:
 @pytest.mark.parametrize("torso", TORSOS)
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_torso_gives_its_output_size(torso: str, norm: bool) -> None:
-    conv = TORSOS[torso](2, norm)
+    kind = TORSOS[torso]
+    conv = kind(2, norm, (84, 84)) if kind is FlatTorso else kind(2, norm)
     frames = inputs(length=1, depth=2).frames
     stacks = stack_frames(conv.planes(frames), torch.zeros(2, B, dtype=torch.bool), 2)[0]
     assert conv(stacks.permute(0, 3, 1, 2).float()).shape == (B, conv.output_size)
