@@ -1,0 +1,37 @@
+"""Recall from Python: `from recall import load_agent, train, metrics`; the commands and the environments as well.
+
+A thin door. In a checkout the code lies beside this folder; an installed copy holds it inside this folder, so that
+agents, envs, train and so on stay free for other packages. The first use of a name from here puts its place at the
+front of Python's path: only a program that uses Recall has these names.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).resolve().parent
+ROOT = HOME if (HOME / "agents").is_dir() else HOME.parent
+FACE = ("load_agent", "metrics", "play", "train")
+PROGRAMS = ("train", "evaluate", "compare")
+
+
+def _room(name: str) -> Any:
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return import_module(name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FACE:
+        raise AttributeError(f"module 'recall' has no attribute {name!r}: it has {', '.join(FACE)}")
+    return getattr(_room("recall.face"), name)
+
+
+def main() -> int:
+    """recall train|evaluate|compare ...: the programs of that name."""
+    program, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if program not in PROGRAMS:
+        print(f"usage: recall {{{','.join(PROGRAMS)}}} ...   (recall train --help tells the flags)")
+        return 0 if program in ("-h", "--help") else 2
+    return _room(program).main(words)
