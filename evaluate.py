@@ -2,7 +2,10 @@
 
 python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker:0.5] [--epsilon 0.001] [--seed S]
                              [--video best|median|all|none] [--out DIR]
+                             [--overlay] [--saliency] [--export DIR]
+python evaluate.py runs/A runs/B --side-by-side          the same games next to each other
 python evaluate.py runs/A runs/B ... --sweep flicker:0,0.25,0.5,0.75,1
+python evaluate.py [runs/NAME --overlay] --watch RECORD.json [--terminal]
 """
 
 import json
@@ -16,11 +19,14 @@ from typing import Annotated, Any, Literal
 from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID, Share, Whole
+from envs.episodes import EpisodeRecord
 from envs.screens import KINDS, Observe, parse_screen
 from experiment.plots import draw_sweep
 from experiment.runs.session import stop_signals
+from experiment.scores import zoo
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation, write_videos
+from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation
+from experiment.scores.films import beside, chosen, game_film, overlay_film, show
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError, file_name
 from experiment.store.files import refused
@@ -47,6 +53,20 @@ class EvaluateConfig(Settings):
     """Of the games and the random actions; the same seed gives the same episodes."""
     video: Literal["best", "median", "all", "none"] = "best"
     """Episodes to film, in colour, 60 pictures a second."""
+    overlay: bool = False
+    """Films show beside the game what the agent saw, its values, and its memory; 15 pictures a second."""
+    saliency: bool = False
+    """With --overlay: tint the pixels that move the value of the action played (its gradient)."""
+    side_by_side: bool = False
+    """Film two runs next to each other, on the same seeds."""
+    watch: Folder | None = None
+    """Film this episode record, of any run and any time of training, and play nothing; with --overlay as the run's
+    agent would see and value it."""
+    terminal: bool = False
+    """Show films in this terminal, in place of files."""
+    export: Folder | None = None
+    """Write the agent to this folder: settings, weights in half precision (as which it is scored), scores, learning
+    curve, its best and its median episode. Commands take such a folder in place of a run."""
     sweep: str = ""
     """KIND:P,P,... such as flicker:0,0.25,0.5: score each run on each of these screens and draw one figure; no films.
     Evaluations that lie in the run's folder already are not played again."""
@@ -169,31 +189,85 @@ def describe(agent: Agent, result: Evaluation) -> None:
         print(f"{reference}   human-normalised {summary['human_normalised']:.3f}")
 
 
+def film(records: list[EpisodeRecord], agents: list[Agent], asked: EvaluateConfig, path: Path) -> None:
+    """Write a film of one record, or of two side by side, or show it in the terminal."""
+    if asked.overlay:
+        films = [overlay_film(agent, record, asked.saliency) for agent, record in zip(agents, records, strict=True)]
+    else:
+        films = [game_film(record) for record in records]
+    whole = films[0] if len(films) == 1 else beside(*films)
+    if asked.terminal:
+        return show(whole, sys.stdout)
+    caption = "  |  ".join(f"{record.game} {record.observe}  {record.score:g}" for record in records)
+    with refused(path, "written"):
+        print(f"video   {whole.write(path, None if asked.overlay else caption)}", flush=True)
+
+
+def check_together(asked: EvaluateConfig) -> None:
+    """UsageError on flags that do not go together, and on a wrong number of runs."""
+    only = [flag for flag in ("sweep", "side_by_side", "watch", "export") if getattr(asked, flag)]
+    if len(only) > 1:
+        raise UsageError(f"--{only[1].replace('_', '-')}: does not go with --{only[0].replace('_', '-')}")
+    if asked.sweep and asked.observe:
+        raise UsageError(f"--observe {asked.observe}: --sweep names the screens")
+    if asked.saliency and not asked.overlay:
+        raise UsageError("--saliency: needs --overlay")
+    few, many = (
+        (1, 10**9) if asked.sweep else (2, 2) if asked.side_by_side else (int(asked.overlay or not asked.watch), 1)
+    )
+    if len(asked.runs) < few:
+        raise UsageError(f"evaluate.py needs the folder of {'two runs' if few == 2 else 'a run, such as runs/NAME'}")
+    if len(asked.runs) > many:
+        raise UsageError(f"{asked.runs[many]}: more than one run needs --sweep or --side-by-side")
+
+
+def watch(record_file: Path, asked: EvaluateConfig) -> int:
+    """Film a record that is there already."""
+    with refused(record_file, "read"):
+        record = EpisodeRecord.load(record_file)
+    agents = [prepare(folder, asked) for folder in asked.runs]
+    for agent in agents:
+        if (agent.config.game, agent.protocol.name) != (record.game, record.protocol):
+            raise UsageError(f"--watch {record_file}: of {record.game}, {record.protocol}, unlike {agent.folder}")
+    with refused(record_file, "played again"):
+        film([record], agents, asked, (asked.out or record_file.parent) / f"{record_file.stem}.mp4")
+    return 0
+
+
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     asked = parse("evaluate.py", argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
-    if not asked.runs:
-        raise UsageError("evaluate.py needs the folder of a run, such as runs/NAME")
+    check_together(asked)
     screens = screens_of("--sweep", asked.sweep) if asked.sweep else []
-    if screens and asked.observe:
-        raise UsageError(f"--observe {asked.observe}: --sweep names the screens")
-    if len(asked.runs) > 1 and not screens:
-        raise UsageError(f"{asked.runs[1]}: more than one run needs --sweep")
+    if asked.watch:
+        return watch(asked.watch, asked)
     agents = [prepare(folder, asked) for folder in asked.runs]
     if screens:
         check_sweep(agents, screens)
     places = [make_place(agent, asked) for agent in agents]
     if screens:
         return sweep(agents, places, screens)
-    (agent,), (place,) = agents, places
-    result = play(agent)
-    describe(agent, result)
-    if status := finish(agent, place, result):
-        return status
-    title = f"{agent.preset} {file_name(agent.config.game)} {agent.label}"
-    with refused(place / "videos", "written"):
-        for video in write_videos(result, asked.video, place / "videos", title):
-            print(f"video   {video}", flush=True)
+    results = []
+    for agent, place in zip(agents, places, strict=True):
+        if asked.export:
+            with refused(asked.export, "written"):
+                asked.export.mkdir(parents=True, exist_ok=True)
+            zoo.round_weights(agent.network)
+        results.append(play(agent))
+        describe(agent, results[-1])
+        if status := finish(agent, place, results[-1]):
+            return status
+        if asked.export:
+            with refused(asked.export, "written"):
+                zoo.export(agent.network, agent.config, results[-1], agent.about, agent.folder, asked.export)
+            print(f"agent   {asked.export}")
+    names = " and ".join(f"{agent.preset} {file_name(agent.config.game)}" for agent in agents)
+    kind = f"{asked.video}{'-overlay' if asked.overlay else ''}"
+    for i in chosen(results[0].scores, asked.video):
+        records = [result.records[i] for result in results]
+        scores = "-".join(f"{record.score:g}" for record in records)
+        name = f"{names} {agents[0].label}-{kind}-{i:03d}-score-{scores}".replace(" ", "-")
+        film(records, agents, asked, places[0] / "videos" / f"{name}.mp4")
     return 0
 
 

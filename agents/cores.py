@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Core(nn.Module):
@@ -47,6 +48,10 @@ class Core(nn.Module):
         y, h = self.cell(x, state[None].to(x.dtype))
         return y, h[0].to(state.dtype)
 
+    def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
+        """Openings of the gates by name, 0 to 1, [..., H] each: for inputs x [..., D] that meet the states [..., S]."""
+        return {}
+
 
 class Identity(Core):
     """No memory: y = x."""
@@ -80,6 +85,10 @@ class Gru(Core):
         super().__init__(input_size, output_size=size, state_size=size)
         self.cell = nn.GRU(input_size, size)
 
+    def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
+        reset, keep, _ = _gate_inputs(self.cell, x, state).chunk(3, dim=-1)
+        return {"reset": reset.sigmoid(), "keep": keep.sigmoid()}
+
 
 class Lstm(Core):
     """LSTM with a forget gate (Gers et al. 2000). State: h and c side by side, S = 2 H.
@@ -99,6 +108,10 @@ class Lstm(Core):
         h, c = state[None].to(x.dtype).chunk(2, dim=-1)
         y, (h, c) = self.cell(x, (h.contiguous(), c.contiguous()))
         return y, torch.cat([h[0], c[0]], dim=-1).to(state.dtype)
+
+    def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
+        i, f, _, o = _gate_inputs(self.cell, x, state[..., : self.output_size]).chunk(4, dim=-1)
+        return {"input": i.sigmoid(), "forget": f.sigmoid(), "output": o.sigmoid()}
 
 
 class Lstm1997(Core):
@@ -138,6 +151,21 @@ class Lstm1997(Core):
         hx = y.contiguous(), (s / 2).contiguous()
         out, y, s = torch.lstm(x, hx, weights, True, 1, 0.0, False, False, False)  # 1 layer, no dropout, time first
         return out, torch.cat([y[0], 2 * s[0]], dim=-1).to(state.dtype)
+
+    def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
+        y = state[..., : self.output_size]
+        i, _, o = (
+            F.linear(x, w, b) + F.linear(y, u) for w, u, b in zip(self.weight_x, self.weight_y, self.bias, strict=True)
+        )
+        return {"input": i.sigmoid(), "output": o.sigmoid()}
+
+
+def _gate_inputs(cell: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+    """W x + U h + both biases of a cell of torch's, all its gates side by side."""
+    w_x, w_h, b_x, b_h = (
+        cast(Tensor, getattr(cell, f"{name}_l0")) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    return F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)
 
 
 CORES: dict[str, Callable[[int, int], Core]] = {

@@ -257,17 +257,20 @@ class QNetwork(nn.Module):
 
     def outputs(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         """What the head gives for each action: out [L, B, A, K], and the next core state [B, S]."""
-        is_first = inputs.is_first[self.settings.frame_stack - 1 :]  # [L, B]
-        x = self.see(inputs)  # [L, B, D]
-        if self.settings.last_action_reward:
-            starts = is_first.to(x.device, non_blocking=True)
-            action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
-            reward = inputs.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
-            x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
-        y, state = self.core(x, state, is_first)
+        y, state = self.core(self.see(inputs), state, inputs.is_first[self.settings.frame_stack - 1 :])
         return self.head(y), state
 
     def see(self, inputs: Inputs) -> Tensor:
+        """What the core is given [L, B, D]: features of the frames, and the last action and reward if so set."""
+        x = self.features(inputs)
+        if self.settings.last_action_reward:
+            starts = inputs.is_first[self.settings.frame_stack - 1 :].to(x.device, non_blocking=True)  # [L, B]
+            action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
+            reward = inputs.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
+            x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
+        return x
+
+    def features(self, inputs: Inputs) -> Tensor:
         """Features [L, B, D] of the frames [K-1+L, B, H, W]: pixels to channels, centred, stacked, convolved."""
         planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H', W', C]
         planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -102,6 +103,20 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
     assert list((copies[1] / "videos").iterdir()) == []
 
 
+def test_films_of_two_runs_side_by_side_and_of_any_record(copies: list[Path], tmp_path: Path) -> None:
+    both = [str(copies[0]), str(copies[1])]
+    assert evaluate.main([*both, *SHORT, "--side-by-side"]) == 0
+    (film,) = (copies[0] / "videos").glob("dqn-breakout-and-drqn-breakout-*.mp4")
+    with av.open(str(film)) as container:
+        assert container.streams.video[0].width == 2 * 320
+    record = next((copies[0] / "eval").glob("*/episode-000.json"))
+    assert evaluate.main(["--watch", str(record), "--out", str(tmp_path / "films")]) == 0
+    assert (tmp_path / "films" / "episode-000.mp4").stat().st_size > 0
+    assert evaluate.main([str(copies[1]), "--overlay", "--threads", "1", "--watch", str(record)]) == 0
+    with av.open(str(record.with_suffix(".mp4"))) as container:
+        assert container.streams.video[0].width == 540
+
+
 # --- a sweep ------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +202,11 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
         ("A --sweep flicker:0 --observe full", "--observe full"),
         ("A --observe flicker:x", "--observe flicker:x"),
         ("A --game pong", "--game pong"),
+        ("A --side-by-side", "two runs"),
+        ("A B --side-by-side --sweep flicker:0", "--side-by-side"),
+        ("A --saliency", "--overlay"),
+        ("--watch no.json", "no.json"),
+        ("--overlay", "folder of a run"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_nothing_is_played(

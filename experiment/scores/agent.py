@@ -16,6 +16,7 @@ from envs.episodes import EpisodeRecord, replay_grey
 from envs.protocols import Protocol
 from envs.screens import Observe
 from experiment import build
+from experiment.scores import zoo
 from experiment.scores.evaluation import Evaluation, evaluate
 from experiment.scores.progress import progress
 from experiment.settings.config import Config, UsageError, from_dict
@@ -54,6 +55,11 @@ class Agent:
         )
         return f"{self.trained['frames']:012d}-{rules}"
 
+    @property
+    def actions(self) -> list[str]:
+        """Names of the actions [A]."""
+        return build.task(self.config).action_names
+
     def on(self, screen: Observe) -> "Agent":
         """The same agent, scored on another screen."""
         return replace(self, config=replace(self.config, observe=str(screen)))
@@ -81,12 +87,15 @@ def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
 
 
 def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -> Agent:
-    """The agent of a run's newest whole checkpoint, on the CPU, scored on the screen `observe` (None: that of its
-    training) and with the settings `overrides`.
+    """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU; scored on the
+    screen `observe` (None: that of its training) and with the settings `overrides`.
 
     UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
     """
-    saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
+    if (folder / zoo.WEIGHTS).is_file():
+        saved = zoo.load(folder)
+    else:
+        saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
     trained = from_dict(saved.meta.get("config", {}), str(folder))
     config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
     protocol = build.rules(config)

@@ -1,6 +1,6 @@
 """Playing whole episodes with a network: true, unclipped scores, apart from training."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from agents.networks import QNetwork
-from envs.episodes import EpisodeRecord, replay_colour
+from envs.episodes import EpisodeRecord
 from envs.games import human_normalised, human_score, random_score
 from envs.protocols import Protocol
 from experiment import build
 from experiment.scores.intervals import mean_interval, standard_error
-from experiment.scores.video import write_video
 from experiment.settings.config import Config
 from experiment.store.files import write_json
 
@@ -144,15 +143,3 @@ def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], ab
     path = stem.with_name(stem.name + ".json")
     write_json(path, {**about, **summary, "scores": result.scores})
     return path
-
-
-def write_videos(result: Evaluation, which: str, folder: Path, title: str) -> Iterator[Path]:
-    """Films of the best, the median or all episodes, from their records. OSError if one cannot be written."""
-    middle, best = middle_and_best(result.scores)
-    chosen = {"best": [best], "median": [middle], "all": ranked(result.scores), "none": []}[which]
-    for i in chosen:
-        score = result.scores[i]
-        path = folder / f"{title.replace(' ', '-')}-{which}-{i:03d}-score-{score:g}.mp4"
-        frames = replay_colour(result.records[i], every_frame=True)
-        write_video(frames, path, caption=f"{title.rsplit(' ', 1)[0]}  {score:g}")
-        yield path

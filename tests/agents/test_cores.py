@@ -296,3 +296,21 @@ def test_the_state_stays_in_single_precision_under_autocast(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         _, state = core(normal(T, B, D).bfloat16(), core.initial_state(B), IS_FIRST)
     assert state.dtype == torch.float32
+
+
+@pytest.mark.parametrize("core", ["lstm", "lstm1997", "gru"])
+def test_the_gates_are_those_of_the_step(core: str) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        cell = CORES[core](5, 7)
+        x, state = torch.randn(1, 3, 5), torch.randn(3, cell.state_size)
+        y, after = cell(x, state, torch.zeros(1, 3, dtype=torch.bool))
+        gates = cell.gates(x[0], state)
+        if core == "gru":  # h' = keep h + (1 - keep) n, with n = tanh(W x + b + reset (U h + b'))
+            gru = cell.cell
+            w, u, b, b_h = (p[14:] for p in (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0))  # type: ignore[union-attr, index]
+            n = torch.tanh(x[0] @ w.T + b + gates["reset"] * (state @ u.T + b_h))
+            torch.testing.assert_close(after, gates["keep"] * state + (1 - gates["keep"]) * n)
+        else:  # the output gate shows the cell: y = o tanh(c), or o tanh(s / 2)
+            content = after[:, 7:] / (2 if core == "lstm1997" else 1)
+            torch.testing.assert_close(y[0], gates["output"] * torch.tanh(content))

@@ -1,0 +1,104 @@
+"""Films of recorded episodes: the game alone or with what the agent saw and expected, side by side, in a terminal."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from envs.episodes import EpisodeRecord, replay_colour
+from experiment.scores import overlay
+from experiment.scores.agent import Agent
+from experiment.scores.evaluation import middle_and_best, ranked
+from experiment.scores.overlay import Overlay, Picture
+from experiment.scores.progress import progress
+from experiment.scores.trace import trace
+from experiment.scores.video import FPS, write_video
+
+
+@dataclass(frozen=True)
+class Film:
+    """Pictures [H, W, 3] of one size, `fps` a second, about `length` of them."""
+
+    pictures: Iterable[Picture]
+    fps: int
+    length: int
+    scale: int = 1
+
+    def write(self, path: Path, caption: str | None = None) -> Path:
+        """Encode under a progress bar; a picture of a moment at three quarters lies beside the film. OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with progress(path.name, self.length, "pictures") as bar:
+
+            def counted() -> Iterator[Picture]:
+                for i, picture in enumerate(self.pictures, start=1):
+                    yield picture
+                    bar(i, "")
+
+            write_video(counted(), path, caption, self.scale, fps=self.fps, poster=self.length * 3 // 4)
+        return path
+
+
+def chosen(scores: list[float], which: str) -> list[int]:
+    """The episodes that `which` names: best, median, all (the best first) or none."""
+    middle, best = middle_and_best(scores)
+    return {"best": [best], "median": [middle], "all": ranked(scores), "none": []}[which]
+
+
+def game_film(record: EpisodeRecord) -> Film:
+    """Every frame of the game, as a human sees it."""
+    return Film(replay_colour(record, every_frame=True), FPS, record.steps * 4, scale=2)
+
+
+def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
+    """A picture a step: the game, and beside it what this agent sees and expects in it, and its memory."""
+    numbers = trace(agent.network, agent.config, record, saliency)
+    title = f"{agent.preset}  {record.game}  {record.observe}"
+    return Film(Overlay(record, numbers, agent.actions, title, agent.config.core_size), overlay.FPS, record.steps)
+
+
+def beside(one: Film, other: Film) -> Film:
+    """Two films next to each other; the one that ends first keeps its last picture."""
+
+    def pictures() -> Iterator[Picture]:
+        last: list[Picture | None] = [None, None]
+        for pair in zip_longest(one.pictures, other.pictures):
+            last = [new if new is not None else old for new, old in zip(pair, last, strict=True)]
+            height = max(picture.shape[0] for picture in last if picture is not None)
+            yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last if p is not None], 1)
+
+    return Film(pictures(), one.fps, max(one.length, other.length), one.scale)
+
+
+def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Play a film in a terminal that shows 24-bit colours, two pixels a character, not faster than real time."""
+    size, every = shutil.get_terminal_size(), max(1, film.fps // 15)
+    out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear
+    due = time.monotonic()
+    try:
+        for i, picture in enumerate(film.pictures):
+            if i % every == 0:
+                out.write("\x1b[H" + blocks(picture, size.columns, 2 * size.lines - 2))
+                out.flush()
+                due += every / film.fps
+                sleep(max(0.0, due - time.monotonic()))
+    finally:
+        out.write("\x1b[0m\x1b[?25h\n")
+
+
+def blocks(picture: Picture, columns: int, rows: int) -> str:
+    """A picture [H, W, 3] as lines of half blocks: a character is two pixels, one above the other."""
+    shrink = max(1, -(-picture.shape[1] // columns), -(-picture.shape[0] // rows))
+    small = picture[::shrink, ::shrink]
+    small = small[: len(small) // 2 * 2]
+    lines = []
+    for upper, lower in zip(small[::2].tolist(), small[1::2].tolist(), strict=True):
+        cells = (
+            f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m\u2580" for (a, b, c), (d, e, f) in zip(upper, lower, strict=True)
+        )
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)

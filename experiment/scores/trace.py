@@ -1,0 +1,94 @@
+"""What a network saw, expected and remembered in a recorded episode: the numbers behind a film."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.networks import QNetwork
+from envs.episodes import EpisodeRecord
+from experiment import build
+from experiment.scores.agent import inputs_of
+from experiment.scores.progress import progress
+from experiment.settings.config import Config
+
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An episode of T steps, step by step. A core without memory has S = 0, and no gates."""
+
+    frames: np.ndarray  # [T, H, W] uint8, as the agent saw them
+    action: np.ndarray  # [T] int64, the actions played
+    reward: np.ndarray  # [T] float32, true points
+    samples: np.ndarray  # [T, A, N] float32, samples of the return; their mean is Q
+    state: np.ndarray  # [T, S] float32, the core state after the step
+    gates: dict[str, np.ndarray]  # name -> mean opening [T] float32
+    saliency: np.ndarray | None  # [T, H, W] float32, |dQ(s_t, a_t) / d pixel of the newest image|
+
+    @property
+    def q(self) -> np.ndarray:
+        """[T, A] float32"""
+        return self.samples.mean(-1)
+
+
+def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bool = False) -> Trace:
+    """Run the network on a record, at the precision of `config`: torso and head on CHUNK rows at once, as in an
+    evaluation of as many envs, the core row by row.
+
+    The last bits of a value may differ from those in the evaluation, whose batches held other rows.
+    """
+    inputs, action = inputs_of(record, network.settings.frame_stack)
+    images: list[Tensor] = []  # what the torso was given: [L, K C, H', W']
+
+    def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
+        images[:] = [given[0].detach().requires_grad_(saliency)]
+        return images[0]
+
+    hook = network.conv.register_forward_pre_hook(watch)
+    state, samples, seen, states, tints = network.initial_state(1), [], [], [network.initial_state(1)], []
+    is_first, autocast = torch.zeros(1, 1, dtype=torch.bool), build.autocast(config)
+    try:
+        with progress("values", record.steps, "steps") as bar, torch.set_grad_enabled(saliency):
+            for start in range(0, record.steps, CHUNK):
+                played = action[start : start + CHUNK, None, None, None]  # [L, 1, 1, 1]
+                with autocast():
+                    x = network.see(inputs.rows(start, start + len(played)))  # [L, 1, D]
+                    rows = []
+                    for row in x[:, None]:
+                        y, state = network.core(row, state.detach(), is_first)  # the first state is zeros anyway
+                        rows.append(y)
+                        states.append(state.detach())
+                    z = network.head.samples(network.head(torch.cat(rows))).float()  # [L, 1, A, N]
+                if saliency:
+                    chosen = z.take_along_dim(played, 2)  # [L, 1, 1, N]
+                    (gradient,) = torch.autograd.grad(chosen.mean(-1).sum(), images[0])
+                    tints.append(_pixels(gradient, tuple(inputs.frames.shape[-2:])))
+                seen.append(x.detach().float())
+                samples.append(z.detach()[:, 0])
+                bar(start + len(played), "")
+    finally:
+        hook.remove()
+    with torch.no_grad():
+        met = torch.cat(states[:-1])  # [T, S], before each step
+        gates = {
+            name: opening.mean(-1).numpy() for name, opening in network.core.gates(torch.cat(seen)[:, 0], met).items()
+        }
+    return Trace(
+        frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),
+        action=action.numpy(),
+        reward=np.roll(inputs.prev_reward[:, 0].numpy(), -1),
+        samples=torch.cat(samples).numpy(),
+        state=torch.cat(states[1:]).numpy(),
+        gates=gates,
+        saliency=np.concatenate(tints) if saliency else None,
+    )
+
+
+def _pixels(gradient: Tensor, side: tuple[int, ...]) -> np.ndarray:
+    """|gradient| of the newest image, from tiles of s x s pixels as channels [L, K s s, H', W'] back to [L, H, W]."""
+    s = side[0] // gradient.shape[2]
+    newest = gradient[:, -s * s :].float().abs().unflatten(1, (s, s))  # [L, s, s, H', W']
+    return newest.permute(0, 3, 1, 4, 2).reshape(-1, *side).numpy()

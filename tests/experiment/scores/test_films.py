@@ -1,0 +1,138 @@
+"""Films that teach: the values are the network's own, the pictures hold them, and the files play anywhere."""
+
+import io
+import itertools
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from agents.networks import NetworkSettings, QNetwork
+from envs.episodes import EpisodeRecord
+from envs.protocols import protocol
+from experiment.scores import films, overlay
+from experiment.scores.agent import Agent, inputs_of
+from experiment.scores.evaluation import evaluate
+from experiment.scores.trace import CHUNK, Trace, trace
+from experiment.settings.config import Config
+
+CONFIG = Config(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_epsilon=0.5, seed=4, precision="fp32",
+                hidden=16, core_size=8, head="qr", frame_stack=2, threads=1)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        settings = {name: getattr(CONFIG, name) for name in NetworkSettings.__dataclass_fields__}
+        network = QNetwork(4, NetworkSettings(**settings))
+    return Agent(Path("runs/x"), "drqn", CONFIG, protocol("v5"), network, {"frames": 0})
+
+
+@pytest.fixture(scope="module")
+def record(agent: Agent) -> EpisodeRecord:
+    return evaluate(agent.network, CONFIG, agent.protocol).records[0]
+
+
+@pytest.fixture(scope="module")
+def numbers(agent: Agent, record: EpisodeRecord) -> Trace:
+    return trace(agent.network, CONFIG, record, saliency=True)
+
+
+def test_the_values_are_those_of_the_network_run_again_on_the_record(
+    agent: Agent, record: EpisodeRecord, numbers: Trace
+) -> None:
+    inputs, action = inputs_of(record, CONFIG.frame_stack)
+    state, q = agent.network.initial_state(1), []
+    with torch.no_grad():
+        for start in range(0, record.steps, CHUNK):
+            values, state = agent.network(inputs.rows(start, min(start + CHUNK, record.steps)), state)
+            q.append(values[:, 0].numpy())
+    np.testing.assert_allclose(numbers.q, np.concatenate(q), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numbers.state[-1], state[0].numpy(), rtol=1e-5, atol=1e-6)
+    assert (numbers.action == action.numpy()).all()
+    assert numbers.reward.sum() == record.score
+    # Half of the actions are random. A random one of four is the best one in a quarter of the cases.
+    best = numbers.q[np.arange(record.steps), numbers.action] >= numbers.q.max(-1) - 1e-5
+    assert abs(best.mean() - (0.5 + 0.5 / 4)) < 0.15
+
+
+def test_the_memory_gates_are_open_between_0_and_1_and_have_a_value_for_each_step(
+    record: EpisodeRecord, numbers: Trace
+) -> None:
+    assert list(numbers.gates) == ["input", "forget", "output"]
+    for opening in numbers.gates.values():
+        assert opening.shape == (record.steps,)
+        assert ((opening > 0) & (opening < 1)).all()
+
+
+def test_saliency_is_the_gradient_of_the_played_actions_value(
+    agent: Agent, record: EpisodeRecord, numbers: Trace
+) -> None:
+    inputs, action = inputs_of(record, CONFIG.frame_stack)
+    images: list[torch.Tensor] = []
+    hook = agent.network.conv.register_forward_pre_hook(lambda _, given: images.append(given[0].requires_grad_()))
+    q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
+    hook.remove()
+    (gradient,) = torch.autograd.grad(q[0, 0, action[0]], images[0])
+    newest = gradient[0, -16:]  # 4 x 4 pixels as channels: row 4 y + 2, column 4 x + 1 is channel 4 * 2 + 1
+    assert numbers.saliency is not None
+    np.testing.assert_allclose(numbers.saliency[0][2::4, 1::4], newest[9].abs().numpy(), rtol=1e-3, atol=1e-7)
+
+
+def test_an_overlay_has_a_picture_a_step_with_the_game_and_the_agents_view(
+    agent: Agent, record: EpisodeRecord, numbers: Trace
+) -> None:
+    plain = Trace(**vars(numbers) | {"saliency": None})
+    drawn = overlay.Overlay(record, plain, agent.actions, "title $^$", CONFIG.core_size)
+    pictures = list(drawn)
+    assert len(pictures) == record.steps
+    t = record.steps // 2
+    view = pictures[t][drawn.game_y + 28 :, drawn.view_x :][: overlay.VIEW : 2, : overlay.VIEW : 2, 0]
+    assert (view == numbers.frames[t]).all()
+    hidden = ~numbers.frames.any(axis=(1, 2))
+    assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
+    assert pictures[t].shape[1] == overlay.WIDTH
+    assert pictures[t].shape[0] % 2 == 0
+
+
+def test_a_film_is_seekable_starts_at_once_and_has_a_poster(
+    agent: Agent, record: EpisodeRecord, tmp_path: Path
+) -> None:
+    path = films.overlay_film(agent, record).write(tmp_path / "a.mp4")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)
+        keys = [packet.pts * packet.time_base for packet in container.demux(stream) if packet.is_keyframe]
+    assert max(float(b - a) for a, b in itertools.pairwise(keys)) <= 2
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    assert len(data) < 15e6 * record.steps / (300 * overlay.FPS)  # five minutes: 15 MB
+    assert Image.open(tmp_path / "a.jpg").size[0] == overlay.WIDTH
+
+
+def picture(height: int, level: int) -> np.ndarray:
+    return np.full((height, 4, 3), level, np.uint8)
+
+
+def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end() -> None:
+    both = films.beside(films.Film([picture(4, 1), picture(4, 2)], 15, 2), films.Film([picture(6, 3)], 15, 1))
+    one, two = both.pictures
+    assert one.shape == two.shape == (6, 8, 3)
+    assert [one[0, 0, 0], one[0, 4, 0], one[5, 0, 0]] == [1, 3, 0]  # left, right, below the smaller one
+    assert [two[0, 0, 0], two[0, 4, 0]] == [2, 3]
+
+
+def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time() -> None:
+    out, waits = io.StringIO(), []
+    film = films.Film([picture(4, i) for i in range(8)], 60, 8)
+    films.show(film, out, waits.append)
+    assert len(waits) == 2  # 15 pictures a second of 60
+    assert 0 < waits[-1] <= 2 * 4 / 60
+    text = out.getvalue()
+    assert text.count("▀") == 2 * 2 * 4  # two pictures of two lines of four
+    assert "\x1b[38;2;4;4;4;48;2;4;4;4m▀" in text
+    assert text.endswith("\x1b[0m\x1b[?25h\n")  # colours and cursor are as before

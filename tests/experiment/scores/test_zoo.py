@@ -1,0 +1,59 @@
+"""Exported agents: a small folder that every command takes in place of a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evaluate
+from envs.episodes import EpisodeRecord
+from experiment.scores.zoo import CURVE, EVALUATION, WEIGHTS
+from tests import small
+
+SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.start(tmp_path_factory.mktemp("runs"), "tiny", frames=800)
+
+
+@pytest.fixture(scope="module")
+def zoo(run: Path) -> Path:
+    folder = run.parent / "zoo" / "tiny"
+    assert evaluate.main([str(run), *SHORT, "--video", "none", "--export", str(folder)]) == 0
+    return folder
+
+
+def test_an_exported_agent_scores_as_its_evaluation_says(zoo: Path) -> None:
+    about = json.loads((zoo / EVALUATION).read_text())
+    assert about["frames"] == 800
+    assert evaluate.main([str(zoo), *SHORT, "--video", "none"]) == 0
+    (path,) = (zoo / "eval").glob("*-n2-s1.json")
+    again = json.loads(path.read_text())
+    assert again["scores"] == about["scores"]
+    assert len(again["network_sha256"]) == 64
+    assert EpisodeRecord.load(zoo / "best.json").score == max(about["scores"])
+    assert EpisodeRecord.load(zoo / "median.json").score in about["scores"]
+
+
+def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(run: Path, zoo: Path) -> None:
+    parameters = json.loads((zoo / EVALUATION).read_text())["parameters"]
+    assert 2 * parameters < (zoo / WEIGHTS).stat().st_size < 2 * parameters + 5000
+    curve = json.loads((zoo / CURVE).read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row[0] for row in curve["rows"]] == [row["frames"] for row in rows]
+    assert np.isfinite([row[0] for row in curve["rows"]]).all()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", WEIGHTS, EVALUATION])
+def test_a_damaged_folder_is_one_line(name: str, zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (zoo / name).read_bytes()
+    (zoo / name).write_bytes(whole[:20])
+    try:
+        assert evaluate.main([str(zoo), *SHORT]) == 2
+    finally:
+        (zoo / name).write_bytes(whole)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
