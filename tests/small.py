@@ -17,10 +17,10 @@ from experiment.store.checkpoint import MANIFEST, _digest, load_latest, signatur
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "game": "breakout",
-    "frames": 3_200,
+    "frames": 1_600,
     "num_envs": 2,
-    "replay_rows": 500,  # less than the run's rows: the ring goes round
-    "start_rows": 100,
+    "replay_rows": 240,  # less than the run's rows: the ring goes round
+    "start_rows": 80,
     "hidden": 32,
     "core_size": 16,
     "batch_size": 4,

@@ -82,7 +82,11 @@ def fill(path: Path) -> None:
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    settings = {"eval_frames": 1_000, "log_frames": 80}  # many rows: more than the last page of the file takes
+    settings = {
+        "frames": 3_200,
+        "eval_frames": 1_000,
+        "log_frames": 80,
+    }  # many rows: more than the last page of the file takes
     whole = small.start(tmp_path, "whole", **settings)
     advance = Run.advance
 
@@ -114,18 +118,18 @@ def test_without_permission_to_save_training_goes_on_and_the_end_says_so(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoint, "save_file", refuse)
-    assert small.train_program.main(["dqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags()]) == 2
+    assert small.train_program.main(["dqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags("dqn")]) == 2
     captured = capsys.readouterr()
     assert captured.out.count("not saved (Permission denied)") == 1
     assert "the last checkpoint could not be saved" in captured.err
-    assert small.rows(tmp_path / "run")[-1]["frames"] == 3_200
+    assert small.rows(tmp_path / "run")[-1]["frames"] == 1_600
 
 
 def test_rights_taken_away_and_given_back_cost_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     advance, root = Run.advance, os.geteuid() == 0
     with tempfile.TemporaryDirectory() as home:
         os.chmod(home, 0o755)
-        whole = small.start(Path(home), "whole")
+        whole = small.start(Path(home), "whole", frames=3_200)
 
         def take_and_give_back(run: Run, *arguments: Any) -> None:
             advance(run, *arguments)
@@ -140,7 +144,7 @@ def test_rights_taken_away_and_given_back_cost_nothing(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(Run, "advance", take_and_give_back)
         try:
-            folder = small.start(Path(home), "run")
+            folder = small.start(Path(home), "run", frames=3_200)
         finally:
             if root:
                 os.seteuid(0)
@@ -328,12 +332,12 @@ def test_settings_that_are_a_pipe_are_one_clear_line(copy: Path, capsys: pytest.
     (copy / "config.yaml").unlink()
     os.mkfifo(copy / "config.yaml")  # opening it would wait for ever
     assert small.resume(copy) == 2
-    assert "config.yaml: missing, or not a file" in capsys.readouterr().err
+    assert "config.yaml: cannot be read" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert small.resume(tmp_path / "nothing") == 2
-    assert "no such run folder" in capsys.readouterr().err
+    assert "config.yaml: cannot be read (no such file)" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -14,7 +14,7 @@ from tests import small
 
 @pytest.mark.parametrize("preset", ["dqn", "drqn"])
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(preset: str, tmp_path: Path):
-    settings = {"frames": 1_600, "observe": "flicker", "priority_exponent": 0.9}
+    settings = {"observe": "flicker", "priority_exponent": 0.9}
     one = small.start(tmp_path, "one", preset, **settings)
     torch.manual_seed(99)  # global generators, ours or a library's, must not matter
     np.random.seed(99)
@@ -35,13 +35,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(preset: str, 
 @pytest.mark.skipif(build.cores() < 2, reason="one core")
 @pytest.mark.parametrize("preset", ["dqn", "drqn"])
 def test_the_number_of_threads_changes_no_bit(preset: str, tmp_path: Path):
-    one, two = (small.start(tmp_path, str(n), preset, threads=n, num_envs=18, replay_rows=1_000) for n in (1, 2))
+    one, two = (
+        small.start(tmp_path, str(n), preset, frames=3_200, threads=n, num_envs=18, replay_rows=1_000) for n in (1, 2)
+    )
     assert small.differences(one, two) == ["meta config", "meta threads"]
 
 
 @pytest.mark.parametrize("preset", ["dqn", "drqn"])
 def test_evaluation_never_disturbs_training(preset: str, tmp_path: Path):
-    settings = {"frames": 1_600, "observe": "flicker"}
+    settings = {"observe": "flicker"}
     without = small.start(tmp_path, "without", preset, **settings)
     often = small.start(tmp_path, "often", preset, eval_frames=400, eval_episodes=2, **settings)
     a, b = small.everything(without), small.everything(often)
@@ -51,8 +53,8 @@ def test_evaluation_never_disturbs_training(preset: str, tmp_path: Path):
 
 
 def test_neither_checkpoints_nor_tracking_disturb_training(tmp_path: Path):
-    seldom = small.start(tmp_path, "seldom", frames=1_600)
-    often = small.start(tmp_path, "often", frames=1_600, checkpoint_frames=100)
+    seldom = small.start(tmp_path, "seldom")
+    often = small.start(tmp_path, "often", checkpoint_frames=100)
     assert small.differences(seldom, often) == ["meta config"]
 
 
@@ -76,7 +78,7 @@ def test_flicker_has_its_own_stream(tmp_path: Path):
     assert a.meta["generators"] == b.meta["generators"]
     for name in ("envs.actions", "envs.screen_crc", "replay.action", "replay.reward", "replay.is_first"):
         assert torch.equal(a.training[name], b.training[name])
-    assert not torch.equal(a.training["replay.pending"], b.training["replay.pending"])
+    assert not torch.equal(a.training["replay.open_block"], b.training["replay.open_block"])
 
 
 def test_the_streams_of_a_seed_and_of_its_neighbours_all_differ():

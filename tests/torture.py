@@ -95,7 +95,7 @@ def main(words: list[str]) -> int:
                     )
 
             def new(name: str, runs: Path = runs, preset: str = preset, settings: dict = settings) -> list[str]:
-                return [preset, "--runs-dir", str(runs), "--name", name, *small.flags(**settings)]
+                return [preset, "--runs-dir", str(runs), "--name", name, *small.flags(preset, **settings)]
 
             if launch(*new("whole")).wait() != 0:
                 print((runs / "log").read_text(), file=sys.stderr)

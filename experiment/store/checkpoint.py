@@ -68,7 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     folder.mkdir(exist_ok=True)
     target, temporary = folder / f"{checkpoint.meta['frames']:012d}", folder / ".writing"
-    same = [path for path in _candidates(folder) if path.stem == target.name]
+    same = [path for path in _newest_first(folder) if path.stem == target.name]
     if same:  # a resumed run saves the same frame again
         target = target.with_suffix(f".{int(same[0].suffix[1:] or 0) + 1}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
@@ -92,17 +92,22 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _candidates(folder)[KEEP:]:
+    for old in _newest_first(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def _candidates(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first. UsageError if the folder cannot be read."""
-    with refused(folder, "read"):
-        paths = folder.iterdir() if folder.is_dir() else ()
-        ours = [path for path in paths if re.fullmatch(r"[0-9]{12,16}(\.[0-9]{1,9})?", path.name)]
-        return sorted(ours, key=lambda path: [*map(int, path.name.split("."))], reverse=True)
+def _newest_first(folder: Path) -> list[Path]:
+    """Checkpoint folders. OSError if the folder cannot be read."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    ours = [path for path in paths if re.fullmatch(r"[0-9]{12,16}(\.[0-9]{1,9})?", path.name)]
+    return sorted(ours, key=lambda path: [*map(int, path.name.split("."))], reverse=True)
+
+
+def _candidates(run: Path) -> list[Path]:
+    """A run's checkpoint folders, newest first. UsageError if they cannot be read."""
+    with refused(run / "checkpoint", "read"):
+        return _newest_first(run / "checkpoint")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
     if not run.is_dir():
         raise UsageError(f"{run}: no such run folder")
     problems = []
-    for path in _candidates(run / "checkpoint"):
+    for path in _candidates(run):
         if problems:
             report(f"damaged checkpoint: {problems[-1]}; going back to the one before")
         try:
@@ -149,12 +154,12 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
 
 def saved_frames(run: Path) -> list[int]:
     """The frame counts of a run's checkpoints, newest first, whole or not."""
-    return [int(path.stem) for path in _candidates(run / "checkpoint")]
+    return [int(path.stem) for path in _candidates(run)]
 
 
 def newest_manifest(run: Path) -> dict[str, Any]:
     """The manifest of a run's newest checkpoint. UsageError if there is none, or if it is damaged."""
-    for path in _candidates(run / "checkpoint"):
+    for path in _candidates(run):
         return _read_manifest(path)
     raise UsageError(f"{run}: holds no checkpoint")
 

@@ -59,7 +59,7 @@ def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_ste
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.start(tmp_path_factory.mktemp("runs"), "run", frames=1_600, eval_frames=1_600)
+    return small.start(tmp_path_factory.mktemp("runs"), "run", eval_frames=1_600)
 
 
 def table() -> dict[str, str]:
@@ -83,10 +83,11 @@ def test_the_documented_metrics_are_those_of_a_run(finished: Path):
 def test_a_row_adds_up(finished: Path):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "updates" in row][-1]
-    # 1600 frames = 400 steps; learning began at 100 rows; 1 x 300 / (4 x 16) = 4.7 updates
-    assert (last["frames"], last["steps"], last["updates"]) == (1_600, 400, 4)
-    assert (last["samples"], last["samples_per_step"]) == (4 * 64, 4 * 64 / 300)
-    assert last["replay_rows"] == 400
+    # 1600 frames = 400 steps; learning began at 80 rows; 1 x (400 - 80) / (4 x 16) = 5 updates
+    assert (last["frames"], last["steps"], last["updates"]) == (1_600, 400, 5)
+    assert (last["samples"], last["samples_per_step"]) == (5 * 64, 5 * 64 / 320)
+    # A ring of 240 / 2 = 120 times at time 200: the block that begins there takes the place of times 80 to 87.
+    assert last["replay_rows"] == 2 * (200 - 88)
     assert last["replay_bytes"] > 2 * 8 * 84 * 84  # at least the block that is being filled
     assert 0 < sum(last[name] for name in small.TIMES) <= 1
     assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
@@ -95,7 +96,7 @@ def test_a_row_adds_up(finished: Path):
 def test_a_metric_of_the_learner_reaches_the_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record = Run.record_update
     monkeypatch.setattr(Run, "record_update", lambda run, metrics: record(run, {**metrics, "new": metrics["loss"] * 2}))
-    rows = small.rows(small.start(tmp_path, "run", frames=1_600))
+    rows = small.rows(small.start(tmp_path, "run"))
     assert [row["new"] for row in rows if "loss" in row] == [2 * row["loss"] for row in rows if "loss" in row] != []
 
 
@@ -110,14 +111,12 @@ def test_a_run_that_made_no_update_says_so(
 def test_a_run_that_is_short_of_memory_warns_stops_with_a_checkpoint_and_can_be_resumed(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    free = iter([10**6, 2**28 + 10**6] + [0] * 9)  # the full replay needs more than 1 MB
     with monkeypatch.context() as patch:
-        patch.setattr("experiment.runs.run.free_memory", lambda: next(free))
-        patch.setattr("experiment.runs.run.RESERVE", 0)
-        words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(frames=1_600, eval_frames=1_600)]
+        patch.setattr("experiment.runs.run.free_memory", lambda: 10_000)  # bytes; one block of raw frames takes 112,896
+        words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(eval_frames=1_600)]
         assert small.train_program.main(words) == 2
     said = capsys.readouterr()
-    assert said.out.count("warning: --replay-rows 500: a full replay needs") == 1
+    assert said.out.count("warning: --replay-rows 240: a full replay needs") == 1
     assert "stopped at" in said.err
     assert len(said.err.splitlines()) == 1
     assert small.resume(tmp_path / "run") == 0
