@@ -33,7 +33,7 @@ from experiment.settings.config import Config, preset
 
 OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
 PEER = str(ROOT / ".bench-venv" / "bin" / "python")
-EVALUATION = {"protocol": "v5", "eval_episodes": 30, "eval_epsilon": 0.01, "precision": "fp32"}
+EVALUATION = {"protocol": "v5", "eval_epsilon": 0.01, "precision": "fp32"}
 NATURE = {"torso": "nature", "hidden": 512, "core": "identity", "frame_stack": 4, "head": "mean", "norm": False,
           "center": False, "last_action_reward": False}  # fmt: skip
 
@@ -65,21 +65,21 @@ def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -
         raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
 
 
-def run_side(side: str, game: str, minutes: float, seed: int, folder: Path) -> dict[str, Any]:
+def run_side(side: str, game: str, minutes: float, seed: int, episodes: int, folder: Path) -> dict[str, Any]:
     """Train one side and score it."""
-    begun = time.monotonic()
+    begun, scoring = time.monotonic(), EVALUATION | {"eval_episodes": episodes}
     if side in PEERS:
         words = [side.removeprefix("sb3-"), game, str(60 * minutes), str(seed), str(folder)]
         subprocess.run([PEER, "-m", "benchmarks.peer_score", *words], cwd=ROOT, check=True)
         saved = torch.load(folder, weights_only=True)
-        config = replace(preset("dqn"), game=game, seed=seed, **NATURE, **EVALUATION)
+        config = replace(preset("dqn"), game=game, seed=seed, **NATURE, **scoring)
         build.check_config(config)
         protocol = PROTOCOLS[config.protocol]
         frames, updates = 4 * saved["steps"], saved["updates"]
         network = adopt(saved["weights"], config, len(machine(game).actions(protocol)))
     else:
         _train_ours(side, game, 60 * minutes, seed, folder)
-        agent = open_agent(folder, **EVALUATION)
+        agent = open_agent(folder, **scoring)
         config, protocol, network = agent.config, agent.protocol, agent.network
         frames, updates = agent.about["frames"], None
     trained = time.monotonic() - begun
@@ -97,13 +97,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--episodes", type=int, default=30, help="whole episodes that score one run. Default: 30")
     parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     parser.add_argument("--json", type=Path, help="where the result goes. Default: benchmarks/score-GAME.json")
     given = parser.parse_args(argv)
-    about = {**describe_machine(), "game": given.game, "minutes": given.minutes, **EVALUATION}
+    about = {
+        **describe_machine(),
+        "game": given.game,
+        "minutes": given.minutes,
+        "episodes": given.episodes,
+        **EVALUATION,
+    }
     with TemporaryDirectory() as folder:
         runs = [
-            run_side(side, given.game, given.minutes, seed, Path(folder) / f"{side}-{seed}")
+            run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / f"{side}-{seed}")
             for seed in range(1, given.seeds + 1)
             for side in given.sides
         ]
