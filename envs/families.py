@@ -6,7 +6,7 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from envs import emulator
+from envs import emulator, recall  # noqa: F401 - recall registers its environments
 from envs.emulator import Emulators, available_games, check_game, machine
 from envs.images import Images, facts
 from envs.protocols import OWN, Protocol, protocol

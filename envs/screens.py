@@ -165,13 +165,6 @@ KINDS: dict[str, type[Observer]] = {
 }
 
 
-def observe(kind: str, parameter: float | None = None) -> Observe:
-    """The named kind, with its default parameter where none is given. ValueError as in `Observe`."""
-    if parameter is None:
-        parameter = KINDS[kind].default if kind in KINDS else 0
-    return Observe(kind, parameter)
-
-
 def make_observer(observe: Observe, seed: int) -> Observer:
     """An observer at the start of a tape."""
     return KINDS[observe.kind](observe.parameter, seed)

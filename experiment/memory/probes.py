@@ -28,6 +28,7 @@ from agents.cores import CORES
 from agents.fields import FORBID, Share, Whole, near
 from agents.networks import QNetwork
 from agents.rows import Inputs
+from envs.recall import CUES, WAITS
 from experiment import build
 from experiment.memory import task as recall
 from experiment.plots import Line, draw_lines
@@ -76,9 +77,9 @@ class RecallConfig(Settings):
 def recall_once(core: str, seed: int, updates: int) -> list[float]:
     """The success of a newly trained network after each of the waits. On one thread."""
     torch.set_num_threads(1)
-    config = recall.settings(core, seed)
-    network = recall.train(config, updates)
-    return [recall.success(config, network, wait) for wait in recall.WAITS]
+    config = recall.settings(core, seed, updates)
+    network = recall.train(config)
+    return [recall.success(config, network, wait) for wait in WAITS]
 
 
 def in_processes(jobs: list[tuple[str, int, int]]) -> Iterator[list[float]]:
@@ -95,18 +96,18 @@ def recall_command(argv: list[str]) -> int:
     jobs = [(core, seed, asked.updates) for core in CORES for seed in range(1, asked.seeds + 1)]
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
-    print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in recall.WAITS))
+    print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in WAITS))
     for (core, seed, _), shares in zip(jobs, in_processes(jobs), strict=True):
         runs[core].append(shares)
         print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True)
-    waits, lines = [*map(str, recall.WAITS)], []
+    waits, lines = [*map(str, WAITS)], []
     for core, shares in runs.items():
         mean, low, high = (f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max))
         lines.append(Line(core, waits, mean, low, high))
     title = f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
     axes = {"xlabel": "wait, in steps", "ylabel": "right answers", "ylim": (0, 1.03)}
-    figures = {"command": command(argv), "updates": asked.updates, "waits": recall.WAITS, "success": runs}
-    return publish(asked.out, figures, lines, levels={"guessing": 1 / recall.CUES}, title=title, **axes)
+    figures = {"command": command(argv), "updates": asked.updates, "waits": WAITS, "success": runs}
+    return publish(asked.out, figures, lines, levels={"guessing": 1 / CUES}, title=title, **axes)
 
 
 # --- a trained agent ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
-from envs.screens import Observe, observe
+from envs.screens import Observe, parse_screen
 from envs.tapes import Envs
 
 
@@ -37,10 +37,10 @@ def equal(a: EpisodeRecord, b: EpisodeRecord) -> bool:
 @pytest.mark.parametrize(
     ("game", "rules", "how"),
     [
-        ("breakout", "v5", observe("flicker")),
-        ("space_invaders", "dqn-2015", observe("blackout")),
-        ("qbert", "machado18", observe("noise")),
-        ("seaquest", "dqn-2015", observe("delay")),
+        ("breakout", "v5", parse_screen("flicker")),
+        ("space_invaders", "dqn-2015", parse_screen("blackout")),
+        ("qbert", "machado18", parse_screen("noise")),
+        ("seaquest", "dqn-2015", parse_screen("delay")),
     ],
 )
 def test_an_episode_is_replayed_bit_for_bit(game: str, rules: str, how: Observe, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_an_episode_is_replayed_bit_for_bit(game: str, rules: str, how: Observe,
 
 @pytest.fixture(scope="module")
 def record() -> EpisodeRecord:
-    return replace(played("breakout", "v5", observe("flicker"))[1][0], finished_at=123_456)
+    return replace(played("breakout", "v5", parse_screen("flicker"))[1][0], finished_at=123_456)
 
 
 @pytest.fixture

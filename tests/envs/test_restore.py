@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from envs.screens import Observe, observe
+from envs.screens import Observe, parse_screen
 from envs.tapes import Envs
 
 CASES = [
-    ("breakout", "v5", observe("flicker")),
-    ("space_invaders", "dqn-2015", observe("delay")),
-    ("qbert", "machado18", observe("blackout", 5)),
-    ("seaquest", "dqn-2015", observe("noise")),
+    ("breakout", "v5", parse_screen("flicker")),
+    ("space_invaders", "dqn-2015", parse_screen("delay")),
+    ("qbert", "machado18", Observe("blackout", 5)),
+    ("seaquest", "dqn-2015", parse_screen("noise")),
 ]
 
 

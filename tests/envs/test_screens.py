@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from envs.screens import KINDS, Observe, make_observer, observe, parse_screen
+from envs.screens import KINDS, Observe, make_observer, parse_screen
 
 RNG = np.random.default_rng(0)
 
@@ -116,7 +116,7 @@ def test_noise_has_its_standard_deviation_and_is_cut_off():
 def test_every_kind_repeats_itself_from_its_seed_and_leaves_the_given_frame_alone(kind: str):
     shown = RNG.integers(1, 256, (60, 84, 84)).astype(np.uint8)
     before = shown.copy()
-    how = observe(kind)
+    how = parse_screen(kind)
     one = watch(how, shown, {0, 30}, seed=3)
     assert (one == watch(how, shown, {0, 30}, seed=3)).all()
     assert (shown == before).all()
@@ -136,8 +136,8 @@ def test_the_clear_value_of_a_kind_hides_nothing():
 
 def test_the_default_parameter_of_every_kind_is_allowed():
     for kind, made in KINDS.items():
-        assert observe(kind) == Observe(kind, made.default)
-    assert observe("flicker", 0.1) == Observe("flicker", 0.1)
+        assert parse_screen(kind) == Observe(kind, made.default)
+    assert Observe("flicker", 0.1) == Observe("flicker", 0.1)
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def success(core: str) -> float:
-    changes = {"unroll": 16, "num_envs": 8, "batch_size": 16, "start_rows": 512, "replay_rows": 8192}
-    config = recall.settings(core, 3, core_size=16, **changes)
-    return recall.success(config, recall.train(config, updates=150, waits=[3]), wait=3)
+    """After 150 updates on a wait of two steps."""
+    small = {"unroll": 16, "num_envs": 8, "batch_size": 16, "start_rows": 512, "replay_rows": 8192, "core_size": 16}
+    config = recall.settings(core, 3, updates=150, game="recall/Recall2-v0", **small)
+    return recall.success(config, recall.train(config), wait=2, episodes=200)
 
 
 def test_a_recurrent_core_remembers_the_cue() -> None:
@@ -38,33 +39,6 @@ def test_a_recurrent_core_remembers_the_cue() -> None:
 
 def test_the_identity_core_cannot() -> None:
     assert success("identity") < 0.35
-
-
-def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_paid() -> None:
-    task = recall.Recall(200, [2, 5], np.random.default_rng(0))
-    frame, is_first = task.observe()
-    assert is_first.all()
-    cue = frame[:, 0, : recall.CUES].argmax(-1)
-    assert (frame[:, 0, recall.REMEMBER] == 255).all()
-    waits = np.zeros(200, int)
-    for step in range(1, 6):
-        reward, ended = task.step(np.where(step % 2, cue, (cue + 1) % recall.CUES))
-        assert not (reward[~(waits > 0)] != 0).any()
-        waits[(waits == 0) & (task.observe()[0][:, 0, recall.ASKED] == 255)] = step
-        if ended.any():
-            break
-    assert set(waits[waits > 0].tolist()) == {2}
-    assert 60 < (waits == 2).sum() < 140  # about half
-
-
-def test_the_picture_says_nothing_of_the_cue_while_the_agent_waits() -> None:
-    task = recall.Recall(4000, [3], np.random.default_rng(0))
-    cue = task.observe()[0][:, 0, : recall.CUES].argmax(-1)
-    for lit in (1, 1, 0):
-        task.step(cue)
-        frame = task.observe()[0][:, 0, : recall.CUES] // 255
-        assert (frame.sum(-1) == lit).all()
-        assert frame[np.arange(4000), cue].mean() < 0.3
 
 
 # --- wiping -------------------------------------------------------------------------------------------------------
