@@ -24,7 +24,7 @@ test: install
 # and our agents in others' environments.
 agreement: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agreement,interop]'
-	$(BIN)/python -m pytest tests/agreement.py tests/envs/test_gym.py tests/envs/test_images.py
+	$(BIN)/python -m pytest tests/agreement.py tests/envs/test_gym.py tests/envs/test_images.py tests/test_recall.py
 
 lint: install
 	$(BIN)/ruff format --check .
