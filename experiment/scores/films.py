@@ -28,6 +28,8 @@ class Film:
     fps: int
     length: int
     scale: int = 1
+    preset: str = "veryfast"  # of x264: speed against size
+    crf: int = 23  # of x264: quality against size
 
     def write(self, path: Path, caption: str | None = None) -> Path:
         """Encode under a progress bar; a picture of a moment at three quarters lies beside the film. OSError."""
@@ -39,7 +41,16 @@ class Film:
                     yield picture
                     bar(i, "")
 
-            write_video(counted(), path, caption, self.scale, fps=self.fps, poster=self.length * 3 // 4)
+            write_video(
+                counted(),
+                path,
+                caption,
+                self.scale,
+                self.crf,
+                fps=self.fps,
+                poster=self.length * 3 // 4,
+                preset=self.preset,
+            )
         return path
 
 
@@ -58,7 +69,8 @@ def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) ->
     """A picture a step: the game, and beside it what this agent sees and expects in it, and its memory."""
     numbers = trace(agent.network, agent.config, record, saliency)
     title = f"{agent.preset}  {record.game}  {record.observe}"
-    return Film(Overlay(record, numbers, agent.actions, title, agent.config.core_size), overlay.FPS, record.steps)
+    drawn = Overlay(record, numbers, agent.actions, title, agent.config.core_size)
+    return Film(drawn, overlay.FPS, record.steps, preset="superfast", crf=27)
 
 
 def beside(one: Film, other: Film) -> Film:
@@ -71,7 +83,7 @@ def beside(one: Film, other: Film) -> Film:
             height = max(picture.shape[0] for picture in last if picture is not None)
             yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last if p is not None], 1)
 
-    return Film(pictures(), one.fps, max(one.length, other.length), one.scale)
+    return Film(pictures(), one.fps, max(one.length, other.length), one.scale, one.preset, one.crf)
 
 
 def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -18,7 +18,7 @@ FPS = 15  # pictures a second, one for each step of the agent
 WIDTH, MARGIN, GAME_WIDTH, VIEW = 540, 10, 320, 168  # pixels
 STEP = 4  # pixels of a step in the strips, which show the last WINDOW steps
 WINDOW = (WIDTH - 2 * MARGIN) // STEP
-CELLS = 64  # rows of the memory strip
+CELLS = 48  # rows of the memory strip
 SMALL, LARGE = 18, 30  # heights of text, pixels
 GROUND, PANEL, GREY, WHITE = (14, 16, 22), (26, 30, 40), (150, 156, 168), (238, 240, 244)
 PLAYED, CHANCE, LINE, BAND, RED = (76, 195, 120), (240, 160, 60), (90, 170, 250), (44, 72, 112), (235, 80, 80)
@@ -89,14 +89,14 @@ class Overlay:
         played = (np.arange(len(value)), trace.action)
         band = (self.low[played], self.high[played])
         extent = np.concatenate([value, *(band if self.distribution else ())])
-        strips = [("value: the highest Q", _curves(90, [(value, LINE)], extent.min(), extent.max(),
+        strips = [("value: the highest Q", _curves(76, [(value, LINE)], extent.min(), extent.max(),
                                                    band if self.distribution else None))]  # fmt: skip
-        strips.append(("score so far", _curves(60, [(self.score, PLAYED)], self.score.min(), self.score.max())))
+        strips.append(("score so far", _curves(50, [(self.score, PLAYED)], self.score.min(), self.score.max())))
         if trace.state.shape[1]:
             strips.append(("memory: cells, slow ones on top", _memory(trace.state[:, -cells:])))
         if trace.gates:
             lines = list(zip(trace.gates.values(), GATES, strict=False))
-            strips.append(("gates, mean", _curves(90, lines, 0, 1)))
+            strips.append(("gates, mean", _curves(64, lines, 0, 1)))
         self._lay_out(title, strips)
 
     def _lay_out(self, title: str, strips: list[tuple[str, Picture]]) -> None:
