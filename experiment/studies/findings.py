@@ -1,21 +1,21 @@
-"""What a study came to: a table, and `report.html`, `report.json`, `report.png` and `scores.csv` in its folder.
+"""The findings of a study: one table of scores, intervals and verdicts, and measures over games.
 
-Scores are true game scores under one protocol. With one seed the interval is over its evaluation episodes; with
-more it is over the runs' mean scores, since episodes of one run say nothing of other seeds (Henderson et al. 2018).
+Scores are true game scores by one protocol. With one seed the interval is over its evaluation episodes; with more it
+is over the mean scores of the runs, since episodes of one run say nothing about other seeds (Henderson et al. 2018).
 """
 
-import csv
-import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from envs.games import human_normalised, human_score, random_score
+from experiment.runs.console import duration
 from experiment.scores.intervals import (
     difference_interval,
     interquartile_mean,
@@ -24,255 +24,173 @@ from experiment.scores.intervals import (
     probability_of_improvement,
     stratified_bootstrap,
 )
-from experiment.settings.config import to_dict
-from experiment.store.files import refused, write_json
-from experiment.studies import figures, page
-from experiment.studies.clips import make_clips
-from experiment.studies.study import Cell
+from experiment.studies.study import Result
 
-FEW_GAMES = 3  # below it a measure over games says less than each game's own score
-MANY_ARMS = 4  # above it not every pair is named
-FEW_SEEDS = 5  # below it bootstrap intervals come out too narrow
-NOT_AN_AGENTS = ("game", "seed", "name", "runs_dir", "threads", "track")
-
-
-def write(
-    results: list[dict[str, Any]],
-    cells: list[Cell],
-    out: Path,
-    *,
-    question: str,
-    command: str,
-    unfair: list[str],
-    missing: list[str],
-) -> None:
-    """Print the table; write the report's files. UsageError if they cannot be written."""
-    study = describe(results, cells) | {"command": command, "unfair": unfair, "missing": missing}
-    study["question"] = question or study["question"]
-    print_table(study)
-    with refused(out, "written"):
-        clips, study["clips_missing"] = make_clips(results, out)
-        write_json(out / "report.json", study)
-        (out / "scores.csv").write_text(numbers := scores_csv(study))
-        (out / "report.html").write_text(page.render(study, clips, numbers))
-        figures.picture(study, out, out / "report.png")
-    for film in filter(None, (cell.film() for cell in cells)):  # the runs', where they are here
-        print(f"video       {film}")
-    print(f"report      {out / 'report.html'} (figures: report.json, scores.csv; picture: report.png)", flush=True)
+FEW_GAMES = 3  # below it a measure over games says less than the score of each game
+MANY_AGENTS = 4  # above it agents are compared with the first one only
+EQUAL = ("frames", "trained samples", "samples a step")  # in a fair comparison
+FEW_SEEDS = 5  # below it bootstrap intervals are too narrow
+HELD_BUTTONS = json.loads(
+    Path(__file__).with_name("held_buttons.json").read_text("utf-8")
+)  # python -m benchmarks.one_action
 
 
-def describe(results: list[dict[str, Any]], cells: list[Cell]) -> dict[str, Any]:
-    """The study as plain values: all that the page says."""
-    arms, games, screens = (list(dict.fromkeys(r[key] for r in results)) for key in ("arm", "game", "screen"))
-    table = summary(results)
-    across = [
-        across_games([r for r in results if r["screen"] == screen], wanted=sum(c.screen == screen for c in cells))
-        | {"screen": screen}
-        for screen in screens
-    ]
-    frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
-    return {
-        "question": f"Which plays better after {frames} frames: {' or '.join(arms)}?",
-        "arms": arms,
-        "games": games,
-        "screens": screens,
-        "conclusions": conclusions(table, across),
-        "differences": differences(sorted((c for c in cells if c.arm in arms), key=lambda c: arms.index(c.arm))),
-        "budgets": unequal(results),
-        "table": table,
-        "across": across,
-        "runs": results,
-    }
+@dataclass(frozen=True)
+class Finding:
+    """The score of one agent on one game and screen."""
+
+    agent: str
+    game: str
+    screen: str
+    protocol: str
+    seeds: int
+    mean: float
+    low: float  # 95 % interval of the mean; NaN: not known
+    high: float
+    values: tuple[float, ...]  # what the interval is over: mean scores of runs, or scores of episodes
+    untrained: bool  # a run made no update, or its number of updates is not known
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """Scores to compare with: random play, the best button held down, and a human; those that are known."""
+        held = HELD_BUTTONS.get(self.game, {}).get("score") if self.protocol == "v5" else None
+        known = {"random": random_score(self.game), "held button": held, "human": human_score(self.game)}
+        return {name: score for name, score in known.items() if score is not None}
 
 
-def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each game, screen and arm, over its seeds."""
-    table = []
-    for game, screen, arm in dict.fromkeys((r["game"], r["screen"], r["arm"]) for r in results):
-        group = [r for r in results if (r["game"], r["screen"], r["arm"]) == (game, screen, arm)]
-        means = [r["mean"] for r in group]
-        low, high = mean_interval(means) if len(group) > 1 else group[0]["interval_95"]
-        mean = float(np.mean(means))
-        table.append(
-            {k: group[0][k] for k in ("arm", "game", "screen", "parameters", "frames", "samples", "samples_per_step")}
-            | {"spread_of": means if len(group) > 1 else group[0]["scores"]}  # what the interval is over
-            | {"seeds": len(group), "mean": mean, "interval_95": [low, high]}
-            | {"interval_over": "seeds" if len(group) > 1 else f"{len(group[0]['scores'])} episodes of one run"}
-            | {"random": random_score(game), "human": human_score(game), "normalised": human_normalised(game, mean)}
-        )
-    return sorted(table, key=lambda row: (row["screen"] != "full", row["screen"]))
+def make_findings(results: Sequence[Result]) -> list[Finding]:
+    """A finding for each game, screen and agent, over its seeds: games and screens in the order of the results."""
+    findings = []
+    for game, screen, agent in dict.fromkeys((r.game, r.screen, r.agent) for r in results):
+        runs = [r for r in results if (r.game, r.screen, r.agent) == (game, screen, agent)]
+        means = [run.mean for run in runs]
+        values, interval = (means, mean_interval(means)) if len(runs) > 1 else (runs[0].scores, runs[0].interval_95)
+        low, high = (float("nan") if bound is None else bound for bound in interval)
+        untrained, mean = not all(run.samples for run in runs), float(np.mean(means))
+        about = agent, game, screen, runs[0].protocol, len(runs)
+        findings.append(Finding(*about, mean, low, high, tuple(values), untrained))
+    return sorted(findings, key=lambda finding: finding.screen != "full")
 
 
-def across_games(results: list[dict[str, Any]], wanted: int) -> dict[str, Any]:
-    """Measures over all games of one screen, of which `wanted` runs are asked for; `why_not` says in words which are
-    left out.
+def verdict(one: Finding, other: Finding) -> str:
+    """higher, lower or not shown, with the 95 % interval of the difference of the means (Welch)."""
+    low, high = difference_interval(one.values, other.values)
+    # A few seeds of the same score, as of agents that hold one button, say nothing about the spread.
+    flat = low == high and 1 < min(one.seeds, other.seeds) < FEW_SEEDS
+    if flat or (one.seeds > 1) != (other.seeds > 1) or not (low > 0 or high < 0):
+        return "not shown"
+    return f"{'higher' if low > 0 else 'lower'} ({low:+.1f} to {high:+.1f})"
 
-    IQM and profile are of human-normalised scores, so of the games that have a human's.
+
+def against_level(finding: Finding, level: float | None) -> str:
+    """higher, lower or not shown: the interval of the mean against a fixed score."""
+    if level is None:
+        return "-"
+    word = "higher" if finding.low > level else "lower" if finding.high < level else "not shown"
+    return f"{level:.1f}: {word}"
+
+
+def table(findings: Sequence[Finding]) -> list[list[str]]:
+    """The findings as text, header first: one row for each finding, one column for each agent to compare with."""
+    agents = list(dict.fromkeys(finding.agent for finding in findings))
+    others = agents if len(agents) <= MANY_AGENTS else agents[:1]
+    others = others if len(agents) > 1 else []
+    header = ["game", "screen", "agent", "seeds", "score (95 % interval)", *(f"against {agent}" for agent in others)]
+    rows = [[*header, "random", "held button", "human", "normalised"]]
+    for one in findings:
+        same = {f.agent: f for f in findings if (f.game, f.screen) == (one.game, one.screen)}
+        pairs = ["-" if agent == one.agent or agent not in same else verdict(one, same[agent]) for agent in others]
+        score = with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained
+        levels = [against_level(one, one.levels.get(name)) for name in ("random", "held button", "human")]
+        normalised = human_normalised(one.game, one.mean)
+        last = "-" if normalised is None else f"{normalised:.2f}"
+        rows.append([one.game, one.screen, one.agent, str(one.seeds), score, *pairs, *levels, last])
+    return rows
+
+
+def with_interval(value: float, low: float, high: float, digits: int = 1) -> str:
+    """12.3 (10.1 to 14.5); without the brackets if the interval is NaN."""
+    interval = f" ({low:.{digits}f} to {high:.{digits}f})" if low == low else ""
+    return f"{value:.{digits}f}{interval}"
+
+
+def across_games(results: Sequence[Result], expected: int) -> dict[str, Any]:
+    """Measures over all games of one screen, of which `expected` runs are asked for (Agarwal et al. 2021).
+
+    improvement [agent, other, value, low, high]; iqm agent -> [value, low, high] and profile agent -> [3, levels], of
+    human-normalised scores, so of the games that have a human score. `note` says what is left out and why.
     """
-    arms, games, seeds = (list(dict.fromkeys(r[key] for r in results)) for key in ("arm", "game", "seed"))
+    agents, games, seeds = (list(dict.fromkeys(getattr(r, key) for r in results)) for key in ("agent", "game", "seed"))
+    measures: dict[str, Any] = {"improvement": [], "iqm": {}, "profile": {}, "levels": [], "note": ""}
     known = [game for game in games if human_score(game) is not None]
-    scores = {(r["arm"], r["game"], r["seed"]): r["mean"] for r in results}
-    found: dict[str, Any] = {"games": games, "known": known, "seeds": len(seeds), "why_not": ""}
-    if len(seeds) < 2:
-        return found | {"why_not": "One seed: nothing can be said of other seeds, and no measure over games is shown."}
-    if len(scores) < wanted:
-        return found | {"why_not": "Not all runs are finished: no measure over games is shown yet."}
+    if len(seeds) < 2 or len(results) < expected:
+        why = "one seed says nothing about other seeds" if len(seeds) < 2 else "not all runs are finished"
+        return measures | {"note": f"No measure over games: {why}."}
     rng = np.random.default_rng(0)
-    raw = {arm: np.array([[scores[arm, game, seed] for game in games] for seed in seeds]) for arm in arms}
-    found["improvement"] = []
-    for y, x in combinations(arms, 2):
-        pair, measure = (raw[x], raw[y]), probability_of_improvement
-        ends = stratified_bootstrap(*pair, statistic=measure, rng=rng, resamples=2_000)
-        found["improvement"].append([x, y, *map(float, (measure(*pair), *ends))])
+    scores = {(r.agent, r.game, r.seed): r.mean for r in results}
+    raw = {agent: np.array([[scores[agent, game, seed] for game in games] for seed in seeds]) for agent in agents}
+    for other, agent in combinations(agents, 2):
+        pair, measure = (raw[agent], raw[other]), probability_of_improvement
+        bounds = stratified_bootstrap(*pair, statistic=measure, rng=rng, resamples=2_000)
+        measures["improvement"].append([agent, other, *map(float, (measure(*pair), *bounds))])
+    if len(seeds) < FEW_SEEDS:
+        measures["note"] = f"With {len(seeds)} seeds these intervals are too narrow."
     if len(known) < FEW_GAMES:
-        return found | {"why_not": f"{len(known)} game{'s' * (len(known) != 1)} with a human's score: "
-                        f"interquartile mean and performance profile need {FEW_GAMES}."}  # fmt: skip
+        return measures | {
+            "note": f"{measures['note']} An interquartile mean needs {FEW_GAMES} games with a human score."
+        }
     ends = np.array([[random_score(game), human_score(game)] for game in known], float)  # [games, 2]
     columns = [games.index(game) for game in known]
-    tables = {arm: (raw[arm][:, columns] - ends[:, 0]) / (ends[:, 1] - ends[:, 0]) for arm in arms}
+    tables = {agent: (raw[agent][:, columns] - ends[:, 0]) / (ends[:, 1] - ends[:, 0]) for agent in agents}
     levels = np.linspace(min(0.0, *(t.min() for t in tables.values())), max(t.max() for t in tables.values()), 51)
-    found["levels"], found["iqm"], found["profile"] = levels.tolist(), {}, {}
-    for arm, table in tables.items():
-        ends_of_iqm = stratified_bootstrap(table, statistic=interquartile_mean, rng=rng)
-        found["iqm"][arm] = [*map(float, (interquartile_mean(table), *ends_of_iqm))]
+    measures["levels"] = levels.tolist()
+    for agent, normalised in tables.items():
+        bounds = stratified_bootstrap(normalised, statistic=interquartile_mean, rng=rng)
+        measures["iqm"][agent] = [*map(float, (interquartile_mean(normalised), *bounds))]
         profile = partial(performance_profile, levels=levels)
-        ends_of_profile = stratified_bootstrap(table, statistic=profile, rng=rng, resamples=2_000)
-        found["profile"][arm] = [line.tolist() for line in (profile(table), *ends_of_profile)]
-    return found
+        bounds = stratified_bootstrap(normalised, statistic=profile, rng=rng, resamples=2_000)
+        measures["profile"][agent] = [line.tolist() for line in (profile(normalised), *bounds)]
+    return measures
 
 
-def conclusions(table: list[dict[str, Any]], across: list[dict[str, Any]]) -> list[str]:
-    """Plain sentences, from the intervals alone: over games first, then each game's own."""
-    said = []
-    for over in across:
-        seen, games = _seen(over["screen"]), len(over["games"])
-        for x, y, value, low, high in over.get("improvement", []) if games > 1 else []:
-            verdict = "no difference shown"
-            if not low <= 0.5 <= high:
-                verdict = f"{x if low > 0.5 else y} scores higher more often"
-                verdict += f"; {over['seeds']} seeds are too few to call it shown" * (over["seeds"] < FEW_SEEDS)
-            said.append(f"Over {games} games{seen}, a run of {x} beats one of {y} with probability {value:.2f} "
-                        f"(95 % interval {low:.2f} to {high:.2f}): {verdict}.")  # fmt: skip
-    for game, screen in dict.fromkeys((row["game"], row["screen"]) for row in table):
-        group = sorted((r for r in table if (r["game"], r["screen"]) == (game, screen)), key=lambda row: -row["mean"])
-        means = ", ".join(f"{row['arm']} {row['mean']:.1f}" for row in group)
-        said.append(f"{game.replace('_', ' ').title()}{_seen(screen)} ({means}): {_verdicts(group)}")
-    return said
+def differing_settings(results: Sequence[Result]) -> list[list[str]]:
+    """The settings in which the agents differ, header first, of the first result of each agent."""
+    first = {result.agent: result.settings for result in reversed(results)}
+    agents = list(dict.fromkeys(result.agent for result in results))
+    names = dict.fromkeys(name for agent in agents for name in first[agent])
+    rows = [[name, *(str(first[agent].get(name, "-")) for agent in agents)] for name in names]
+    return [["setting", *agents], *(row for row in rows if len(set(row[1:])) > 1 and row[0] not in ("game", "seed"))]
 
 
-def _verdicts(group: list[dict[str, Any]]) -> str:
-    """What the rows of one game and screen, the highest first, say of each pair of arms."""
-    higher: dict[str, list[str]] = {}
-    unclear, single = [], [row["arm"] for row in group if row["seeds"] == 1]
-    unlike = 0 < len(single) < len(group)
-    for one, other in combinations(group, 2):
-        if (one["seeds"] > 1) != (other["seeds"] > 1):  # a spread over seeds beside one over episodes
-            continue
-        low, high = difference_interval(one["spread_of"], other["spread_of"])
-        # A few seeds that all score the same, as agents do that hold one button, tell nothing of the spread.
-        if low > 0 and (low < high or one["seeds"] == 1 or min(one["seeds"], other["seeds"]) >= FEW_SEEDS):
-            by = f" (by {low:.1f} to {high:.1f})" if len(group) <= MANY_ARMS else ""
-            higher.setdefault(one["arm"], []).append(f"{other['arm']}{by}")
-        else:
-            unclear.append(f"{one['arm']} and {other['arm']}")
-    ranked = [row["arm"] for row in group]
-    parts = []
-    for arm, others in higher.items():
-        lowest = len(group) > MANY_ARMS and len(others) > 2 and others == ranked[-len(others) :]
-        parts.append(f"{arm} scores higher than " + (f"all from {others[0]} down" if lowest else ", ".join(others)))
-    if unclear:
-        pairs = "; ".join(unclear) if len(group) <= MANY_ARMS else "the other pairs"
-        parts.append("no difference shown" + (f" between {pairs}" if higher or unlike else ""))
-    if unlike:
-        parts.append(f"not compared with the others: {', '.join(single)}, of which one seed is finished")
-    if len(single) > unlike:  # verdicts stand on single runs
-        parts.append("one seed: nothing can be said of other seeds; this is of these very networks")
-    return "; ".join(parts or ["nothing to compare with"]) + "."
+def budgets(results: Sequence[Result]) -> list[list[str]]:
+    """What each agent was given, header first: the smallest and the largest of its runs, where they differ."""
+    agents = list(dict.fromkeys(result.agent for result in results))
+    rows = [["for each run", *agents]]
+    for name, field, show in (
+        ("parameters", "parameters", "{:,}".format),
+        ("frames", "frames", "{:,}".format),
+        ("trained samples", "samples", "{:,}".format),
+        ("samples a step", "samples_per_step", "{:g}".format),
+        ("training time", "training_seconds", duration),
+        ("core-hours", "core_hours", "{:.2f}".format),
+    ):
+        rows.append([name])
+        for agent in agents:
+            known = (getattr(result, field) for result in results if result.agent == agent)
+            values = sorted(value for value in known if value is not None)
+            rows[-1].append(" to ".join(dict.fromkeys(show(value) for value in values[:1] + values[-1:])) or "-")
+        rows[-1][0] += " (not equal)" * (name in EQUAL and len({*rows[-1][1:]}) > 1)
+    return rows
 
 
-def _seen(screen: str) -> str:
-    return "" if screen == "full" else f" with {screen.replace(':', ' ')}"
+def curve_means(runs: Sequence[Result]) -> np.ndarray:
+    """[points, 4] frames, mean, low, high over the runs of one agent, at the frames that all of them evaluated.
 
-
-def differences(cells: list[Cell]) -> list[list[str]]:
-    """[setting, its value for each arm], of the settings in which the arms differ."""
-    first = {cell.arm: to_dict(cell.config) for cell in reversed(cells)}
-    arms = [first[arm] for arm in dict.fromkeys(cell.arm for cell in cells)]
-    return [
-        [key, *(str(arm[key]) for arm in arms)]
-        for key in arms[0]
-        if key not in NOT_AN_AGENTS and len({str(arm[key]) for arm in arms}) > 1
-    ]
-
-
-def unequal(results: list[dict[str, Any]]) -> list[str]:
-    """In what the finished runs were not given the same, in words."""
-    found: dict[str, dict[str, set[object]]] = {"frames": {}, "samples": {}, "precision": {}}  # what -> arm -> values
-    for r in results:
-        for key, arms in found.items():
-            arms.setdefault(r["arm"], set()).add(r["machine"].get(key) if key == "precision" else r[key])
-    return [
-        f"not equal: {key} " + ", ".join(f"{arm} {' or '.join(sorted(map(str, of)))}" for arm, of in arms.items())
-        for key, arms in found.items()
-        if len(set.union(*arms.values())) > 1
-    ]
-
-
-def scores_csv(study: dict[str, Any]) -> str:
-    """Every number of the plots: each run's evaluations on the way and its final episodes, the means over seeds, and
-    the measures over games."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow("arm game screen seed frames what episode score low_95 high_95".split())
-    for r in study["runs"]:
-        run = [r["arm"], r["game"], r["screen"], r["seed"]]
-        rows.writerows([*run, frames, "evaluation", "", *scores] for frames, *scores in r["curve"])
-        rows.writerow([*run, r["frames"], "final mean", "", r["mean"], *r["interval_95"]])
-        rows.writerows([*run, r["frames"], "final", i, score, "", ""] for i, score in enumerate(r["scores"]))
-    for row in (row for row in study["table"] if row["seeds"] > 1):
-        about = [row["arm"], row["game"], row["screen"], "all"]
-        group = [r for r in study["runs"] if [r["arm"], r["game"], r["screen"]] == about[:3]]
-        means = figures.curve_means(group)
-        rows.writerows([*about, int(frames), "evaluation", "", *scores] for frames, *scores in means)
-        rows.writerow([*about, row["frames"], "final mean", "", row["mean"], *row["interval_95"]])
-    for over in study["across"]:
-        where = ["all", over["screen"], "all", ""]
-        for x, y, *ends in over.get("improvement", []):
-            rows.writerow([x, *where, f"probability of improvement over {y}", "", *ends])
-        for arm, ends in over.get("iqm", {}).items():
-            rows.writerow([arm, *where, "interquartile mean", "", *ends])
-        for arm, lines in over.get("profile", {}).items():
-            for level, *ends in zip(over["levels"], *lines, strict=True):
-                rows.writerow([arm, *where, f"share of runs above {level:.4f}", "", *ends])
-    return text.getvalue()
-
-
-def print_table(study: dict[str, Any]) -> None:
-    """The table and the conclusions, for a terminal."""
-    first, protocols = study["runs"][0], dict.fromkeys(r["protocol"] for r in study["runs"])
-    terms = f"{len(first['scores'])} whole episodes a run, epsilon {first['epsilon']:g}, true scores"
-    shown = Table(title=f"protocol {' and '.join(protocols)}, {terms}", title_justify="left")
-    names = ("agent", "game", "screen", "parameters", "frames", "samples/step", "seeds", "score (95 % interval)",
-             "random", "human", "normalised")  # fmt: skip
-    for name in names:
-        shown.add_column(name, justify="left" if name in names[:3] else "right", no_wrap=True)
-    for row in study["table"]:
-        shown.add_row(
-            row["arm"], row["game"], row["screen"], f"{row['parameters']:,}", f"{row['frames']:,}",
-            f"{row['samples_per_step']:g}", str(row["seeds"]), page.with_interval(row["mean"], *row["interval_95"]),
-            *("-" if row[k] is None else f"{row[k]:g}" for k in ("random", "human")),
-            "-" if row["normalised"] is None else f"{row['normalised']:.3f}",
-        )  # fmt: skip
-    console = Console(highlight=False)
-    print()
-    Console(highlight=False, width=max(console.width, 160)).print(shown)
-    over = dict.fromkeys(row["interval_over"] for row in study["table"])
-    print(f"interval over {' or '.join(over)}")
-    unfair = [f"not a fair comparison: {line}" for line in study["unfair"]]
-    missing = [f"not finished: {', '.join(study['missing'])}"] if study["missing"] else []
-    for line in [*study["conclusions"], *study["budgets"], *unfair, *missing]:
-        print(line)
-    for over in study["across"]:
-        for arm, (value, low, high) in over.get("iqm", {}).items():
-            print(f"{arm}{_seen(over['screen'])}: interquartile mean of human-normalised scores "
-                  f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})")  # fmt: skip
+    One run: the interval over the episodes of that evaluation.
+    """
+    if len(runs) == 1:
+        return np.array(runs[0].curve, float).reshape(-1, 4)
+    scores = [{point[0]: point[1] for point in run.curve} for run in runs]
+    shared = sorted(set.intersection(*map(set, scores)))
+    rows = [(at, np.mean([run[at] for run in scores]), *mean_interval([run[at] for run in scores])) for at in shared]
+    return np.array(rows, float).reshape(-1, 4)

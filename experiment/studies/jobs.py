@@ -1,127 +1,111 @@
-"""Runs the cells of a study, several at once, each on its own cores, and shows how far they are."""
+"""Trains and scores the cells of a study, several at once, each in processes of its own."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
-from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Table
 
 from experiment.runs.console import Screen, duration
 from experiment.runs.session import stop_signals
-from experiment.settings import config as settings
-from experiment.settings.config import UsageError, flag
-from experiment.studies.study import Cell, Terms, is_number, result, rows
+from experiment.settings.config import UsageError, save
+from experiment.store.metrics import read_rows
+from experiment.studies.study import Cell, Result, Study, collect, finished
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE_SECONDS = 60.0  # between lines on a run, where there is no live table
-
-
-def core_shares(jobs: int) -> list[list[int]]:
-    """As many cores for each job, no core for two. UsageError if there are fewer cores than jobs."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    if jobs > len(cores):
-        raise UsageError(f"--jobs {jobs}: this process may use {len(cores)} cores")
-    size = len(cores) // max(jobs, 1)
-    return [cores[i * size : (i + 1) * size] for i in range(jobs)]
+LINE_SECONDS = 60.0  # between lines about a run, where the output is no terminal
 
 
 class _StoppedError(Exception):
-    """The user wants to stop."""
+    """The user asked to stop."""
 
 
-class Grid:
-    """Trains and scores every cell that is not done yet. A cell that fails does not stop the others."""
+class Jobs:
+    """The work of a study. A cell that fails does not stop the others; after a signal all of them save and stop."""
 
-    def __init__(self, cells: list[Cell], terms: Terms, video: str, console: Console | None = None) -> None:
-        self.cells, self.terms, self.video = cells, terms, video
-        self.states = {cell.folder: "waiting" for cell in cells}
-        self.failures: dict[Path, str] = {}
-        self.results: dict[Path, dict[str, Any]] = {}
+    def __init__(self, cells: list[Cell], study: Study) -> None:
+        self.cells, self.study = cells, study
+        self.results: dict[str, Result] = {}
+        self.failures: dict[str, str] = {}
         self.stopped = False
-        self._screen = Screen(console)
         self._children: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()  # of the children, and of what is asked of them
-        self._last_line = time.monotonic()
-        self._newest: dict[Path, tuple[int, dict[str, float]]] = {}  # size of metrics.jsonl, newest of each figure
+        self._lock = threading.Lock()  # between starting a child and stopping all
+        self._screen, self._last_line = Screen(), time.monotonic()
+        columns = (BarColumn(20), *map(TextColumn, ("{task.completed:,} frames", "score {task.fields[score]}")))
+        name, left = (
+            TextColumn("{task.description} {task.fields[state]}", markup=False),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._progress = Progress(name, *columns, left)
+        self._tasks = {
+            cell.name: self._progress.add_task(cell.name, False, cell.config.frames, state="", score="-", left="")
+            for cell in cells
+        }
 
-    def run(self, jobs: int) -> None:
-        """Until every cell is done, has failed or, after a signal, has saved and left."""
-        shares: SimpleQueue[list[int]] = SimpleQueue()
-        for share in core_shares(jobs):
-            shares.put(share)
-
-        def pin() -> None:
-            """This thread's cores, and so those of the programs it starts: two on one core would slow each other."""
-            if hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, shares.get())
-
-        for cell in self.cells:  # first, so that they count as done from the beginning
-            with contextlib.suppress(UsageError):  # said where its turn comes
-                self.states[cell.folder] = "done" if self.collect(cell) else "waiting"
-        with stop_signals(self.stop), self._screen, ThreadPoolExecutor(jobs, initializer=pin) as pool:
-            self._screen.say(f"{len(self.results)} of {len(self.cells)} runs are finished")
-            left, told = {pool.submit(self._finish, cell) for cell in self.cells}, False
-            while left:
-                left = wait(left, timeout=1.0).not_done
-                if self.stopped and not told:
-                    told = True
-                    with self._lock:
-                        for child in self._children:
-                            child.terminate()  # train.py saves and leaves
+    def run(self) -> None:
+        """Return when every cell is finished, has failed or is stopped."""
+        with stop_signals(self.stop), self._screen, ThreadPoolExecutor(self.study.jobs) as pool:
+            waiting = {pool.submit(self._finish, cell) for cell in self.cells}
+            while waiting:
+                waiting = wait(waiting, timeout=1.0).not_done
                 self._show()
 
-    def stop(self) -> None:
-        """Let the runs save, and begin no more."""
-        self.stopped = True
+    def look(self) -> None:
+        """Take the results that are there, and run nothing."""
+        for cell in self.cells:
+            try:
+                if result := finished(cell, self.study):
+                    self.results[cell.name] = result
+            except UsageError as error:
+                self.failures[cell.name] = str(error)
 
-    # --- one cell ----------------------------------------------------------------------------------------------
+    def stop(self) -> None:
+        """Let the running children save, and start no more."""
+        with self._lock:
+            self.stopped = True
+            for child in self._children:
+                child.terminate()
 
     def _finish(self, cell: Cell) -> None:
-        """Train it to its last frame, or as far as is missing, and score it."""
+        """Train one cell to its last frame and score it, unless its result is there."""
+        config, task = cell.config, self._tasks[cell.name]
         try:
-            if self.stopped:
-                raise _StoppedError
-            if not self.collect(cell):
-                if not cell.is_trained:
-                    self._enter(cell, "training")
-                    self._call(cell, "train.py", _train_words(cell))
-                    if not cell.is_trained:
-                        raise UsageError(f"stopped at {cell.frames:,} frames")
+            result = finished(cell, self.study)
+            if not result:
+                self._enter(cell, "training")
+                self._call(cell, "train.py", *self._train_words(cell))
                 self._enter(cell, "evaluating")
-                words = [str(cell.folder), "--episodes", str(self.terms.episodes), "--epsilon", str(self.terms.epsilon)]
-                words += ["--seed", str(self.terms.seed), "--threads", cell.settings["threads"], "--video", self.video]
-                self._call(cell, "evaluate.py", words)
-                if not self.collect(cell):
-                    raise UsageError("its evaluation cannot be read, or is of an older checkpoint")
-            self._enter(cell, "done")
+                rules = {"episodes": self.study.episodes, "epsilon": self.study.epsilon, "seed": self.study.eval_seed}
+                rules |= {"threads": config.threads, "video": self.study.video}
+                words = [word for name, value in rules.items() for word in (f"--{name}", str(value))]
+                self._call(cell, "evaluate.py", str(cell.folder), *words)
+                result = collect(cell, self.study)
+                self._enter(cell, f"finished, score {result.mean:.1f}")
+            self.results[cell.name] = result
         except _StoppedError:
-            self._enter(cell, "stopped" if self.states[cell.folder] != "waiting" else "waiting")
-        except Exception as error:  # whatever it is, it is this cell's, and the others go on
-            self.failures[cell.folder] = str(error)
-            self._enter(cell, "failed", str(error))
+            self._enter(cell, "stopped")
+        except Exception as error:  # of whatever kind: it concerns this cell only
+            self.failures[cell.name] = f"{error}; see {cell.log}"
+            self._enter(cell, f"failed: {error}")
+        self._progress.update(task, visible=False)
 
-    def collect(self, cell: Cell) -> bool:
-        """Take its result, if it is finished."""
-        if found := result(cell, self.terms):
-            self.results[cell.folder] = found
-            self.failures.pop(cell.folder, None)  # another process may have finished what failed here
-        return bool(found)
+    def _train_words(self, cell: Cell) -> list[str]:
+        """The arguments that begin a run, or go on with it."""
+        config = cell.config
+        if cell.folder.exists():
+            length = ["--frames", str(config.frames), "--checkpoint-frames", str(config.checkpoint_frames)]
+            return ["--resume", str(cell.folder), *length, "--threads", str(config.threads), "--track", config.track]
+        path = config.runs_dir / f"{cell.name}.yaml"
+        save(config, path)
+        return ["--config", str(path)]
 
-    def _enter(self, cell: Cell, state: str, why: str = "") -> None:
-        if self.states[cell.folder] != state:
-            self.states[cell.folder] = state
-            self._screen.say(f"{cell.folder.name}: {state}" + (f" ({why}); see {cell.log}" if why else ""))
-
-    def _call(self, cell: Cell, program: str, words: list[str]) -> None:
-        """A program of ours, to its end. UsageError with its own last line if it fails."""
+    def _call(self, cell: Cell, program: str, *words: str) -> None:
+        """Run one of our programs to its end. UsageError with its last line if it fails."""
         with self._lock, cell.log.open("ab") as log:
             if self.stopped:
                 raise _StoppedError
@@ -130,73 +114,43 @@ class Grid:
             self._children.add(child)
         status = child.wait()
         with self._lock:
-            self._children.discard(child)
-        if self.stopped and (status or not cell.is_trained):
+            self._children.remove(child)
+        if self.stopped:
             raise _StoppedError
         if status:
-            said = cell.log.read_text(errors="replace").strip().splitlines()
-            reason = said[-1].removeprefix("error: ") if said else "without a word"
-            raise UsageError(f"{program} ended with status {status}: {reason:.300}")
+            lines = cell.log.read_text("utf-8", errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("error: ")
+            raise UsageError(f"{program} ended with status {status}: {last:.300}")
 
-    # --- what the user sees ------------------------------------------------------------------------------------
+    # --- what the user sees ----------------------------------------------------------------------------------------
+
+    def _enter(self, cell: Cell, state: str) -> None:
+        self._progress.update(self._tasks[cell.name], visible=True, state=state, left="")
+        self._screen.say(f"{cell.name}: {state}")
 
     def _show(self) -> None:
+        """Update the table; without a terminal, print a line about each running cell once in a while."""
+        running = [task for task in self._progress.tasks if task.visible]
+        for task in running:
+            self._read_metrics(task)
         if self._screen.update(self._table) or time.monotonic() - self._last_line < LINE_SECONDS:
             return
         self._last_line = time.monotonic()
-        for cell in self.cells:
-            if self.states[cell.folder] == "training":
-                frames, score, left, _ = self._progress(cell)
-                self._screen.say(f"{cell.folder.name}: {frames:,} frames, score so far {score}, {left} left")
+        for task in running:
+            score, left = task.fields["score"], task.fields["left"]
+            self._screen.say(f"{task.description}: {task.completed:,.0f} frames, score so far {score}, {left}")
 
-    def _progress(self, cell: Cell) -> tuple[int, str, str, float]:
-        """Frames so far, the last evaluation's score, time left, frames a second; from the newest rows."""
-        path = cell.folder / "metrics.jsonl"
-        size = path.stat().st_size if path.exists() else 0
-        seen, newest = self._newest.get(cell.folder, (0, {}))
-        if size != seen:
-            with contextlib.suppress(UsageError):  # its last row is half written: next time
-                newest = {k: v for row in rows(cell, tail=True) for k, v in row.items() if is_number(v)}
-                self._newest[cell.folder] = size, newest
-        frames, rate = int(newest.get("frames", 0)), float(newest.get("frames_per_second", 0))
-        score = newest.get("eval_score", newest.get("return_mean"))
-        left = duration((cell.config.frames - frames) / rate) if rate else "-"
-        return frames, "-" if score is None else f"{score:.1f}", left, rate
+    def _read_metrics(self, task: Task) -> None:
+        """Frames so far, the newest score and the time left."""
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there yet
+            rows, _ = read_rows(self.study.out / "runs" / task.description / "metrics.jsonl")
+            row = {key: value for row in rows for key, value in row.items() if value is not None}  # the newest of each
+            left = duration((self.cells[task.id].config.frames - row["frames"]) / row["frames_per_second"])
+            score = row.get("eval_score", row.get("return_mean", float("nan")))
+            self._progress.update(task.id, completed=row["frames"], score=f"{score:.1f}", left=f"{left} left")
 
     def _table(self) -> Table:
-        """The grid; where it is higher than the terminal, first what runs and what failed."""
-        table = Table(min_width=72)
-        for name in ("run", "state", "frames", "score so far", "time left"):
-            table.add_column(name, justify="left" if name in ("run", "state") else "right")
-        order = ("training", "evaluating", "failed", "stopped", "waiting", "done")
-        lines, missing, speed = [], 0, 0.0
-        for cell in sorted(self.cells, key=lambda cell: order.index(self.states[cell.folder])):
-            state = self.states[cell.folder]
-            frames, score, left, rate = self._progress(cell)
-            if done := self.results.get(cell.folder):
-                frames, score = done["frames"], f"{done['mean']:.1f}"
-            missing += max(cell.config.frames - frames, 0) if state in ("training", "waiting") else 0
-            speed += rate if state == "training" else 0
-            lines.append((cell.folder.name, state, f"{frames:,}", score, left if state == "training" else ""))
-        room = max(self._screen.console.height - 8, 4)
-        for line in lines[:room]:
-            table.add_row(*line)
-        finished = sum(state == "done" for state in self.states.values())
-        hidden = f", {len(lines) - room} not shown" if len(lines) > room else ""
-        left = f", about {duration(missing / speed)} left" if speed else ""
-        table.caption = f"{finished} of {len(lines)} done{hidden}{left}; stop with Ctrl-C, the same command goes on"
+        table = self._progress.make_tasks_table(self._progress.tasks)
+        done = len(self.results) + len(self.failures)
+        table.caption = f"{done} of {len(self.cells)} runs; stop with Ctrl-C, the same command goes on"
         return table
-
-
-def flags(settings: dict[str, str]) -> list[str]:
-    """{"frame_stack": "4"} -> ["--frame-stack", "4"]."""
-    return [word for k, v in settings.items() for word in (flag(k), v)]
-
-
-def _train_words(cell: Cell) -> list[str]:
-    """The words that begin a run, or go on with it; its folder says the preset, its name and its place."""
-    if not cell.folder.exists():
-        settings.save(cell.config, cell.log.with_suffix(".yaml"))
-        return ["--config", str(cell.log.with_suffix(".yaml"))]
-    kept = {k: v for k, v in cell.settings.items() if k not in ("name", "runs_dir")}
-    return ["--resume", str(cell.folder), *flags(kept)]

@@ -1,262 +1,293 @@
-"""The runs of a study, as they lie on the disk: what is wanted, how far it is, what it came to.
+"""A study: a grid of runs, and the result of each run that is finished.
 
-A finished run leaves its result in results/NAME.json, with the records of its best and its median episode beside
-it: some KB, which can be shared. Where that is, the run itself is not needed: a study goes on in another clone, or on
-another machine.
+A result lies in results/NAME.json, with the records of its best and its median episode beside it: some KB. Where the
+result is, the run is not needed any more, so that results can be gathered from several machines.
 """
 
-import contextlib
-import io
+import itertools
 import json
-import os
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+import numpy as np
+from pydantic import AliasChoices, ConfigDict, Field, FiniteFloat, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from agents.fields import FORBID, Count, Share
 from envs.episodes import EpisodeRecord
-from experiment import build
-from experiment.runs.session import FREE_ON_RESUME, check_same
+from experiment.runs.session import FREE_ON_RESUME
 from experiment.scores.evaluation import middle_and_best, record_name
-from experiment.settings.config import Config, UsageError, from_dict, to_dict
-from experiment.store.checkpoint import newest_manifest, saved_frames
-from experiment.store.files import refused, write_json
-
-TAIL_BYTES = 65_536  # of metrics.jsonl: more than a hundred rows
-MEASURED = (  # what a result holds beside what the grid says itself
-    *("parameters", "frames", "samples", "training_seconds", "machine", "protocol", "observe", "episodes", "epsilon"),
-    *("eval_seed", "mean", "interval_95", "scores", "curve"),
+from experiment.settings.cli import given
+from experiment.settings.config import (
+    Config,
+    Episodes,
+    Folder,
+    Screen,
+    Seed,
+    Settings,
+    UsageError,
+    Words,
+    check_effect,
+    flag,
+    from_dict,
+    override,
+    preset,
+    to_dict,
 )
+from experiment.settings.resources import cores
+from experiment.store.checkpoint import newest_manifest
+from experiment.store.files import read, refused, write_json
+from experiment.store.metrics import read_rows
+
+OF_THE_GRID = ("preset", "game", "seed", "name", "runs_dir")  # settings that no agent can override
 
 
-@dataclass(frozen=True)
-class Terms:
-    """How every finished run is scored."""
+@dataclass(frozen=True, config=FORBID)
+class Study(Settings):
+    """Compare agents on games over seeds: the same frames and the same trained samples for all."""
 
-    episodes: int
-    epsilon: float
-    seed: int
+    agents: Words = ("dqn", "drqn")
+    """Presets, optionally with overrides: drqn:core=gru,frame_stack=2. Each is compared with those before it."""
+    games: Words = ("breakout",)
+    """Games."""
+    observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)
+    """What the agents see, in training and evaluation: full, flicker:0.5, delay:2, ..."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Runs of each agent on each game and screen, with the seeds 1, 2, ..."""
+    frames: Count = 4_000_000
+    """Length of each run, in emulator frames."""
+    out: Folder = Path("studies/latest")
+    """The study's folder: report.md, report.html, figures and results; the runs go to runs/ in it."""
+    question: str = ""
+    """The question that the study answers, for the title of the report. Empty: made from the grid."""
+    jobs: Annotated[int, Field(ge=0, le=1000)] = field(default_factory=cores)
+    """Runs at a time, each with one thread unless --threads says otherwise. 0: run nothing, report what is finished."""
+    episodes: Episodes = 30
+    """Whole episodes that score each finished run."""
+    epsilon: Share = 0.001
+    """Share of random actions in those episodes."""
+    eval_seed: Seed = 1000
+    """Seed of those episodes, the same for all runs."""
+    video: Literal["best", "median", "all", "none"] = "best"
+    """Episodes of each run to film at full length; the report has short films in any case."""
+    allow_unfair: bool = False
+    """Compare agents with unequal budgets or unequal rules; the report says so."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study."""
+    """One run of a study: its settings, and the names of its agent and of its screen in the grid."""
 
-    arm: str  # a preset and its overrides, as the user wrote them
-    screen: str  # full, or flicker:0.5: how the grid lets it be seen
-    preset: str
+    agent: str
+    screen: str
     config: Config
-    settings: dict[str, str]  # those of train.py that differ from the preset
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
     @property
     def folder(self) -> Path:
-        return self.config.runs_dir / self.config.name
-
-    @property
-    def kept(self) -> Path:
-        """Its result, where it is finished; the episodes' records are in the folder of the same stem."""
-        return self.config.runs_dir.parent / "results" / f"{self.config.name}.json"
-
-    def film(self) -> Path | None:
-        """The newest one of its last evaluations."""
-        films = (self.folder / "videos").glob(f"*-{self.frames:012d}-*.mp4")
-        return max(films, key=lambda path: path.stat().st_mtime, default=None)
+        return self.config.runs_dir / self.name
 
     @property
     def log(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.log")
+        """Output of the processes that train and score it."""
+        return self.config.runs_dir / f"{self.name}.log"
 
     @property
-    def frames(self) -> int:
-        """How far its newest checkpoint is; 0 without one."""
-        return max(saved_frames(self.folder), default=0)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether it is at its last frame, with no evaluation of its own put off by a stop."""
-        with contextlib.suppress(UsageError):  # none yet, or damaged: then training goes back to the one before
-            newest = newest_manifest(self.folder)
-            return newest["frames"] >= self.config.frames and not newest.get("evaluation_due", False)
-        return False
+    def result(self) -> Path:
+        """Its result; the records of two episodes lie in the folder of the same stem."""
+        return self.config.runs_dir.parent / "results" / f"{self.name}.json"
 
 
-def evaluation(cell: Cell, terms: Terms) -> dict[str, Any]:
-    """The newest sound evaluation of the trained run on these terms, its file as `path`; {} if there is none."""
-    if not cell.is_trained:
-        return {}
-    wanted = _wanted(cell, terms) | {"frames": cell.frames}
-    for path in sorted((cell.folder / "eval").glob("*.json"), reverse=True):
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            found = json.loads(path.read_text())
-            if isinstance(found, dict) and wanted.items() <= found.items() and _is_sound(found):
-                return found | {"path": path}
-    return {}
+def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
+    """All runs of the grid, a whole grid of one seed after the other; `shared` are settings of all of them.
+
+    UsageError on a wrong setting, and if two cells are the same run.
+    """
+    cells: list[Cell] = []
+    known: dict[object, Cell] = {}
+    seeds = range(1, study.seeds + 1)
+    for seed, screen, game, agent in itertools.product(seeds, study.observe, study.games, study.agents):
+        start, overrides = _overrides(agent)
+        name = re.sub(r"[^\w.-]+", "-", "-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
+        own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
+        settings = {"threads": 1, "parts": 1, **shared, "frames": study.frames, "observe": screen, **overrides, **own}
+        cells.append(cell := Cell(agent, screen, override(preset(start), settings)))
+        check_effect(cell.config, overrides)
+        for key in (name, replace(cell.config, name="", preset="drqn")):
+            if (first := known.setdefault(key, cell)) is not cell:
+                words = (f"--agents {c.agent} --games {c.config.game} --observe {c.screen}" for c in (first, cell))
+                raise UsageError(f"{' and '.join(words)}: the same run is given twice")
+    return cells
 
 
-def _wanted(cell: Cell, terms: Terms) -> dict[str, Any]:
-    """What an evaluation says of itself if it is on these terms."""
-    seen = build.observe(cell.config)
-    return {
-        "protocol": cell.config.protocol,
-        "observe": [seen.kind, seen.parameter],
-        "episodes": terms.episodes,
-        "epsilon": terms.epsilon,
-        "eval_seed": terms.seed,
-    }
-
-
-def _is_sound(found: dict[str, Any]) -> bool:
-    """Whether an evaluation's file holds what the report takes from it."""
-    scores, interval = found.get("scores"), found.get("interval_95")
-    return (
-        isinstance(scores, list)
-        and len(scores) == found["episodes"]
-        and all(map(is_number, [*scores, found.get("mean"), found.get("parameters")]))
-        and isinstance(interval, list)
-        and len(interval) == 2
-        and all(end is None or is_number(end) for end in interval)
-    )
-
-
-def _is_whole(found: dict[str, Any]) -> bool:
-    """Whether a kept result holds all that was measured, in the types that the report takes. KeyError, TypeError,
-    AttributeError if not even that can be asked."""
-
-    def is_known(value: object) -> bool:
-        return value is None or is_number(value)
-
-    return (
-        set(found) >= set(MEASURED)
-        and _is_sound(found)
-        and is_number(found["frames"])
-        and all(map(is_known, (found["samples"], found["training_seconds"])))
-        and all(is_known(v) or (isinstance(v, str) and v.isprintable()) for x in found["machine"].items() for v in x)
-        and all(len(point) == 4 and is_number(point[0]) and is_number(point[1]) for point in found["curve"])
-        and all(is_known(end) for point in found["curve"] for end in point[2:])
-    )
-
-
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def rows(cell: Cell, tail: bool = False) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, or its last ones. UsageError if they cannot be read, or are not ours."""
-    path, found = cell.folder / "metrics.jsonl", []
+def _overrides(agent: str) -> tuple[str, dict[str, Any]]:
+    """drqn:core=gru -> drqn, {"core": "gru"}. UsageError names the agent."""
+    start, _, words = agent.partition(":")
     try:
-        with path.open("rb") as file:
-            start = max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0) if tail else 0
-            file.seek(start)
-            lines = file.read().splitlines()[1 if start else 0 :]
-        for line in lines:
-            row = json.loads(line)
-            curve = [row[k] for k in ("eval_low", "eval_high") if row.get(k) is not None]
-            if not all(map(is_number, [row["frames"], row.get("eval_score", 0.0), *curve])):
-                raise ValueError("no numbers where numbers should be")
-            found.append(row)
-    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path}: row {len(found) + 1} cannot be read ({reason:.100})") from None
-    return found
-
-
-def result(cell: Cell, terms: Terms) -> dict[str, Any]:
-    """All that the report says of one finished run, kept in results/ from now on; {} if it is not finished on these
-    terms. UsageError if what is there cannot be read."""
-    if is_on(cell, terms, found := kept(cell)):
-        return found
-    return _keep(cell, found) if (found := evaluation(cell, terms)) else {}
-
-
-def kept(cell: Cell) -> dict[str, Any]:
-    """What an earlier call kept of it, {} if nothing. UsageError if that cannot be read, or is of another run."""
-    try:
-        if not cell.kept.exists():
-            return {}
-        if not cell.kept.is_file():  # a pipe would be waited for
-            raise ValueError("not a file")
-        found = json.loads(cell.kept.read_text())
-        if not _is_whole(found):
-            raise ValueError("not a whole result")
-        stored = found["settings"] | {"preset": found["preset"]}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{cell.kept}: cannot be read ({reason:.100}); delete it to make it anew") from None
-    check_is_of(cell, cell.kept, from_dict(stored, str(cell.kept)), found["frames"])
-    return {k: found[k] for k in MEASURED} | _said_by(cell)
-
-
-def is_on(cell: Cell, terms: Terms, found: dict[str, Any]) -> bool:
-    """Whether a kept result is all that is wanted."""
-    return _wanted(cell, terms).items() <= found.items() and found["frames"] >= cell.config.frames
-
-
-def check_is_of(cell: Cell, path: Path, stored: Config, frames: int) -> None:
-    """UsageError if what lies at `path` is of another run, or of a longer one, which would have an advantage."""
-    if stored.preset != cell.preset:
-        raise UsageError(f"{path}: is a run of {stored.preset}, not of {cell.preset}")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # what may change is said by the run itself
-            check_same(stored, cell.config)
+        overrides = given("", [f"--{word}" for word in words.split(",") if word], Config())
     except UsageError as error:
-        raise UsageError(f"{path}: {str(error).removeprefix('--resume: ')}") from None
-    if frames >= cell.config.frames + 4 * cell.config.num_envs:  # runs end with a whole step of all envs
-        raise UsageError(f"{path}: has {frames:,} frames, more than --frames {cell.config.frames:,}")
+        raise UsageError(f"--agents {agent}: {error}") from None
+    for name in overrides.keys() & OF_THE_GRID:
+        raise UsageError(f"--agents {agent}: {flag(name)} is set by the grid; see --help")
+    return start, overrides
 
 
-def _said_by(cell: Cell) -> dict[str, Any]:
-    """The part of a result that the grid says itself, whatever a file says."""
-    return {
-        "arm": cell.arm,
-        "game": cell.config.game,
-        "screen": cell.screen,
-        "seed": cell.config.seed,
-        "samples_per_step": cell.config.samples_per_step,
-        "curve_episodes": cell.config.eval_episodes,
-        "curve_epsilon": cell.config.eval_epsilon,
-        "records": os.path.relpath(cell.kept.with_suffix(""), cell.config.runs_dir.parent),
-        "preset": cell.preset,
-        "settings": {k: v for k, v in to_dict(cell.config).items() if k not in FREE_ON_RESUME},
-    }
+# --- results -------------------------------------------------------------------------------------------------------
 
 
-def _keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
-    """The result of a finished run from its evaluation `found`, its metrics and its newest checkpoint."""
-    metrics, meta = rows(cell), newest_manifest(cell.folder)
-    last = next((row for row in reversed(metrics) if "updates" in row), {})
-    versions = meta.get("machine")
-    made = _said_by(cell) | {
-        "parameters": found["parameters"],
-        "frames": found["frames"],
-        "samples": last.get("samples") if is_number(last.get("samples")) else None,
-        "training_seconds": last.get("seconds") if is_number(last.get("seconds")) else None,
-        "machine": (versions if isinstance(versions, dict) else {})
-        | {k: meta.get(k) for k in ("threads", "precision", "commit")},
-        **{k: found[k] for k in ("protocol", "observe", "episodes", "epsilon", "eval_seed")},
-        **{k: found[k] for k in ("mean", "interval_95", "scores")},
-        "curve": [
-            [r["frames"], r["eval_score"], r.get("eval_low"), r.get("eval_high")] for r in metrics if "eval_score" in r
-        ],
-    }
-    folder, names = cell.kept.with_suffix(""), {record_name(i) for i in middle_and_best(found["scores"])}
-    with refused(cell.kept, "written"):
-        cell.kept.unlink(missing_ok=True)  # first: it must never stand beside other episodes
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():
-            if old.name not in names:
-                old.unlink(missing_ok=True)
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # the report says that the film is missing
-                shutil.copyfile(found["path"].with_suffix("") / name, folder / name)
-        write_json(cell.kept, made)  # another process may look in
-    return made
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class Result:
+    """What one finished run came to. Files of earlier versions load too."""
+
+    agent: Annotated[str, Field(validation_alias=AliasChoices("agent", "arm"))]
+    """Preset and overrides, as in the grid."""
+    game: str
+    screen: str
+    seed: int
+    parameters: int
+    """Of the network."""
+    frames: int
+    """Emulator frames of training."""
+    samples: int | None
+    """Trained rows. 0 or None: the agent is untrained, or its last metrics are lost."""
+    samples_per_step: FiniteFloat
+    training_seconds: FiniteFloat | None
+    machine: dict[str, str | int | float | None]
+    protocol: str
+    epsilon: FiniteFloat
+    eval_seed: int
+    mean: FiniteFloat
+    interval_95: tuple[FiniteFloat | None, FiniteFloat | None]
+    """Student's t interval of the mean over the episodes."""
+    scores: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    """True scores of the final episodes."""
+    curve: tuple[tuple[int, FiniteFloat, FiniteFloat | None, FiniteFloat | None], ...]
+    """Evaluations during training: frames, mean, interval."""
+    curve_episodes: int
+    curve_seconds: tuple[FiniteFloat, ...] = ()
+    """Training time at each evaluation. Earlier versions did not store it: then in proportion to the frames."""
+    preset: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that decide what is computed."""
+    records: str = ""
+    """Folder of the records of the best and the median episode, relative to the study's."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """The result in a file; None if there is no file. UsageError if it cannot be read."""
+        if not path.exists():
+            return None
+        with refused(path, "read as a result"):
+            return replace(TypeAdapter(cls).validate_json(read(path)), records=f"results/{path.stem}")
+
+    @property
+    def core_hours(self) -> float | None:
+        """Training time times threads."""
+        return None if self.training_seconds is None else self.training_seconds * self.threads / 3600
+
+    @property
+    def threads(self) -> int:
+        return int(self.machine.get("threads") or 1)
+
+    @property
+    def curve_core_hours(self) -> list[float]:
+        """Core-hours at each evaluation; empty if the training time is not known."""
+        if self.curve_seconds or self.training_seconds is None:
+            return [seconds * self.threads / 3600 for seconds in self.curve_seconds]
+        return [(self.core_hours or 0.0) * point[0] / self.frames for point in self.curve]
+
+    def episode(self, study: Path, index: int) -> EpisodeRecord:
+        """The record of one of its two kept episodes. ValueError if it is missing, damaged or of another episode."""
+        path = study / self.records / record_name(index)
+        record = EpisodeRecord.load(path)
+        if (record.game, record.score) != (self.game, self.scores[index]):
+            raise ValueError(f"{path}: is of another episode, of {record.game} with score {record.score:g}")
+        return record
+
+    def other_settings(self, config: Config) -> list[str]:
+        """The settings of `config` that differ, as `--flag old -> new`. UsageError if those of the result are gone."""
+        old = from_dict(self.settings | ({"preset": self.preset} if self.preset else {}), self.records)
+        return [line for name, line in changes(old, config).items() if name in self.settings]
 
 
-def load_record(found: dict[str, Any], study: Path, episode: int) -> tuple[Path, EpisodeRecord]:
-    """The record of a result's best or median episode. ValueError if it is missing, damaged or of another one."""
-    path = study / found["records"] / record_name(episode)
-    record = EpisodeRecord.load(path)
-    if (record.game, record.score) != (found["game"], found["scores"][episode]):
-        raise ValueError(f"{path}: is of another episode, of {record.game} with score {record.score:g}")
-    return path, record
+def changes(old: Config, new: Config) -> dict[str, str]:
+    """The settings that decide what is computed and differ: name -> `--flag old -> new`."""
+    before, after = to_dict(old), to_dict(new)
+    names = [name for name in before if name not in FREE_ON_RESUME and before[name] != after[name]]
+    return {name: f"{flag(name)} {before[name]} -> {after[name]}" for name in names}
+
+
+def finished(cell: Cell, study: Study) -> Result | None:
+    """The result of a cell; None if there is none of enough frames and of the study's evaluation.
+
+    UsageError if the file cannot be read, or if it is of a longer run, which would have an advantage.
+    """
+    result, config = Result.load(cell.result), cell.config
+    if result and result.frames >= config.frames + 4 * config.num_envs:  # runs end with a whole step of all envs
+        raise UsageError(f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}")
+    if result and result.frames >= config.frames and _rules(result) == (study.episodes, study.epsilon, study.eval_seed):
+        return result
+    return None
+
+
+def _rules(result: Result) -> tuple[int, float, int]:
+    return len(result.scores), result.epsilon, result.eval_seed
+
+
+def collect(cell: Cell, study: Study) -> Result:
+    """Write the result of a run that is trained and scored. UsageError if a part of it is missing or damaged."""
+    config, path, data = cell.config, cell.result, _evaluation(cell, study)
+    with refused(cell.folder / "metrics.jsonl", "read"):
+        rows, _ = read_rows(cell.folder / "metrics.jsonl")
+        logged = [row for row in rows if "samples" in row]
+        curve = [(r["frames"], r["eval_score"], r["eval_low"], r["eval_high"]) for r in rows if "eval_score" in r]
+    frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
+    manifest = newest_manifest(cell.folder)
+    result = Result(
+        agent=cell.agent,
+        game=config.game,
+        screen=cell.screen,
+        seed=config.seed,
+        samples=logged[-1]["samples"] if logged else None,
+        samples_per_step=config.samples_per_step,
+        training_seconds=seconds[-1],
+        machine={**manifest["machine"], **{k: manifest[k] for k in ("threads", "precision", "commit")}},
+        curve=tuple(curve),
+        curve_episodes=config.eval_episodes,
+        curve_seconds=tuple(np.interp([point[0] for point in curve], frames, seconds).tolist()),
+        preset=config.preset,
+        settings={k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME},
+        records=f"results/{path.stem}",
+        **{k: data[k] for k in ("parameters", "frames", "protocol", "epsilon", "eval_seed", "mean", "interval_95")},
+        scores=tuple(data["scores"]),
+    )
+    records = path.with_suffix("")
+    with refused(path, "written"):
+        path.unlink(missing_ok=True)  # first: it must never stand beside other episodes
+        shutil.rmtree(records, ignore_errors=True)
+        records.mkdir(parents=True)
+        for index in {*middle_and_best(result.scores)}:
+            shutil.copyfile(data["path"].with_suffix("") / record_name(index), records / record_name(index))
+        write_json(path, asdict(result))
+    return result
+
+
+def _evaluation(cell: Cell, study: Study) -> dict[str, Any]:
+    """The newest evaluation of the trained run by the study's rules, and its file as `path`. UsageError if there is
+    none."""
+    config = cell.config
+    rules = {"protocol": config.protocol, "observe": config.observe, "episodes": study.episodes}
+    rules |= {"epsilon": study.epsilon, "eval_seed": study.eval_seed}
+    for path in sorted((cell.folder / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        with refused(path, "read"):
+            data = json.loads(path.read_bytes())
+        if rules.items() <= data.items() and data["frames"] >= config.frames:
+            return data | {"path": path}
+    raise UsageError(f"{cell.folder}: no evaluation of {config.frames:,} frames by the study's rules")

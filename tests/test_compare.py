@@ -1,0 +1,223 @@
+"""A study trains, scores and reports a grid; finished work is not done again; unfair grids are refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import compare
+from experiment import build
+from experiment.settings.config import UsageError
+from experiment.store.provenance import commit
+from experiment.studies import page
+from experiment.studies.jobs import Jobs
+from experiment.studies.study import Study, make_cells
+from tests import small
+
+GRID = "--agents dqn drqn:core=gru --games breakout --frames 800 --episodes 2 --epsilon 0.5 --video none".split()
+QUICK = (
+    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 400 "
+    "--eval-episodes 1 --eval-epsilon 0.5 --log-frames 400 --checkpoint-frames 400 --track none"
+).split()
+
+
+def call(out: Path, *words: str, train: list[str] = QUICK) -> int:
+    return compare.main([*GRID, "--out", str(out), *words, "--", *train])
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("grid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "FILM_SECONDS", 1)
+        assert call(out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished grid in which nothing may be run."""
+    shutil.copytree(grid, tmp_path / "study")
+    monkeypatch.setattr(Jobs, "_call", lambda *_: pytest.fail("finished work was done again"))
+    monkeypatch.setattr(page, "FILM_SECONDS", 1)
+    return tmp_path / "study"
+
+
+def report(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def test_both_agents_are_trained_scored_and_reported(grid: Path) -> None:
+    data = report(grid)
+    assert [finding["agent"] for finding in data["findings"]] == ["dqn", "drqn:core=gru"]
+    for run in data["runs"]:
+        assert run["mean"] == sum(run["scores"]) / 2
+        assert [point[0] for point in run["curve"]] == [400, 800]
+        assert 0 < run["curve_seconds"][0] < run["curve_seconds"][1] <= run["training_seconds"]
+        assert run["machine"]["threads"] == 1
+        assert run["machine"]["commit"] == commit()
+    # From the 50th step of both envs on, one sample a step of an env, in updates of 4 x 16 rows.
+    assert {run["samples"] for run in data["runs"]} == {64}
+    text = (grid / "report.md").read_text()
+    names = [line.rpartition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith(("![", "- ["))]
+    assert len(names) == 3 + 4  # two curves and the final scores; the best and the median episode of each agent
+    assert all((grid / name).stat().st_size for name in names)
+    lines = (grid / "scores.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * (2 + 1 + 2)  # two evaluations, a mean and two episodes of each agent
+
+
+def test_the_second_call_runs_nothing_and_writes_the_same_report(copied: Path) -> None:
+    files = ("report.json", "scores.csv", "report.md", "report.html")
+    assert call(copied) == 0
+    before = {name: (copied / name).read_bytes() for name in files}
+    shutil.rmtree(copied / "runs")  # results alone are enough, in another clone
+    assert call(copied) == 0
+    assert {name: (copied / name).read_bytes() for name in files} == before
+
+
+def test_a_result_of_other_settings_is_refused_but_reported_as_it_is_where_nothing_is_run(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "results" / "dqn-breakout-s1.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"settings": data["settings"] | {"hidden": 77}}))
+    assert call(copied) == 2
+    assert "--hidden 77 -> 32" in capsys.readouterr().err
+    assert call(copied, "--jobs", "0") == 0
+    assert report(copied)["warnings"] == ["dqn: trained with other settings: --hidden 77 -> 32"]
+
+
+def test_a_folder_or_a_result_that_does_not_belong_here_is_refused(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "results" / "dqn-breakout-s1.json"
+    path.unlink()
+    assert call(copied, train=[*QUICK, "--discount", "0.5"]) == 2
+    assert "--discount 0.99 -> 0.5" in capsys.readouterr().err
+    path.write_text("{")
+    assert call(copied) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_result_of_other_rules_is_not_made_anew_unasked_without_its_run(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / "runs")
+    assert compare.main([*[w.replace("800", "1600") for w in GRID], "--out", str(copied), "--", *QUICK]) == 2
+    assert "its run is not here" in capsys.readouterr().err
+    assert compare.main([*[w.replace("800", "400") for w in GRID], "--out", str(copied), "--", *QUICK]) == 2
+    assert "has 800 frames, more than --frames 400" in capsys.readouterr().err
+
+
+def test_runs_that_need_more_memory_than_is_free_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "expected_bytes", lambda config: {"replay": 10**9})
+    monkeypatch.setattr(compare, "free_memory", lambda: 15 * 10**8)
+    assert call(tmp_path / "study") == 2
+    assert "need about 2.0 GB of memory, 1.5 GB are free; --jobs 1 fits" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_untrained_run_is_marked(copied: Path) -> None:
+    path = copied / "results" / "dqn-breakout-s1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"samples": 0}))
+    assert call(copied) == 0
+    assert report(copied)["warnings"] == ["Untrained, or of an unknown number of updates: dqn-breakout-s1"]
+    assert "UNTRAINED" in (copied / "report.md").read_text()
+
+
+def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    command = [sys.executable, str(small.ROOT / "compare.py"), *GRID, "--out", str(out), "--", *QUICK]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (out / "runs" / "dqn-breakout-s1" / "metrics.jsonl").exists() and started.poll() is None:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGTERM)
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == 130, output
+    assert "the same command goes on" in output
+    assert not (out / "report.md").exists()
+    assert call(out) == 0
+    clock = {"training_seconds", "curve_seconds"}
+    runs = (
+        [{k: v for k, v in run.items() if k not in clock} for run in report(where)["runs"]] for where in (grid, out)
+    )
+    assert next(runs) == next(runs)
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "results" / "dqn-breakout-s1.json").unlink()
+    shutil.rmtree(copied / "runs" / "dqn-breakout-s1")
+
+    def fail(*_: object) -> None:
+        raise UsageError("train.py ended with status 2: no more electricity")
+
+    monkeypatch.setattr(Jobs, "_call", fail)
+    assert call(copied) == 1
+    assert "failed: dqn-breakout-s1: train.py ended with status 2: no more electricity" in capsys.readouterr().err
+    assert [run["agent"] for run in report(copied)["runs"]] == ["drqn:core=gru"]
+    assert report(copied)["warnings"] == ["Not finished: dqn-breakout-s1"]
+
+
+def test_an_unfair_study_says_so_in_its_report(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--agents", "dqn", "drqn:core=gru,eval_episodes=2", *GRID[3:], "--out", str(copied), "--jobs", "0"]
+    assert compare.main([*words, "--", *QUICK]) == 2
+    line = "Not a fair comparison: --eval-episodes is 1 for dqn, 2 for drqn:core=gru,eval_episodes=2"
+    assert line in capsys.readouterr().err
+    assert compare.main([*words, "--allow-unfair", "True", "--", *QUICK]) == 0
+    assert report(copied)["warnings"][0] == line
+
+
+def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "agents: [dqn, 'drqn:core=gru']\nseeds: 3\nframes: 4_000\n"
+        "train: {eval-episodes: 7, threads: 1, reward-clip: null}\n"
+    )
+    study, shared = compare.read_command([str(path), "--seeds", "2", "--", "--threads=2"])
+    assert study == Study(agents=("dqn", "drqn:core=gru"), seeds=2, frames=4_000)
+    assert shared == {"eval_episodes": 7, "threads": "2", "reward_clip": None}
+    cells = make_cells(study, shared)
+    assert [(c.agent, c.config.seed) for c in cells] == [(a, s) for s in (1, 2) for a in study.agents]
+    assert {(c.config.threads, c.config.reward_clip, c.config.eval_episodes) for c in cells} == {(2, None, 7)}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("[1, 2]", "study.yaml"),
+        ("agents: {dqn: 1}", "--agents"),
+        ("agens: [dqn]", "Did you mean agents?"),
+        ("train: [threads]", "train: must hold settings"),
+        ("train: {threads: null}", "--threads None"),
+        ("seeds: x", "--seeds x"),
+        ("seeds: null", "seeds: null is no value"),
+        ("train: {name: x}", "--name: the grid sets it"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_wrong_study_file_is_one_line(
+    text: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    assert compare.main([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert part in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field", compare.FAIR)
+def test_agents_that_are_not_treated_alike_are_refused(field: str) -> None:
+    other = {"protocol": "machado18", "eval_epsilon": 0.5}.get(field, 77)
+    (line,) = compare.unfair(make_cells(Study(agents=("dqn", f"drqn:{field}={other}")), {}))
+    assert f"{other} for drqn:{field}={other}".replace("77 for", "77") in line.replace("77.0", "77").replace(
+        "77 for", "77"
+    )
