@@ -2,13 +2,17 @@
 
 python -m benchmarks.one_action [--game space_invaders] [--episodes 10] [--epsilon 0.01] [--seed 1]
 
+The score of the best action by protocol v5 goes into the reports of studies, as the level "held button".
+
 The same episodes, random actions and seeds as those of evaluate.py and experiment.memory.probes with these flags.
 """
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
 
+import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -21,6 +25,9 @@ from experiment import build
 from experiment.scores.evaluation import evaluate, spread
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Config, Episodes, Seed, Settings, preset
+from experiment.store.files import write_json
+
+HELD_BUTTONS = Path(__file__).parents[1] / "experiment" / "studies" / "held_buttons.json"  # for the reports of studies
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -60,9 +67,19 @@ def main(argv: list[str]) -> int:
     protocol = PROTOCOLS[config.protocol]
     build.use_threads(config)
     names = machine(config.game).actions(protocol)
+    scores = {}
     for action, name in enumerate(names):
         summary = evaluate(always(action, config, len(names)), config, protocol).summary(config.game)
+        scores[name] = summary["mean"]
         print(f"{name:14} mean {summary['mean']:7.1f}   {spread(summary)}", flush=True)
+    if config.protocol == "v5":
+        best = max(scores, key=lambda name: scores[name])
+        rules = {"episodes": wanted.episodes, "epsilon": wanted.epsilon, "seed": wanted.seed}
+        known = json.loads(HELD_BUTTONS.read_text("utf-8"))
+        write_json(
+            HELD_BUTTONS, dict(sorted({**known, config.game: {"action": best, "score": scores[best], **rules}}.items()))
+        )
+        print(f"best           {best}, written to {HELD_BUTTONS}")
     return 0
 
 

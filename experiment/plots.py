@@ -136,7 +136,7 @@ def draw_bars(
             plot.plot([bar.value], [row], **look, ms=7)
         for name, level in (levels or {}).items():
             plot.axvline(level, **DOTTED)
-            plot.annotate(name, (level, 1), xycoords=("data", "axes fraction"), ha="center", **SMALL)
+            plot.annotate(name, (level, 0.02), xycoords=("data", "axes fraction"), ha="right", rotation=90, **SMALL)
         plot.set_yticks(range(len(bars)), [bar.name for bar in bars])
         plot.set_ylim(len(bars) - 0.5, -0.5)
         plot.grid(axis="y", visible=False)
@@ -155,10 +155,10 @@ def _draw_lines(
         plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=_legible(line.name))
         if len(line.low):
             plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]
-    for name, level in levels.items():
+    for side, (name, level) in enumerate(levels.items()):  # right and left in turn: levels may be close to each other
         plot.axhline(level, **DOTTED)
-        end: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        plot.annotate(name, (1, level), **end, **SMALL)
+        end: dict[str, Any] = {"ha": ("right", "left")[side % 2], "va": "bottom"}
+        plot.annotate(name, (1 - side % 2, level), xycoords=("axes fraction", "data"), **end, **SMALL)
     plot.set(**({"ylim": _limits(lines, levels)} if axes.get("yscale") != "log" else {}) | axes)
     for axis, scale in ((plot.xaxis, plot.get_xscale()), (plot.yaxis, plot.get_yscale())):
         if scale == "log":  # matplotlib writes powers of ten in its markup, which is off

@@ -43,7 +43,9 @@ class Jobs:
         )
         self._progress = Progress(name, *columns, left)
         self._tasks = {
-            cell.name: self._progress.add_task(cell.name, False, cell.config.frames, state="", score="-", left="")
+            cell.name: self._progress.add_task(
+                cell.name, False, cell.config.frames, visible=False, state="", score="-", left=""
+            )
             for cell in cells
         }
 
