@@ -1,7 +1,6 @@
 """A short run of tests.fuzz, and proof that it would notice."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,13 @@ def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(cap
 
 @pytest.mark.parametrize("told", ["", "one\ntwo"])
 def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(
-    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def refuse(lab: fuzz.Lab) -> int:
+    def refuse(lab: fuzz.Lab, _: object) -> int:
         print(told, file=sys.stderr)
         return 2 if told else 1 // 0
 
-    monkeypatch.setattr(fuzz.Lab, "resume", refuse)
-    assert fuzz.main(["--inputs", "2", "--only", "config"]) == 1
+    for kind in ("checkpoints", "configs"):
+        monkeypatch.setattr(fuzz.Lab, kind, refuse)
+    assert fuzz.main(["--inputs", "2"]) == 1
     assert capsys.readouterr().out.endswith("inputs 2, crashes 2\n")

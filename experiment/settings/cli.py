@@ -53,7 +53,7 @@ def exit_on_usage_error(main: Main) -> Main:
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130
-        print(f"error: {message}", file=sys.stderr)
+        print("error: " + r"\n".join(message.splitlines()), file=sys.stderr)  # the user's words may have lines
         return 2
 
     return wrapped
@@ -75,10 +75,15 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+@functools.cache
+def _schema(kind: type[Settings]) -> dict[str, Any]:
+    return TypeAdapter(kind).json_schema()
+
+
 def _parser(prog: str, default: Settings, description: str) -> _Parser:
     """A flag for each field of the record, in the groups of its classes; the help shows explanation, range, default."""
     kind = type(default)
-    fields = TypeAdapter(kind).json_schema()["properties"]
+    fields = _schema(kind)["properties"]
     words = [k.upper() for k, field in fields.items() if field.get("positional")]
     usage = " ".join([prog, *words, "[--SETTING VALUE ...]"])
     parser = _Parser(usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
