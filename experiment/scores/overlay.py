@@ -179,8 +179,9 @@ class Overlay:
         view = self.trace.frames[t][..., None].repeat(3, axis=-1)
         if self.trace.saliency is not None:
             strength = self.trace.saliency[t] / (self.trace.saliency[t].max() + 1e-12)
-            tint = Image.fromarray((255 * strength).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
-            share = np.minimum(np.asarray(tint)[..., None] / (float(np.max(tint)) + 1e-6), 1)
+            blurred = Image.fromarray((255 * strength).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
+            tint = np.asarray(blurred)[..., None]  # [H, W, 1]
+            share = tint / max(float(tint.max()), 1.0)
             view = (view * (1 - share) + np.array(RED) * share).astype(np.uint8)
         enlarge = max(1, VIEW // view.shape[1])
         return view.repeat(enlarge, axis=0).repeat(enlarge, axis=1)[:VIEW, :VIEW]
