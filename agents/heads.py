@@ -5,6 +5,8 @@ A head gives K numbers for each action, `out` [..., A, K]. `samples` turns them 
 about what one action is better than another.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from agents import losses
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """One stream of layers, or dueling: out = v + a - mean over actions of a (Wang et al. 2016, eq. 9).
 
     With `hidden` each of the one or two streams has a fully connected layer of its own.
@@ -38,13 +40,13 @@ class Head(nn.Module):
         a = _last_in_fp32(self.advantage, x).unflatten(-1, self.shape)
         return a if self.value is None else _last_in_fp32(self.value, x)[..., None, :] + a - a.mean(-2, keepdim=True)
 
+    @abstractmethod
     def samples(self, out: Tensor) -> Tensor:
         """out [..., K] -> samples of the return [..., N]"""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         """out [T, B, K] of the chosen actions, target [T, B, N] samples of their returns -> loss of each row [T, B]"""
-        raise NotImplementedError
 
 
 def _last_in_fp32(stream: nn.Module, x: Tensor) -> Tensor:

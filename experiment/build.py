@@ -163,8 +163,8 @@ def expected_bytes(config: Config) -> dict[str, int]:
 
 
 def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> Envs:
-    wanted = {"num_envs": config.num_envs, "seed": config.seed, "observe": observe(config)} | changes
-    return Envs(config.game, protocol=chosen.name, threads=threads(config), stream=stream, **wanted)
+    options = {"num_envs": config.num_envs, "seed": config.seed, "observe": observe(config)} | changes
+    return Envs(config.game, protocol=chosen.name, threads=threads(config), stream=stream, **options)
 
 
 def make_network(config: Config, num_actions: int) -> QNetwork:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 import train as program
 from envs.episodes import EpisodeRecord, replay_colour
 from experiment.runs.session import open_run
-from experiment.scores.agent import Agent, inputs_of, open_agent
+from experiment.scores.agent import Agent, open_agent
+from experiment.scores.trace import trace
 from experiment.settings.config import override, preset
 from experiment.store.metrics import read_rows
 
@@ -34,22 +34,11 @@ class Episode(NamedTuple):
         return replay_colour(self.record, every_frame)
 
 
-@torch.no_grad()
 def play(agent: Agent) -> list[Episode]:
     """Whole episodes, as many as the agent's setting eval_episodes, with the share eval_epsilon of random actions."""
-    episodes, network = [], agent.network
-    depth = network.settings.frame_stack
-    for record in agent.play().records:
-        inputs, actions = inputs_of(record, depth)
-        state, q, states = network.initial_state(1), [], []
-        for t in range(record.steps):
-            values, state = network(inputs.rows(t, t + 1), state)
-            q.append(values[0, 0])
-            states.append(state[0])
-        frames = inputs.frames[depth - 1 :, 0].numpy()
-        arrays = (torch.stack(q).float().numpy(), torch.stack(states).float().numpy())
-        episodes.append(Episode(record, frames, actions.numpy(), *arrays))
-    return episodes
+    records = agent.play().records
+    traces = [trace(agent.network, agent.config, record) for record in records]
+    return [Episode(record, t.frames, t.action, t.q, t.state) for record, t in zip(records, traces, strict=True)]
 
 
 def train(
@@ -61,14 +50,7 @@ def train(
     checkpoint.
     """
     with open_run(override(preset(agent), settings), quiet=True) as run:
-        publish = run._publish
-
-        def publish_and_call(row: dict[str, Any]) -> None:
-            publish(row)
-            if callback(row) is False:
-                run.stop()
-
-        run._publish = publish_and_call
+        run.listeners.append(lambda row: callback(row) is False and run.stop())
         program.train(run)
         run.finish()
         return run.folder

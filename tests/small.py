@@ -12,7 +12,7 @@ import pytest
 import train as train_program
 from experiment.runs.run import Run
 from experiment.settings.config import flag, idle, override, preset
-from experiment.store.checkpoint import MANIFEST, _digest, load_latest, signature
+from experiment.store.checkpoint import MANIFEST, digest, load_latest, signature
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -118,5 +118,5 @@ def sign(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     manifest = change(manifest) or manifest
     if isinstance(manifest.get("files"), dict):
         files = [name for name in manifest["files"] if (checkpoint / name).exists()]
-        manifest["files"] = {name: _digest(checkpoint / name) for name in files}
+        manifest["files"] = {name: digest(checkpoint / name) for name in files}
     path.write_text(json.dumps(manifest | {"sha256": signature(manifest)}))

@@ -69,6 +69,7 @@ class Run:
         self.is_first = np.ones(config.num_envs, bool)
         self.prev_reward = np.zeros(config.num_envs, np.float32)
         self.stop_asked = False
+        self.listeners: list[Callable[[dict[str, Any]], object]] = []  # each is called with every row of metrics
         self._save_failed = self._memory_warned = False
         self.display = Display(f"{config.preset} on {config.game}", config.frames)
         try:
@@ -224,6 +225,8 @@ class Run:
     def _publish(self, row: dict[str, Any]) -> None:
         self.metrics.write(row)
         self.display.show(row)
+        for listen in self.listeners:
+            listen(row)
 
     def _count_time(self) -> None:
         """Add what passed since the last row or save to `seconds`. The monotonic clock: no one can set it back."""

@@ -121,8 +121,7 @@ def _make_folder(folder: Path, config: Config) -> None:
 
 def check_same(stored: Config, new: Config) -> None:
     """Print the settings that may change and do. UsageError if one would change what the run means."""
-    before, after = settings.to_dict(stored), settings.to_dict(new)
-    changes = {k: f"{settings.flag(k)} {before[k]} -> {after[k]}" for k in before if before[k] != after[k]}
+    changes = settings.differences(stored, new)
     if refusals := [line for k, line in changes.items() if k not in FREE_ON_RESUME]:
         free = ", ".join(sorted(map(settings.flag, FREE_ON_RESUME - {"name", "runs_dir"})))
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import TextIO
 import numpy as np
 
 from envs.episodes import EpisodeRecord, replay_colour
+from envs.families import rules, task
 from experiment.scores import overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import middle_and_best, ranked
@@ -62,7 +63,8 @@ def chosen(scores: list[float], which: str) -> list[int]:
 
 def game_film(record: EpisodeRecord) -> Film:
     """Every frame of the game, as a human sees it."""
-    return Film(replay_colour(record, every_frame=True), FPS, record.steps * 4, scale=2)
+    skip = task(record.game, rules(record.game, record.protocol)).frame_skip
+    return Film(replay_colour(record, every_frame=True), FPS, record.steps * skip, scale=2)
 
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:

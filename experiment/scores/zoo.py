@@ -1,6 +1,5 @@
 """Agents as small folders to share: settings, weights in half precision, scores, learning curve, two episodes."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from agents.networks import QNetwork
 from experiment.scores.evaluation import Evaluation, middle_and_best
 from experiment.settings import config as settings
 from experiment.settings.config import Config
-from experiment.store.checkpoint import NETWORK, Checkpoint
+from experiment.store.checkpoint import NETWORK, Checkpoint, digest
 from experiment.store.files import read, refused, replacing, write_json
+from experiment.store.metrics import read_rows
 
 WEIGHTS, EVALUATION, CURVE = "weights.safetensors", "evaluation.json", "curve.json"
 
@@ -35,7 +35,7 @@ def export(network: QNetwork, config: Config, result: Evaluation, about: dict[st
     with replacing(to / "config.yaml") as temporary:
         settings.save(config, temporary)
     fields = ("frames", "return_mean", "eval_score", "eval_low", "eval_high")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows, _ = read_rows(run / "metrics.jsonl")
     write_json(to / CURVE, {"fields": fields, "rows": [[row.get(field) for field in fields] for row in rows]})
     for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):
         result.records[episode].save(to / f"{name}.json")
@@ -51,11 +51,6 @@ def load(folder: Path) -> Checkpoint:
         frames, num_actions = int(about["frames"]), int(about["num_actions"])
     with refused(folder / WEIGHTS, "read"):
         weights: dict[str, Tensor] = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-        digest = hashlib.sha256(read(folder / WEIGHTS)).hexdigest()
-    meta = {
-        "config": settings.to_dict(config),
-        "frames": frames,
-        "num_actions": num_actions,
-        "files": {NETWORK: digest},
-    }
+        files = {NETWORK: digest(folder / WEIGHTS)}
+    meta = {"config": settings.to_dict(config), "frames": frames, "num_actions": num_actions, "files": files}
     return Checkpoint(meta, weights, {})

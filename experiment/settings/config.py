@@ -217,6 +217,12 @@ def to_dict(config: Config) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
 
+def differences(old: Config, new: Config) -> dict[str, str]:
+    """The settings that differ: name -> `--flag old -> new`."""
+    before, after = to_dict(old), to_dict(new)
+    return {name: f"{flag(name)} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]}
+
+
 def from_dict(data: Mapping[str, Any], source: str) -> Config:
     """Settings from a mapping of YAML or JSON, over those of its preset; its types must be exact.
 

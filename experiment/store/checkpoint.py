@@ -50,7 +50,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -82,7 +83,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(errno.ENOSPC, f"cannot write {name}: {error}") from None
             _sync(path)
-            files[name] = _digest(path)
+            files[name] = digest(path)
         manifest = {"version": VERSION, **checkpoint.meta, "files": files}
         text = json.dumps(manifest | {"sha256": signature(manifest)}, indent=1, allow_nan=False)
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
@@ -125,7 +126,7 @@ def _read_tensors(path: Path, name: str, manifest: Mapping[str, Any]) -> dict[st
     with refused(file, "read"):
         if not file.is_file():
             raise ValueError("missing, or not a file")
-        if _digest(file) != manifest["files"][name]:
+        if digest(file) != manifest["files"][name]:
             raise ValueError("the checksum does not match")
         return load_file(file)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from experiment.runs.console import Screen, duration
 from experiment.runs.session import stop_signals
 from experiment.settings.config import UsageError, save
+from experiment.store.files import replacing
 from experiment.store.metrics import read_rows
 from experiment.studies.study import Cell, Result, Study, collect, finished
 
@@ -103,7 +104,8 @@ class Jobs:
             length = ["--frames", str(config.frames), "--checkpoint-frames", str(config.checkpoint_frames)]
             return ["--resume", str(cell.folder), *length, "--threads", str(config.threads), "--track", config.track]
         path = config.runs_dir / f"{cell.name}.yaml"
-        save(config, path)
+        with replacing(path) as temporary:
+            save(config, temporary)
         return ["--config", str(path)]
 
     def _call(self, cell: Cell, program: str, *words: str) -> None:

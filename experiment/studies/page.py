@@ -150,7 +150,7 @@ def _figures(
 ) -> Linked:
     """Score against frames, score against core-hours, final scores."""
     slug, figures = re.sub(r"[^\w.-]+", "-", title.lower()), []
-    best = max(max(f.mean, *(p[1] for r in runs[f.agent] for p in r.curve), f.mean) for f in findings)
+    best = max(score for f in findings for score in (f.mean, *(p[1] for r in runs[f.agent] for p in r.curve)))
     levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}  # else it flattens
     for x, of_run in (("million frames", _million_frames), ("core-hours", lambda run: run.curve_core_hours)):
         lines = [line for agent, group in runs.items() if (line := _line(agent, group, of_run))]
@@ -257,7 +257,7 @@ def escape(value: object) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Markup:
-    lines = [" | ".join(map(escape, row)) for row in (*rows[:1], *rows[1:])]
+    lines = [" | ".join(map(escape, row)) for row in rows]
     return Markup("\n".join(f"| {line} |" for line in (lines[0], " | ".join(["---"] * len(rows[0])), *lines[1:])))
 
 

@@ -32,6 +32,7 @@ from experiment.settings.config import (
     UsageError,
     Words,
     check_effect,
+    differences,
     flag,
     from_dict,
     override,
@@ -219,9 +220,7 @@ class Result:
 
 def changes(old: Config, new: Config) -> dict[str, str]:
     """The settings that decide what is computed and differ: name -> `--flag old -> new`."""
-    before, after = to_dict(old), to_dict(new)
-    names = [name for name in before if name not in FREE_ON_RESUME and before[name] != after[name]]
-    return {name: f"{flag(name)} {before[name]} -> {after[name]}" for name in names}
+    return {name: line for name, line in differences(old, new).items() if name not in FREE_ON_RESUME}
 
 
 def finished(cell: Cell, study: Study) -> Result | None:
