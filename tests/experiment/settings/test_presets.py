@@ -284,7 +284,8 @@ def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(name: 
     small = SMALL | {"hidden": 7, "core_size": 6, "head": head}
     small |= {"unroll": 5, "burn_in": 2} if PRESETS[name].get("unroll") != 1 else {}
     config = override(preset(name), small)
-    shapes = {"batch_size", "burn_in", "unroll", "n_step", "frame_stack", "core", "value_rescaling"}
+    # `parts` decides how gradients are summed, not what they are; tests/agents/test_workers.py and test_learner.py.
+    shapes = {"parts", "batch_size", "burn_in", "unroll", "n_step", "frame_stack", "core", "value_rescaling"}
     assert shapes | set(OTHER) == {*NetworkSettings.__dataclass_fields__, *LearnerSettings.__dataclass_fields__}
     before, wrong = outcome(config), []
     for setting, value in OTHER.items():
