@@ -88,6 +88,9 @@ class LearnerSettings:
     """Added to the denominator of the step."""
     max_grad_norm: Positive | None = 10.0
     """Gradients are scaled down to this norm. None: never."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A moving average of the weights acts and is evaluated; this share of it stays in an update, such as 0.995. 0: the
+    online network acts."""
     priority_eta: Share = 0.9
     """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
 
@@ -107,7 +110,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Learner:
-    """Holds the online and the target network and the optimiser."""
+    """Holds the online, the target and the acting network, and the optimiser."""
 
     def __init__(
         self,
@@ -125,6 +128,7 @@ class Learner:
         self.optimizer = OPTIMIZERS[settings.optimizer](
             network.parameters(), lr=settings.learning_rate, eps=settings.optimizer_epsilon
         )
+        self.acting = copy.deepcopy(network).requires_grad_(False) if settings.average else network
         self.updates = 0
 
     def update(self, batch: Sequence) -> Update:
@@ -148,6 +152,10 @@ class Learner:
         self.updates += 1
         if s.target_period and self.updates % s.target_period == 0:
             self.target.load_state_dict(self.online.state_dict())
+        if s.average:
+            memory = min(s.average, self.updates / (self.updates + 10))  # shorter at first, when every weight is new
+            newest = [p.detach() for p in self.online.parameters()]
+            torch._foreach_lerp_([*self.acting.parameters()], newest, 1 - memory)
 
         row_loss, td_error, q, q_max = torch.cat(told, dim=-1)  # [T, B] each
         metrics = {
@@ -248,6 +256,8 @@ class Learner:
         state = {f"online.{k}": v for k, v in self.online.state_dict().items()}
         if self.target is not self.online:
             state |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
+        if self.acting is not self.online:
+            state |= {f"acting.{k}": v for k, v in self.acting.state_dict().items()}
         for i, slots in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         return state | {"updates": torch.tensor(self.updates)}
@@ -261,6 +271,8 @@ class Learner:
         self.online.load_state_dict(part("online."))
         if self.target is not self.online:
             self.target.load_state_dict(part("target."))
+        if self.acting is not self.online:
+            self.acting.load_state_dict(part("acting."))
         self.optimizer.state.clear()
         for i, parameter in enumerate(self.online.parameters()):
             slots = part(f"optimizer.{i}.")

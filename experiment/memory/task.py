@@ -48,7 +48,7 @@ def train(config: Config) -> QNetwork:
         finally:
             run.envs.close()
             run.metrics.close()
-    return run.learner.online
+    return run.learner.acting
 
 
 def success(config: Config, network: QNetwork, wait: int, episodes: int = 500) -> float:

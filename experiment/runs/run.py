@@ -63,7 +63,9 @@ class Run:
         self.parameters = sum(p.numel() for p in network.parameters())
         self.replay = build.make_replay(config, network.state_size)
         self.learner = build.make_learner(config, network)
-        self.actor = build.make_actor(config, network, config.num_envs, build.rng(config.seed, "exploration"))
+        self.actor = build.make_actor(
+            config, self.learner.acting, config.num_envs, build.rng(config.seed, "exploration")
+        )
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
         self.is_first = np.ones(config.num_envs, bool)
@@ -249,7 +251,7 @@ class Run:
         self._count_time()
         config, stem = self.config, self.folder / "eval" / f"{self.frames:012d}"
         try:
-            result = evaluate(self.learner.online, config, self.protocol, lambda: self.stop_asked)
+            result = evaluate(self.learner.acting, config, self.protocol, lambda: self.stop_asked)
         except StoppedError:
             return
         finally:
@@ -303,6 +305,11 @@ class Run:
         path = shlex.quote(str(self.folder))
         self.display.say(f"{word} at {self.frames:,} frames; go on with: python train.py --resume {path}{more}")
 
+    @property
+    def _acts(self) -> str:
+        """Prefix of the weights that act, among those of `Learner.state`."""
+        return "acting." if self.config.average else "online."
+
     def state(self) -> Checkpoint:
         """Everything, for a checkpoint."""
         self._count_time()
@@ -323,9 +330,10 @@ class Run:
             },
             "metrics_position": self.metrics.position,
         }
-        weights = {k.removeprefix("online."): v for k, v in learner.items() if k.startswith("online.")}
+        acts = self._acts
+        weights = {k.removeprefix(acts): v for k, v in learner.items() if k.startswith(acts)}
         training = tensor_tree(
-            learner={k: v for k, v in learner.items() if not k.startswith("online.")},
+            learner={k: v for k, v in learner.items() if not k.startswith(acts)},
             actor=self.actor.state(),
             replay=self.replay.state(),
             envs=self.envs.state(),
@@ -337,7 +345,7 @@ class Run:
         """Take back what `state` gave; the envs play their tapes again. Any error if it does not fit this run."""
         meta, training = saved.meta, saved.training
         self.counters = Counters(**{f.name: meta[f.name] for f in fields(Counters)})
-        self.learner.restore({f"online.{k}": v for k, v in saved.weights.items()} | subtree(training, "learner"))
+        self.learner.restore({f"{self._acts}{k}": v for k, v in saved.weights.items()} | subtree(training, "learner"))
         self.actor.restore(subtree(training, "actor"))
         self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
         self.actor.rng.bit_generator.state = meta["generators"]["exploration"]

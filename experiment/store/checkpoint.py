@@ -1,7 +1,7 @@
 """Checkpoints: everything a run is, written so that it is whole or not there.
 
 A checkpoint is a folder `checkpoint/FRAMES/` with `manifest.json` (counters, generators, settings, the SHA-256 of the
-other files and of itself), `network.safetensors` (the online weights: all that evaluation needs) and
+other files and of itself), `network.safetensors` (the weights that act: all that evaluation needs) and
 `training.safetensors` (the rest). It is written under a temporary name, flushed and renamed. The last two are kept.
 Loading runs no code from it: JSON and safetensors only.
 """
@@ -35,7 +35,7 @@ MANIFEST, NETWORK, TRAINING = "manifest.json", "network.safetensors", "training.
 
 @dataclass
 class Checkpoint:
-    """`meta` is plain JSON; `weights` the online network; `training` every other tensor, empty if not asked for."""
+    """`meta` is plain JSON; `weights` the network that acts; `training` every other tensor, empty if not asked for."""
 
     meta: dict[str, Any]
     weights: dict[str, Tensor]

@@ -359,6 +359,28 @@ def test_the_target_network_is_copied_every_target_period_updates_and_never_trai
     assert all(p.grad is None for p in learner.target.parameters())
 
 
+def test_the_acting_network_is_the_moving_average_of_the_weights_and_resumes_with_them() -> None:
+    learner, batch = make_learner(average=0.9), make_batch(2)
+    average = weights(learner)
+    for update in range(1, 120):
+        learner.update(batch)
+        memory = min(0.9, update / (update + 10))  # 1/11, 2/12, ... until 90/100
+        average = {k: memory * average[k] + (1 - memory) * w for k, w in weights(learner).items()}
+    torch.testing.assert_close(dict(learner.acting.named_parameters()), average, rtol=1e-4, atol=1e-6)
+    assert not same(weights(learner), average)
+    assert all(not p.requires_grad for p in learner.acting.parameters())
+
+    resumed = make_learner(average=0.9)
+    resumed.restore(learner.state())
+    assert same(resumed.state(), learner.state())
+
+
+def test_average_0_acts_with_the_online_network() -> None:
+    learner = make_learner(average=0)
+    assert learner.acting is learner.online
+    assert not any(name.startswith("acting.") for name in learner.state())
+
+
 def test_target_period_0_keeps_no_second_network() -> None:
     learner = make_learner(target_period=0)
     assert learner.target is learner.online
