@@ -154,8 +154,8 @@ class Learner:
             self.target.load_state_dict(self.online.state_dict())
         if s.average:
             memory = min(s.average, self.updates / (self.updates + 10))  # shorter at first, when every weight is new
-            newest = [p.detach() for p in self.online.parameters()]
-            torch._foreach_lerp_([*self.acting.parameters()], newest, 1 - memory)
+            for average, newest in zip(self.acting.parameters(), self.online.parameters(), strict=True):
+                average.lerp_(newest.detach(), 1 - memory)
 
         row_loss, td_error, q, q_max = torch.cat(told, dim=-1)  # [T, B] each
         metrics = {
