@@ -34,7 +34,12 @@ def _cpu() -> str:
 
 
 def commit() -> str | None:
-    """The commit of this code, with + if files differ from it; None outside a git clone."""
+    """The commit of this code, with + if files differ from it; None outside a git clone.
+
+    Code that was sent to another machine has no clone around it: RECALL_COMMIT tells what was sent.
+    """
+    if sent := os.environ.get("RECALL_COMMIT"):
+        return sent
     root = Path(__file__).resolve().parents[2]
     inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # not that of a clone around this folder
     with contextlib.suppress(OSError):

@@ -1,0 +1,1 @@
+"""Beyond one machine, on Ray (the extra `ray`)."""

@@ -1,0 +1,45 @@
+"""The one door to Ray."""
+
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiment.settings.config import UsageError
+from experiment.settings.resources import cores
+from experiment.store.files import refused
+from experiment.store.provenance import commit
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py"}  # what the nodes get, below 1 MB
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The module `ray`, connected: "local" starts a cluster on this machine, which ends with the block; "auto" and
+    HOST:PORT join one. The workers import this process's code, and start in its folder.
+
+    UsageError if Ray is not installed, or if no cluster answers at the address.
+    """
+    try:
+        import ray
+    except ImportError:
+        install = "pip install 'recall-atari[ray]', or pip install -e '.[ray]' in a checkout"
+        raise UsageError(f"--ray {address}: Ray is not installed; {install}") from None
+    own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    others = ["__pycache__", *(f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE)]
+    code = {"working_dir": str(ROOT), "excludes": others, "env_vars": {"RECALL_COMMIT": commit() or ""}}
+    handler = signal.getsignal(signal.SIGTERM)
+    with refused(f"--ray {address}", "joined"):
+        if ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, port), timeout=10).close()
+        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
+    signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which would end this process at once
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
