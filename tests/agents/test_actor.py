@@ -4,23 +4,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from agents import workers
-from agents.actor import PART_LANES, Actor
+from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon, epsilon_greedy
-from agents.networks import NetworkSettings, QNetwork
+from agents.networks import QNetwork
 from agents.rows import Inputs
+from tests.batches import ACTIONS, make_network
 
-N, A = 3, 4
+N = 3
 NO_AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
-
-
-def make_network(**settings: object) -> QNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        plain = {"hidden": 8, "core_size": 6, "center": False, "last_action_reward": False}
-        return QNetwork(A, NetworkSettings(**(plain | settings)))  # type: ignore[arg-type]
 
 
 def make_actor(network: QNetwork, seed: int = 0) -> Actor:
@@ -45,13 +37,9 @@ class Play:
         return actions, states
 
 
-# --- the actor
-
-
-@pytest.mark.parametrize("core", ["lstm", "lstm1997", "gru", "rnn"])
-def test_an_exploratory_action_advances_the_core_state_like_any_other(core: str) -> None:
+def test_an_exploratory_action_advances_the_core_state_like_any_other() -> None:
     """Without the last action in the inputs, what is done cannot matter to the state."""
-    network, play = make_network(core=core, last_action_reward=False), Play(6, starts=0.2)
+    network, play = make_network(core="lstm", last_action_reward=False), Play(6, starts=0.2)
     greedy, after_greedy = play.through(make_actor(network), epsilon=0.0)
     explored, after_explored = play.through(make_actor(network), epsilon=1.0)
     assert not np.array_equal(greedy, explored)
@@ -71,7 +59,7 @@ def test_the_actors_states_are_those_of_an_unroll_over_what_it_did(epsilon: floa
     unroll = Inputs(
         torch.from_numpy(np.concatenate([black, play.frame])),
         torch.from_numpy(np.concatenate([no, play.is_first])),
-        torch.from_numpy(np.stack([np.full(N, A - 1), *actions[:-1]])),  # a decoy before the first
+        torch.from_numpy(np.stack([np.full(N, ACTIONS - 1), *actions[:-1]])),  # a decoy before the first
         torch.from_numpy(play.reward),
     )
     with torch.no_grad():
@@ -79,30 +67,6 @@ def test_the_actors_states_are_those_of_an_unroll_over_what_it_did(epsilon: floa
     torch.testing.assert_close(states[-1], last, rtol=1e-4, atol=1e-5)
     if epsilon == 0:
         assert np.array_equal(np.stack(actions), q.argmax(-1).numpy())
-
-
-def test_the_state_is_reset_where_an_episode_starts_and_nowhere_else() -> None:
-    network, play = make_network(core="lstm", last_action_reward=True), Play(5)
-    play.is_first[3, 1] = True
-    actor = make_actor(network)
-    play.through(actor, epsilon=0.5, stop=3)
-    carried, action = actor.core_state, actor.state()["action"]
-    play.through(actor, epsilon=0.5, start=3, stop=4)
-
-    def step(state: Tensor) -> Tensor:
-        inputs = Inputs(
-            torch.from_numpy(play.frame[3:4]), torch.from_numpy(play.is_first[3:4]),
-            action[None], torch.from_numpy(play.reward[3:4]),
-        )  # fmt: skip
-        with torch.no_grad():
-            return network(inputs, state)[1]
-
-    zeros, decoyed = torch.zeros_like(carried), carried.clone()
-    decoyed[1] = 99.0
-    torch.testing.assert_close(actor.core_state[1], step(zeros)[1])
-    torch.testing.assert_close(actor.core_state, step(decoyed))
-    for lane in (0, 2):
-        assert not torch.allclose(actor.core_state[lane], step(zeros)[lane], atol=1e-4)
 
 
 def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_draws_alone() -> None:
@@ -115,17 +79,6 @@ def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_dr
     torch.testing.assert_close(other.core_state[[0, 2]], one.core_state[[0, 2]])
     assert torch.equal(other.core_state[1], before[1])
     assert other.rng.bit_generator.state == one.rng.bit_generator.state
-
-
-def test_the_core_state_starts_at_zero() -> None:
-    network = make_network(core="lstm")
-    assert torch.equal(make_actor(network).core_state, torch.zeros(N, network.state_size))
-
-
-def test_an_actor_can_carry_a_core_without_memory() -> None:
-    actions, states = Play(2).through(make_actor(make_network(core="identity")), epsilon=0.0)
-    assert states[-1].shape == (N, 0)
-    assert actions[0].shape == (N,)
 
 
 def test_a_restored_actor_goes_on_bit_for_bit() -> None:
@@ -147,15 +100,6 @@ def test_a_state_of_another_number_of_envs_is_refused() -> None:
         make_actor(network).restore(Actor(network, N + 1, np.random.default_rng(0), NO_AUTOCAST).state())
 
 
-# --- exploration
-
-
-def test_without_epsilon_the_best_action_is_taken() -> None:
-    q = np.array([[1.0, 3.0, 2.0], [-7.0, -8.0, -9.0]])
-    for seed in range(20):
-        assert epsilon_greedy(q, np.zeros(2), np.random.default_rng(seed)).tolist() == [1, 0]
-
-
 def test_the_same_amount_is_drawn_whatever_q_and_epsilon() -> None:
     states = []
     for q, epsilon in ((np.zeros((5, 3)), 0.0), (99 * np.eye(5, 3), 0.5), (np.full((5, 3), -7.0), 1.0)):
@@ -166,21 +110,11 @@ def test_the_same_amount_is_drawn_whatever_q_and_epsilon() -> None:
 
 
 def test_actions_are_random_as_often_as_epsilon_says_and_then_uniform() -> None:
-    draws, actions = 20_000, 5
-    q = np.zeros((draws, actions))
-    q[:, 2] = 1.0
-    taken = epsilon_greedy(q, np.full(draws, 0.3), np.random.default_rng(0))
-    share = np.bincount(taken, minlength=actions) / draws
-    expected = np.full(actions, 0.3 / 5)
-    expected[2] = 0.7 + 0.3 / 5
-    np.testing.assert_allclose(share, expected, atol=4 * np.sqrt(0.25 / draws))
-
-
-def test_every_env_has_its_own_epsilon() -> None:
-    q = np.tile([0.0, 1.0], (2, 1))
-    taken = np.stack([epsilon_greedy(q, np.array([0.0, 1.0]), rng) for rng in [np.random.default_rng(0)] * 400])
-    assert (taken[:, 0] == 1).all()
-    assert taken[:, 1].mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(400))
+    draws, q = 20_000, np.tile([0.0, 0, 1, 0, 0], (60_000, 1))
+    taken = epsilon_greedy(q, np.repeat([0.0, 0.3, 1.0], draws), np.random.default_rng(0)).reshape(3, draws)
+    shares = [np.bincount(of_env, minlength=5) / draws for of_env in taken]  # every env has its own epsilon
+    expected = [[epsilon / 5 + (1 - epsilon) * (action == 2) for action in range(5)] for epsilon in (0, 0.3, 1)]
+    np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / draws))
 
 
 def test_the_ladder_of_epsilons_goes_from_0_4_to_0_4_to_the_8() -> None:
@@ -195,22 +129,4 @@ def test_linear_epsilon_falls_by_equal_parts_and_then_stays() -> None:
     epsilon = LinearEpsilon(start=1.0, final=0.1, frames=1000)
     for frame, expected in ((0, 1.0), (250, 1.0 - 0.25 * 0.9), (1000, 0.1), (99_999, 0.1)):
         assert epsilon(frame, 2).tolist() == pytest.approx([expected] * 2)
-
-
-def test_linear_epsilon_over_0_frames_is_final_at_once() -> None:
     assert LinearEpsilon(start=99.0, final=0.05, frames=0)(0, 3).tolist() == pytest.approx([0.05] * 3)
-
-
-def test_the_number_of_threads_changes_no_bit_of_acting() -> None:
-    network, lanes = make_network(), 2 * PART_LANES + 3
-    frames = np.random.default_rng(5).integers(0, 256, (3, lanes, 84, 84), np.uint8)
-    states = []
-    for threads in (1, 2):
-        workers.use_threads(threads)
-        actor = Actor(network, lanes, np.random.default_rng(0), NO_AUTOCAST)
-        for step, frame in enumerate(frames):
-            actor.act(frame, np.full(lanes, step == 0), np.ones(lanes, np.float32), np.zeros(lanes))
-        states.append(actor.core_state)
-    workers.use_threads(1)
-    assert torch.equal(*states)
-    assert states[0].abs().sum(1).min() > 0  # every lane was computed

@@ -9,10 +9,10 @@ import torch
 from agents.actor import Actor
 from agents.learner import Learner, LearnerSettings
 from agents.networks import NetworkSettings, QNetwork
-from agents.rows import Inputs, Sequence
+from tests.batches import ACTIONS, random_batch
 from tests.stand_in import DEVICE, Moves, no_reads
 
-A, LANES = 3, 2
+LANES = 2
 PLAIN = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
 AGENTS = {
     "recurrent, without a target network": (
@@ -26,37 +26,18 @@ AGENTS = {
 }
 
 
-def network_of(settings: NetworkSettings) -> QNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return QNetwork(A, settings)
-
-
-def batch_of(rows: int, depth: int, state_size: int, seed: int) -> Sequence:
-    """Random rows; an episode starts at the second."""
-    g = torch.Generator().manual_seed(seed)
-    frames = torch.randint(0, 256, (depth - 1 + rows, LANES, 84, 84), dtype=torch.uint8, generator=g)
-    is_first = torch.zeros(depth - 1 + rows, LANES, dtype=torch.bool)
-    is_first[depth] = True
-    action, prev_action = torch.randint(0, A, (2, rows, LANES), generator=g)
-    reward, prev_reward = torch.randn(2, rows, LANES, generator=g)
-    ends = torch.rand(2, rows, LANES, generator=g) < 0.2
-    state, weight = torch.randn(LANES, state_size, generator=g), torch.rand(LANES, generator=g)
-    return Sequence(
-        Inputs(frames, is_first, prev_action, prev_reward), action, reward, *ends, state, weight, np.arange(LANES)
-    )
-
-
 def play_and_learn(agent: str, device: torch.device, steps: int = 1) -> tuple[list[list[int]], dict[str, float]]:
     """An update after each step of all envs. The actions, and the metrics of the last update."""
     settings, learning = AGENTS[agent]
-    learner = Learner(network_of(settings), learning, PLAIN, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        learner = Learner(QNetwork(ACTIONS, settings), learning, PLAIN, device)
     network = learner.online
     actor = Actor(network, LANES, np.random.default_rng(1), PLAIN)
     rows, depth = learning.burn_in + learning.unroll + learning.n_step, settings.frame_stack
     rng, actions, metrics = np.random.default_rng(2), [], {}
     for step in range(steps):
-        batch = batch_of(rows, depth, network.state_size, step)
+        batch = random_batch(rows, LANES, network.state_size, depth, step, ends=0.2)
         frame = rng.integers(0, 256, (LANES, 84, 84), np.uint8)
         action = actor.act(frame, np.full(LANES, step == 0), np.ones(LANES, np.float32), np.zeros(LANES))
         actions.append(action.tolist())

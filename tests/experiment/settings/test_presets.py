@@ -14,11 +14,12 @@ from torch import Tensor
 from agents.heads import HEADS
 from agents.learner import LearnerSettings
 from agents.networks import NetworkSettings
-from agents.rows import Inputs, Sequence
+from agents.rows import Sequence
 from experiment import build
 from experiment.settings.config import PRESETS, Config, idle, override, preset
+from tests.batches import ACTIONS, random_batch
 
-A, B = 3, 4
+A, B = ACTIONS, 4
 Weights = dict[str, Tensor]
 
 
@@ -30,29 +31,11 @@ def double_precision() -> Iterator[None]:
 
 
 def make_batch(config: Config, state_size: int, seed: int) -> Sequence:
-    """Random rows with ends of both kinds, and what follows them begins an episode."""
-    g = torch.Generator().manual_seed(seed)
+    """Random rows with ends of both kinds."""
     length = config.burn_in + config.unroll + config.n_step
-    rows = config.frame_stack - 1 + length
-    ends = torch.rand(length, B, generator=g)
-    terminated, truncated = ends < 0.2, ends > 0.85
-    is_first = torch.zeros(rows, B, dtype=torch.bool)
-    is_first[config.frame_stack :] = (terminated | truncated)[:-1]
-    return Sequence(
-        Inputs(
-            torch.randint(0, 256, (rows, B, 84, 84), dtype=torch.uint8, generator=g),
-            is_first,
-            torch.randint(0, A, (length, B), generator=g),
-            2 * torch.randn(length, B, generator=g),
-        ),
-        torch.randint(0, A, (length, B), generator=g),
-        2 * torch.randn(length, B, generator=g),
-        terminated,
-        truncated,
-        torch.zeros(B, state_size) if config.update != "stored" else torch.randn(B, state_size, generator=g),
-        torch.rand(B, generator=g) if config.priority_exponent else torch.ones(B),
-        np.arange(B),
-    )
+    batch = random_batch(length, B, state_size, config.frame_stack, seed, ends=0.2)
+    weight = torch.linspace(0.2, 1, B) if config.priority_exponent else batch.weight
+    return batch._replace(weight=weight, core_state=batch.core_state * (config.update == "stored"))
 
 
 # --- the reference: one row of one lane at a time --------------------------------------------------------
@@ -83,7 +66,7 @@ def stream(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tensor]:
-    """q [A] of every row of a lane, from the stored state on. No gradient through the burn-in."""
+    """z [A, K] of every row of a lane, from the stored state on. No gradient through the burn-in."""
     depth, inputs = config.frame_stack, batch.inputs
     h, c = batch.core_state[lane].chunk(2) if config.core == "lstm" else (torch.empty(0), torch.empty(0))
     out = []
@@ -105,8 +88,8 @@ def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tenso
             if t < config.burn_in:
                 h, c = h.detach(), c.detach()
             x = h
-        a = stream(w, "advantage", x)
-        out.append(stream(w, "value", x) + a - a.mean() if config.dueling else a)
+        a = stream(w, "advantage", x).unflatten(0, (A, -1))
+        out.append(stream(w, "value", x) + a - a.mean(0) if config.dueling else a)
     return out
 
 
@@ -122,33 +105,31 @@ def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequ
     """The loss, and the sequences' priorities."""
     total, rows, priorities = torch.zeros(()), 0, []
     for lane in range(B):
-        q, q_target = q_rows(config, online, batch, lane), q_rows(config, target, batch, lane)
+        z, z_target = q_rows(config, online, batch, lane), q_rows(config, target, batch, lane)
         r, ended, cut = batch.reward[:, lane], batch.terminated[:, lane], batch.truncated[:, lane]
         v = []
-        for t in range(len(q)):
-            values = (h_inverse(q_target[t]) if config.value_rescaling else q_target[t]).detach()
-            v.append(values[(q if config.double else q_target)[t].argmax()])
-        errors = []
+        for t in range(len(z)):
+            values = (h_inverse(z_target[t]) if config.value_rescaling else z_target[t]).detach()
+            v.append(values[(z if config.double else z_target)[t].mean(1).argmax()])
+        clip, errors = config.reward_clip or float("inf"), []
         for t in range(config.burn_in, config.burn_in + config.unroll):
             if cut[t]:
                 continue
-            y, discount = torch.zeros(()), 1.0
-            for k in range(config.n_step):
-                if k > 0 and cut[t + k]:
-                    break
-                clip = config.reward_clip or float("inf")
-                y = y + discount * r[t + k].clamp(-clip, clip)
-                discount *= config.discount * (0.0 if ended[t + k] else 1.0)
-                if ended[t + k]:
-                    break
+            y = v[last := len(z) - 1 if config.trace_lambda is not None else t + config.n_step]
+            for k in reversed(range(t, last)):  # G_k = r + gamma ((1 - lambda) v + lambda G), lambda 0 before a cut row
+                trace = 1.0 if k + 1 == last else 0.0 if cut[k + 1] else (config.trace_lambda or 1.0)
+                follows = 0.0 if ended[k] else config.discount
+                y = r[k].clamp(-clip, clip) + follows * ((1 - trace) * v[k + 1] + trace * y)
+            y, played = h(y) if config.value_rescaling else y, z[t][batch.action[t, lane]]  # [K] each
+            error = y - played[:, None]  # [K, K]: each sample of the return against each target
+            huber = torch.where(error.abs() <= 1, 0.5 * error**2, error.abs() - 0.5)
+            if config.head == "qr":
+                below = (torch.arange(32)[:, None] + 0.5) / 32 - (error < 0).double()
+                loss = (below.abs() * huber).mean(1).sum()
             else:
-                k = config.n_step
-            y = y + discount * v[min(t + k, len(v) - 1)]
-            error = (h(y) if config.value_rescaling else y) - q[t][batch.action[t, lane]]
-            size = error.abs()
-            huber = torch.where(size <= 1, 0.5 * size**2, size - 0.5)
-            total = total + batch.weight[lane] * (huber if config.loss == "huber" else 0.5 * size**2)
-            errors.append(size.item())
+                loss = huber.sum() if config.loss == "huber" else (0.5 * error**2).sum()
+            total = total + batch.weight[lane] * loss
+            errors.append((y.mean() - played.mean()).abs().item())
         rows += len(errors)
         priorities.append(0.9 * max(errors) + 0.1 * sum(errors) / len(errors) if errors else 0.0)
     return total / rows, priorities
@@ -177,6 +158,7 @@ def adam(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: 
 
 Step = Callable[[Config, Tensor, Tensor, dict[str, Tensor], int], Tensor]
 SMALL = {"precision": "fp32", "batch_size": B}
+PLAIN = {"norm": False, "center": False}
 R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}
 
 
@@ -184,11 +166,14 @@ R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5
     ("name", "changes", "step_of"),
     [
         ("dqn-2015", {"hidden": 7}, rmsprop),
+        ("dqn-2015", {"hidden": 7, "head": "qr"}, rmsprop),
         ("double-dqn", {"hidden": 7}, rmsprop),
         ("drqn-2015", {"core_size": 6, "unroll": 5}, adadelta),
-        ("dueling", {"head_hidden": 5}, rmsprop),
+        ("dueling", {"head_hidden": 5, "max_grad_norm": 0.1}, rmsprop),
         ("rainbow-lite", {"head_hidden": 5}, adam),
         ("r2d2", R2D2, adam),
+        ("drqn", PLAIN | {"hidden": 7, "core_size": 6, "burn_in": 3, "unroll": 5, "n_step": 2}, adam),
+        ("dqn", PLAIN | {"hidden": 7, "unroll": 5, "n_step": 2}, adam),
     ],
 )
 def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[str, int], step_of: Step) -> None:
@@ -196,14 +181,15 @@ def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[
     network = build.make_network(config, A).double()
     learner = build.make_learner(config, network)
     other = build.make_network(dataclasses.replace(config, seed=2), A).double()
-    learner.target.load_state_dict(other.state_dict())
+    if config.target_period:
+        learner.target.load_state_dict(other.state_dict())
     target = {k: v.clone() for k, v in other.state_dict().items()}
     weights = {k: v.detach().clone() for k, v in network.named_parameters()}
     memory = {k: {"mean": torch.zeros_like(v), "square": torch.zeros_like(v)} for k, v in weights.items()}
     for step in (1, 2, 3):
         batch = make_batch(config, network.state_size, seed=step)
         online = {k: v.clone().requires_grad_() for k, v in weights.items()}
-        loss, priorities = reference_loss(config, online, target, batch)
+        loss, priorities = reference_loss(config, online, target if config.target_period else online, batch)
         gradients = torch.autograd.grad(loss, list(online.values()))
         norm = torch.stack([g.norm() for g in gradients]).norm()
         scale = min(1.0, (config.max_grad_norm or float("inf")) / (norm.item() + 1e-6))
@@ -212,49 +198,22 @@ def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[
 
         told = learner.update(batch)
         assert told.metrics["loss"] == pytest.approx(loss.item(), rel=1e-6)
+        assert told.metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-6)
         np.testing.assert_allclose(told.priority, priorities, rtol=1e-6)
         for k, p in learner.online.named_parameters():
             torch.testing.assert_close(p.detach(), weights[k], rtol=1e-6, atol=1e-8)
 
 
-def test_the_quantile_loss_is_of_each_quantile_against_each_of_the_target_networks() -> None:
-    config = dataclasses.replace(preset("dqn-2015"), **SMALL, hidden=7, head="qr")  # type: ignore[arg-type]
-    network = build.make_network(config, A).double()
-    learner = build.make_learner(config, network)
-    other = build.make_network(dataclasses.replace(config, seed=2), A).double()
-    learner.target.load_state_dict(other.state_dict())
-    batch = make_batch(config, network.state_size, seed=1)
-    with torch.no_grad():
-        z = network.outputs(batch.inputs.rows(0, 1), batch.core_state)[0][0]  # [B, A, 32]
-        z_next = other.outputs(batch.inputs.rows(1, 2), batch.core_state)[0][0]
-    losses = []
-    for lane in range(B):
-        if batch.truncated[0, lane]:
-            continue
-        best = z_next[lane].mean(1).argmax()
-        alive = 0.0 if batch.terminated[0, lane] else 1.0
-        targets = batch.reward[0, lane].clamp(-1, 1) + config.discount * alive * z_next[lane, best]
-        loss = 0.0
-        for i, quantile in enumerate(z[lane, batch.action[0, lane]]):
-            for y in targets:
-                size, below = abs(float(y - quantile)), float(y < quantile)
-                huber = 0.5 * size**2 if size <= 1 else size - 0.5
-                loss += abs((i + 0.5) / 32 - below) * huber / 32
-        losses.append(loss)
-    assert learner.update(batch).metrics["loss"].item() == pytest.approx(np.mean(losses), rel=1e-6)
-
-
-@pytest.mark.parametrize("core", ["identity", "lstm"])
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_trains_any_core(core: str, head: str) -> None:
+def test_every_head_learns(head: str) -> None:
     """On one batch whose targets do not move (all rows end) the TD error falls."""
-    small = {"hidden": 16, "core_size": 8, "burn_in": 1, "unroll": 3, "precision": "fp32", "learning_rate": 1e-2}
-    config = override(preset("drqn"), small | {"core": core, "head": head})
+    small = SMALL | {"torso": "flat", "hidden": 16, "core_size": 8, "burn_in": 1, "unroll": 3, "learning_rate": 0.05}
+    config = override(preset("drqn"), small | {"head": head})
     network = build.make_network(config, A).double()
     learner = build.make_learner(config, network)
     batch = make_batch(config, network.state_size, seed=1)
     batch = batch._replace(terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated))
-    told = [learner.update(batch).metrics["td_error"].item() for _ in range(60)]
+    told = [learner.update(batch).metrics["td_error"].item() for _ in range(25)]
     assert np.mean(told[-5:]) < 0.8 * told[0]
 
 
@@ -262,7 +221,7 @@ OTHER = {
     "trace_lambda": 0.3, "trace_lambda_start": 0.5, "trace_lambda_updates": 4,
     "discount": 0.5, "double": None, "target_period": 2, "reward_clip": 0.5, "optimizer": "radam",
     "learning_rate": 0.01, "optimizer_epsilon": 0.1, "max_grad_norm": 1e-3, "priority_eta": 0.1, "core_size": 9,
-    "head_hidden": 8, "hidden": 8, "torso": "lean", "head": "hl-gauss", "loss": None, "dueling": None, "norm": None,
+    "head_hidden": 8, "hidden": 8, "head": "hl-gauss", "loss": None, "dueling": None, "norm": None,
     "center": None, "last_action_reward": None,
 }  # fmt: skip
 
@@ -278,14 +237,16 @@ def outcome(config: Config) -> list[Tensor]:
     return [*(p.detach() for p in learner.online.parameters()), *([priority] * (config.priority_exponent > 0))]
 
 
-@pytest.mark.parametrize("head", ["mean", "qr"])
-@pytest.mark.parametrize("name", ["drqn", "dqn", "dqn-2015", "r2d2", "rainbow-lite"])
+@pytest.mark.parametrize(
+    ("name", "head"), [("drqn", "mean"), ("dqn", "qr"), ("dqn-2015", "mean"), ("r2d2", "qr"), ("rainbow-lite", "mean")]
+)
 def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(name: str, head: str) -> None:
-    small = SMALL | {"hidden": 7, "core_size": 6, "head": head}
+    small = SMALL | {"torso": "flat", "hidden": 7, "core_size": 6, "head": head}
     small |= {"unroll": 5, "burn_in": 2} if PRESETS[name].get("unroll") != 1 else {}
     config = override(preset(name), small)
-    # `parts` decides how gradients are summed, not what they are; tests/agents/test_workers.py and test_learner.py.
-    shapes = {"parts", "batch_size", "burn_in", "unroll", "n_step", "frame_stack", "core", "value_rescaling"}
+    # Tests in tests/agents show what `parts` and `average` do: neither changes the gradient.
+    shapes = {"batch_size", "burn_in", "unroll", "n_step", "frame_stack", "torso", "core", "value_rescaling"}
+    shapes |= {"parts", "average"}
     assert shapes | set(OTHER) == {*NetworkSettings.__dataclass_fields__, *LearnerSettings.__dataclass_fields__}
     before, wrong = outcome(config), []
     for setting, value in OTHER.items():
