@@ -142,8 +142,8 @@ class Lab:
 
 @contextlib.contextmanager
 def fast() -> Iterator[None]:
-    """Train nothing: settings that are valid by chance would train for hours. Make one emulator for equal settings, and
-    play equal tapes once: each takes 0.1 s or more."""
+    """Train nothing: settings that are valid by chance would train for hours. Make and begin one emulator for equal
+    settings, and play equal tapes once: each takes 0.1 s or more."""
     played: dict[tuple[bytes, ...], np.ndarray] = {}
 
     def restore(envs: tapes.Envs, state: dict[str, np.ndarray], *more: Any) -> np.ndarray:
@@ -152,10 +152,18 @@ def fast() -> Iterator[None]:
             played[key] = play(envs, state, *more)
         return played[key]
 
-    play = tapes.Envs.restore
+    def begin(games: emulator.Emulators, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        key = (id(games), mask.tobytes(), seeds.tobytes())
+        if key not in begun:
+            begun[key] = reset(games, mask, seeds)
+        return begun[key]
+
+    begun: dict[tuple[int, bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
+    play, reset = tapes.Envs.restore, emulator.Emulators.reset
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tapes, "open_games", functools.lru_cache(4)(tapes.open_games))
+        patch.setattr(tapes, "open_games", functools.cache(tapes.open_games))  # never freed: `begin` asks by id
         patch.setattr(emulator.Emulators, "close", lambda games: None)
+        patch.setattr(emulator.Emulators, "reset", begin)
         patch.setattr(tapes.Envs, "restore", restore)
         patch.setattr(train_program, "train", lambda run: None)
         yield
