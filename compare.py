@@ -6,18 +6,22 @@ python compare.py FILE.yaml [the same flags]         (flags of train.py for all 
 Finished runs are not done again; stopped runs go on.
 """
 
+import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiment import build
+from experiment.cluster.connect import connected
+from experiment.cluster.study import RayWorkers
 from experiment.settings.cli import exit_on_usage_error, given, parse
 from experiment.settings.config import Config, UsageError, flag, load, read_yaml
-from experiment.settings.resources import free_memory
+from experiment.settings.resources import cores, free_memory
 from experiment.store.files import refused
 from experiment.studies import page
-from experiment.studies.jobs import Jobs
+from experiment.studies.jobs import Children, Jobs, Workers
 from experiment.studies.study import OF_THE_GRID, Cell, Study, changes, finished, make_cells
 
 # Settings that must be the same for all agents: else one is given more than another, or is measured otherwise.
@@ -70,7 +74,8 @@ def is_left(cell: Cell, study: Study) -> bool:
             raise UsageError(f"{cell.result}: is of a run with other settings ({', '.join(other)}); use another --out, "
                              "or report it as it is with --jobs 0")  # fmt: skip
         return False
-    build.check_config(cell.config)
+    if not study.ray:  # else the nodes check their cores and memory
+        build.check_config(cell.config)
     if cell.folder.exists():
         if other := changes(load(cell.folder / "config.yaml"), cell.config):
             raise UsageError(f"{cell.folder}: is a run with other settings ({', '.join(other.values())}); "
@@ -91,6 +96,17 @@ def check_memory(cells: list[Cell], jobs: int) -> None:
         raise UsageError(f"--jobs {jobs}: the runs need about {gigabytes}; --jobs {free // needs[0]} fits")
 
 
+@contextlib.contextmanager
+def open_workers(study: Study, left: list[Cell]) -> Iterator[Workers]:
+    """What trains and scores the cells that are left. UsageError if there is no room for them."""
+    if study.ray and left:
+        with connected(study.ray) as ray:
+            yield RayWorkers(ray, left, study)
+    else:
+        check_memory(left, study.jobs or cores())
+        yield Children()
+
+
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     study, shared = read_command(argv)
@@ -99,13 +115,14 @@ def main(argv: list[str]) -> int:
     if warnings and not study.allow_unfair:
         raise UsageError(f"{'; '.join(warnings)}. --allow-unfair True compares all the same")
     jobs = Jobs(cells, study)
-    if study.jobs:
-        check_memory([cell for cell in cells if is_left(cell, study)], study.jobs)
-        with refused(f"--out {study.out}", "made"):
-            (study.out / "runs").mkdir(parents=True, exist_ok=True)
-        jobs.run()
-    else:
+    if study.jobs == 0:
         jobs.look()
+    else:
+        left = [cell for cell in cells if is_left(cell, study)]
+        with open_workers(study, left) as workers:
+            with refused(f"--out {study.out}", "made"):
+                (study.out / "runs").mkdir(parents=True, exist_ok=True)
+            jobs.run(workers, study.jobs or (len(cells) if study.ray else cores()))
     if jobs.stopped:
         print(f"stopped; the same command goes on; with --jobs 0 it reports the finished runs of {study.out}")
         return 130

@@ -15,7 +15,7 @@ from experiment import build
 from experiment.settings.config import UsageError
 from experiment.store.provenance import commit
 from experiment.studies import page
-from experiment.studies.jobs import Jobs
+from experiment.studies.jobs import Children
 from experiment.studies.study import Study, make_cells
 from tests import small
 
@@ -43,7 +43,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished grid in which nothing may be run."""
     shutil.copytree(grid, tmp_path / "study")
-    monkeypatch.setattr(Jobs, "_call", lambda *_: pytest.fail("finished work was done again"))
+    monkeypatch.setattr(Children, "_call", lambda *_: pytest.fail("finished work was done again"))
     monkeypatch.setattr(page, "FILM_SECONDS", 1)
     return tmp_path / "study"
 
@@ -160,7 +160,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     def fail(*_: object) -> None:
         raise UsageError("train.py ended with status 2: no more electricity")
 
-    monkeypatch.setattr(Jobs, "_call", fail)
+    monkeypatch.setattr(Children, "_call", fail)
     assert call(copied) == 1
     assert "failed: dqn-breakout-s1: train.py ended with status 2: no more electricity" in capsys.readouterr().err
     assert [run["agent"] for run in report(copied)["runs"]] == ["drqn:core=gru"]

@@ -70,9 +70,9 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
 def _resume(config: Config, folder: Path) -> Run:
     """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
     path, saved = folder / "config.yaml", None
-    if not checkpoints.saved_frames(folder) and _is_young(folder, config):
+    if not checkpoints.saved_frames(folder) and is_young(folder, config):
         check_same(settings.load(path), config)
-        print(f"{folder}: killed before its first checkpoint; begins again, with the same seed")
+        print(f"{folder}: holds no checkpoint yet; begins from its first frame, with the same seed")
     else:
         saved = checkpoints.load_latest(folder, training=True, report=print)
         with refused(folder, "resumed from its checkpoint"):
@@ -91,7 +91,7 @@ def _resume(config: Config, folder: Path) -> Run:
     return run
 
 
-def _is_young(folder: Path, config: Config) -> bool:
+def is_young(folder: Path, config: Config) -> bool:
     """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed is needed."""
     with refused(path := folder / "metrics.jsonl", "read"):
         rows = read_rows(path)[0] if path.exists() else []

@@ -99,8 +99,8 @@ def _parser(prog: str, default: Settings, description: str) -> _Parser:
                 group.add_argument(name, metavar=name.upper(), nargs="*" if many else "?", help=text)
             else:
                 metavar = "|".join(variants[0].get("enum", [TYPES[variants[0]["type"]]]))
-                boolean = variants[0].get("type") == "boolean"
-                takes: dict[str, Any] = {"nargs": "?", "const": "True"} if boolean else {"nargs": "+" if many else None}
+                alone = field.get("alone", "True" if variants[0].get("type") == "boolean" else None)
+                takes: dict[str, Any] = {"nargs": "?", "const": alone} if alone else {"nargs": "+" if many else None}
                 names = [flag(name), *field.get("aliases", [])]
                 group.add_argument(*names, dest=name, action=_Once, **takes, metavar=metavar, help=text)
     return parser

@@ -105,7 +105,7 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(ours, key=lambda path: [*map(int, path.name.split("."))], reverse=True)
 
 
-def _candidates(run: Path) -> list[Path]:
+def candidates(run: Path) -> list[Path]:
     """A run's checkpoint folders, newest first. UsageError if they cannot be read."""
     with refused(run / "checkpoint", "read"):
         return _newest_first(run / "checkpoint")
@@ -143,7 +143,7 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
     if not run.is_dir():
         raise UsageError(f"{run}: no such run folder")
     problems = []
-    for path in _candidates(run):
+    for path in candidates(run):
         if problems:
             report(f"damaged checkpoint: {problems[-1]}; going back to the one before")
         try:
@@ -155,12 +155,12 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
 
 def saved_frames(run: Path) -> list[int]:
     """The frame counts of a run's checkpoints, newest first, whole or not."""
-    return [int(path.stem) for path in _candidates(run)]
+    return [int(path.stem) for path in candidates(run)]
 
 
 def newest_manifest(run: Path) -> dict[str, Any]:
     """The manifest of a run's newest checkpoint. UsageError if there is none, or if it is damaged."""
-    for path in _candidates(run):
+    for path in candidates(run):
         return _read_manifest(path)
     raise UsageError(f"{run}: holds no checkpoint")
 

@@ -1,12 +1,16 @@
 """Trains and scores the cells of a study, several at once, each in processes of its own."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Table
@@ -22,8 +26,85 @@ ROOT = Path(__file__).resolve().parents[2]
 LINE_SECONDS = 60.0  # between lines about a run, where the output is no terminal
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     """The user asked to stop."""
+
+
+class Workers(Protocol):
+    """Where the cells of a study are trained and scored."""
+
+    def run(self, cell: Cell, study: Study, enter: Callable[[str], None]) -> None:
+        """Train and score one cell, in its folder; `enter` is told what begins. Many threads call it at once.
+
+        StoppedError after `stop`, UsageError if the cell fails.
+        """
+
+    def stop(self) -> None:
+        """Let the cells at work save, and start no more."""
+
+
+class Children:
+    """Child processes of this one, which save and stop when this one dies."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()  # between starting a child and stopping all
+
+    def run(self, cell: Cell, study: Study, enter: Callable[[str], None]) -> None:
+        enter("training")
+        self._call(cell, "train.py", *train_words(cell))
+        enter("evaluating")
+        rules = {"episodes": study.episodes, "epsilon": study.epsilon, "seed": study.eval_seed}
+        rules |= {"threads": cell.config.threads, "video": study.video}
+        words = [word for name, value in rules.items() for word in (f"--{name}", str(value))]
+        self._call(cell, "evaluate.py", str(cell.folder), *words)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for child in self._children:
+                child.terminate()
+
+    def _call(self, cell: Cell, program: str, *words: str) -> None:
+        """Run one of our programs to its end. UsageError with its last line if it fails."""
+        with self._lock, cell.log.open("ab") as log:
+            if self._stopped:
+                raise StoppedError
+            command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program), *words]
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self._children.add(child)
+        status = child.wait()
+        with self._lock:
+            self._children.remove(child)
+        if self._stopped:
+            raise StoppedError
+        if status:
+            lines = cell.log.read_text("utf-8", errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("error: ")
+            raise UsageError(f"{program} ended with status {status}: {last:.300}")
+
+
+# A signal of the kernel (Linux) when the parent dies, however it dies, so that no run goes on unattended.
+FOLLOW_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; execv keeps it
+    os.getppid() == int(sys.argv[1]) or sys.exit("the parent is dead")
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+def train_words(cell: Cell) -> list[str]:
+    """The arguments that begin a run, or go on with it."""
+    config = cell.config
+    if cell.folder.exists():
+        length = ["--frames", str(config.frames), "--checkpoint-frames", str(config.checkpoint_frames)]
+        return ["--resume", str(cell.folder), *length, "--threads", str(config.threads), "--track", config.track]
+    path = config.runs_dir / f"{cell.name}.yaml"
+    with replacing(path) as temporary:
+        save(config, temporary)
+    return ["--config", str(path)]
 
 
 class Jobs:
@@ -34,8 +115,6 @@ class Jobs:
         self.results: dict[str, Result] = {}
         self.failures: dict[str, str] = {}
         self.stopped = False
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()  # between starting a child and stopping all
         self._screen, self._last_line = Screen(), time.monotonic()
         columns = (BarColumn(20), *map(TextColumn, ("{task.completed:,} frames", "score {task.fields[score]}")))
         name, left = (
@@ -50,10 +129,10 @@ class Jobs:
             for cell in cells
         }
 
-    def run(self) -> None:
+    def run(self, workers: Workers, at_a_time: int) -> None:
         """Return when every cell is finished, has failed or is stopped."""
-        with stop_signals(self.stop), self._screen, ThreadPoolExecutor(self.study.jobs) as pool:
-            waiting = {pool.submit(self._finish, cell) for cell in self.cells}
+        with stop_signals(workers.stop), self._screen, ThreadPoolExecutor(at_a_time) as pool:
+            waiting = {pool.submit(self._finish, cell, workers) for cell in self.cells}
             while waiting:
                 waiting = wait(waiting, timeout=1.0).not_done
                 self._show()
@@ -67,64 +146,22 @@ class Jobs:
             except UsageError as error:
                 self.failures[cell.name] = str(error)
 
-    def stop(self) -> None:
-        """Let the running children save, and start no more."""
-        with self._lock:
-            self.stopped = True
-            for child in self._children:
-                child.terminate()
-
-    def _finish(self, cell: Cell) -> None:
+    def _finish(self, cell: Cell, workers: Workers) -> None:
         """Train one cell to its last frame and score it, unless its result is there."""
-        config, task = cell.config, self._tasks[cell.name]
         try:
             result = finished(cell, self.study)
             if not result:
-                self._enter(cell, "training")
-                self._call(cell, "train.py", *self._train_words(cell))
-                self._enter(cell, "evaluating")
-                rules = {"episodes": self.study.episodes, "epsilon": self.study.epsilon, "seed": self.study.eval_seed}
-                rules |= {"threads": config.threads, "video": self.study.video}
-                words = [word for name, value in rules.items() for word in (f"--{name}", str(value))]
-                self._call(cell, "evaluate.py", str(cell.folder), *words)
+                workers.run(cell, self.study, partial(self._enter, cell))
                 result = collect(cell, self.study)
                 self._enter(cell, f"finished, score {result.mean:.1f}")
             self.results[cell.name] = result
-        except _StoppedError:
+        except StoppedError:
+            self.stopped = True
             self._enter(cell, "stopped")
         except Exception as error:  # of whatever kind: it concerns this cell only
             self.failures[cell.name] = f"{error}; see {cell.log}"
             self._enter(cell, f"failed: {error}")
-        self._progress.update(task, visible=False)
-
-    def _train_words(self, cell: Cell) -> list[str]:
-        """The arguments that begin a run, or go on with it."""
-        config = cell.config
-        if cell.folder.exists():
-            length = ["--frames", str(config.frames), "--checkpoint-frames", str(config.checkpoint_frames)]
-            return ["--resume", str(cell.folder), *length, "--threads", str(config.threads), "--track", config.track]
-        path = config.runs_dir / f"{cell.name}.yaml"
-        with replacing(path) as temporary:
-            save(config, temporary)
-        return ["--config", str(path)]
-
-    def _call(self, cell: Cell, program: str, *words: str) -> None:
-        """Run one of our programs to its end. UsageError with its last line if it fails."""
-        with self._lock, cell.log.open("ab") as log:
-            if self.stopped:
-                raise _StoppedError
-            command = [sys.executable, str(ROOT / program), *words]
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-            self._children.add(child)
-        status = child.wait()
-        with self._lock:
-            self._children.remove(child)
-        if self.stopped:
-            raise _StoppedError
-        if status:
-            lines = cell.log.read_text("utf-8", errors="replace").split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("error: ")
-            raise UsageError(f"{program} ended with status {status}: {last:.300}")
+        self._progress.update(self._tasks[cell.name], visible=False)
 
     # --- what the user sees ----------------------------------------------------------------------------------------
 

@@ -39,7 +39,6 @@ from experiment.settings.config import (
     preset,
     to_dict,
 )
-from experiment.settings.resources import cores
 from experiment.store.checkpoint import newest_manifest
 from experiment.store.files import read, refused, write_json
 from experiment.store.metrics import read_rows
@@ -65,8 +64,15 @@ class Study(Settings):
     """The study's folder: report.md, report.html, figures and results; the runs go to runs/ in it."""
     question: str = ""
     """The question that the study answers, for the title of the report. Empty: made from the grid."""
-    jobs: Annotated[int, Field(ge=0, le=1000)] = field(default_factory=cores)
-    """Runs at a time, each with one thread unless --threads says otherwise. 0: run nothing, report what is finished."""
+    jobs: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Runs at a time, each with one thread unless --threads says otherwise. None: one for each core; with --ray as many
+    as the cluster has room for. 0: run nothing, report what is finished."""
+    ray: Annotated[str, Field(json_schema_extra={"alone": "local"})] = ""
+    """Train on a Ray cluster: auto or HOST:PORT joins one (docs/scale.md); without a value one is started here."""
+    cpus_per_run: Annotated[int, Field(ge=1)] = 1
+    """With --ray: cores that each run reserves, and its threads unless --threads says otherwise."""
+    gpus_per_run: Annotated[float, Field(ge=0)] = 0.0
+    """With --ray: GPUs that each run reserves, for --device cuda; 0.5 lets two runs share one."""
     episodes: Episodes = 30
     """Whole episodes that score each finished run."""
     epsilon: Share = 0.001
@@ -118,7 +124,15 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
         start, overrides = _overrides(agent)
         name = re.sub(r"[^\w.-]+", "-", "-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
         own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
-        settings = {"threads": 1, "parts": 1, **shared, "frames": study.frames, "observe": screen, **overrides, **own}
+        settings = {
+            "threads": study.cpus_per_run,
+            "parts": 1,
+            **shared,
+            "frames": study.frames,
+            "observe": screen,
+            **overrides,
+            **own,
+        }
         cells.append(cell := Cell(agent, screen, override(preset(start), settings)))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):

@@ -140,7 +140,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path, c
     lines = (killed / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (killed / "metrics.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
     assert small.resume(killed) == 0
-    assert "begins again" in capsys.readouterr().out
+    assert "begins from its first frame" in capsys.readouterr().out
     assert small.differences(whole, killed) == []
 
 

@@ -1,20 +1,23 @@
 """Cells are worked on side by side; one that fails does not stop the others; a stop starts no more."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from experiment.settings.config import UsageError, load
 from experiment.studies import jobs as module
-from experiment.studies.jobs import Jobs
+from experiment.studies.jobs import Children, Jobs, train_words
 from experiment.studies.study import Cell, Study, make_cells
+from tests import small
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Jobs:
-    study = Study(agents=("dqn", "drqn"), seeds=2, jobs=2, out=tmp_path)
+    study = Study(agents=("dqn", "drqn"), seeds=2, out=tmp_path)
     (tmp_path / "runs").mkdir()
     return Jobs(make_cells(study, {}), study)
 
@@ -29,7 +32,7 @@ def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs(tmp_path, monkeypatch, "print('error: no more electricity', file=sys.stderr); sys.exit(3)")
-    jobs.run()
+    jobs.run(Children(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
     reason = jobs.failures["dqn-breakout-s1"]
     assert reason.startswith("train.py ended with status 3: no more electricity; see ")
@@ -40,17 +43,17 @@ def test_a_stop_ends_the_children_and_starts_no_more(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs(tmp_path, monkeypatch, "time.sleep(600)")
-    started: list[Cell] = []
+    children, started = Children(), list[Cell]()
     enter = Jobs._enter
 
     def stop_at_the_second(self: Jobs, cell: Cell, state: str) -> None:
         enter(self, cell, state)
         started.append(cell)
         if len(started) == 2:
-            self.stop()
+            children.stop()
 
     monkeypatch.setattr(Jobs, "_enter", stop_at_the_second)
-    jobs.run()
+    jobs.run(children, 2)
     assert jobs.stopped
     assert not jobs.failures
     assert not jobs.results
@@ -58,11 +61,11 @@ def test_a_stop_ends_the_children_and_starts_no_more(
 
 def test_a_new_run_gets_its_settings_as_a_file_and_an_old_one_goes_on(jobs: Jobs) -> None:
     cell = jobs.cells[0]
-    flag, path = jobs._train_words(cell)
+    flag, path = train_words(cell)
     assert flag == "--config"
     assert load(Path(path)) == cell.config
     cell.folder.mkdir()
-    words = jobs._train_words(cell)
+    words = train_words(cell)
     assert words[:4] == ["--resume", str(cell.folder), "--frames", "4000000"]
 
 
@@ -89,7 +92,24 @@ def test_looking_takes_what_is_there_and_names_what_cannot_be_read(jobs: Jobs) -
 
 def test_children_are_programs_of_this_python(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs(tmp_path, monkeypatch, "print(sys.executable)")
-    jobs._call(jobs.cells[0], "train.py")
+    Children()._call(jobs.cells[0], "train.py")
     assert jobs.cells[0].log.read_text().strip() == sys.executable
     with pytest.raises(UsageError, match="ended with status"):
-        jobs._call(jobs.cells[0], "none.py")
+        Children()._call(jobs.cells[0], "none.py")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    # The parent prints its child's id, once the child has begun; then both wait for ever.
+    child = "[sys.executable, '-c', FOLLOW_PARENT, str(os.getpid()), '-c', 'print(1, flush=True); input()']"
+    program = (
+        "import os, subprocess, sys; from experiment.studies.jobs import FOLLOW_PARENT\n"
+        f"child = subprocess.Popen({child}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=small.ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    orphan = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    orphan.wait(60)  # raises if it goes on

@@ -1,0 +1,243 @@
+"""A study on a Ray cluster comes to the figures of a local one, whatever is killed meanwhile."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+import compare
+from experiment.cluster import study as module
+from experiment.cluster.connect import connected
+from experiment.cluster.study import Files, Node, RayWorkers, changes, states, write
+from experiment.settings.config import UsageError
+from experiment.store import checkpoint as checkpoints
+from experiment.store.metrics import read_rows
+from experiment.studies import page
+from experiment.studies.jobs import Children, Jobs
+from experiment.studies.study import Cell, collect, make_cells
+from tests import small
+
+GRID = "--games breakout --frames 2400 --episodes 1 --epsilon 0.5 --video none".split()
+QUICK = (
+    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 0 "
+    "--log-frames 400 --checkpoint-frames 400 --track none"
+).split()
+AGENTS = ("--agents", "dqn", "drqn:core=gru")
+CLOCK = {"training_seconds", "curve_seconds"}
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The result files without what the clock says."""
+    return {
+        path.stem: {k: v for k, v in json.loads(path.read_text()).items() if k not in CLOCK}
+        for path in (out / "results").glob("*.json")
+    }
+
+
+def make_jobs(out: Path, *words: str) -> Jobs:
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    study, shared = compare.read_command([*words, *GRID, "--out", str(out), "--", *QUICK])
+    return Jobs(make_cells(study, shared), study)
+
+
+class InProcess(Children):
+    """Without the seconds that a child needs to begin."""
+
+    def _call(self, cell: Cell, program: str, *words: str) -> None:
+        assert import_module(program.removesuffix(".py")).main(list(words)) == 0
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of the study without Ray."""
+    jobs = make_jobs(out := tmp_path_factory.mktemp("local"), *AGENTS)
+    for cell in jobs.cells:
+        InProcess().run(cell, jobs.study, print)
+        collect(cell, jobs.study)
+    return results(out)
+
+
+def until(happened: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def children() -> list[psutil.Process]:
+    """The programs that run for a study in scratch folders of nodes."""
+    return [p for p in psutil.process_iter(["cmdline"]) if "/recall-" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_command_goes_on(
+    cluster: Any, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--agents", "dqn", *GRID, "--out", str(tmp_path), "--ray", cluster.address, "--", *QUICK]
+    run = tmp_path / "runs" / "dqn-breakout-s1"
+    for number, event in (
+        (signal.SIGKILL, lambda: (run / "metrics.jsonl").exists() and read_rows(run / "metrics.jsonl")[0]),
+        (signal.SIGINT, lambda: checkpoints.saved_frames(run) and children()),
+    ):
+        started = subprocess.Popen(
+            [sys.executable, "compare.py", *words],
+            cwd=small.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        until(event, started)
+        running = children()
+        assert running
+        started.send_signal(number)
+        output, _ = started.communicate()
+        assert started.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], output
+        _, alive = psutil.wait_procs(running, timeout=60)
+        assert not alive
+    assert "the same command goes on" in output
+    monkeypatch.setattr(page, "FILM_SECONDS", 1)
+    assert compare.main(words) == 0
+    assert results(tmp_path) == {"dqn-breakout-s1": local["dqn-breakout-s1"]}
+    assert not children()
+
+
+def test_a_study_whose_node_is_killed_half_way_has_the_same_results(
+    cluster: Any, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, (other,), lock = make_jobs(tmp_path, *AGENTS), cluster.worker_nodes, threading.Lock()
+
+    def write_and_kill(cell: Cell, files: Files) -> None:
+        write(cell, files)
+        with lock:
+            if cluster.worker_nodes and all(checkpoints.saved_frames(cell.folder) for cell in jobs.cells):
+                cluster.remove_node(other, allow_graceful=False)
+
+    monkeypatch.setattr(module, "write", write_and_kill)
+    with connected(cluster.address) as ray:
+        jobs.run(RayWorkers(ray, jobs.cells, jobs.study), 2)
+    assert not jobs.failures
+    assert results(tmp_path) == local
+    logs = [cell.log.read_text() for cell in jobs.cells]
+    assert sorted(log.count("network     ") for log in logs) == [1, 2]  # the run on the lost node began twice,
+    assert [log.count("begins from its first frame") for log in logs] == [1, 1]  # the second time from a checkpoint
+    assert not children()
+
+
+def test_a_run_that_no_node_can_begin_fails_with_the_reason(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = make_jobs(tmp_path, "--agents", "dqn")
+    monkeypatch.setattr(module, "to_go_on", lambda cell: {"a/b/c": "no file"})
+    with connected(cluster.address) as ray:
+        jobs.run(RayWorkers(ray, jobs.cells, jobs.study), 1)
+    assert "no node can run it: ValueError: too many values" in jobs.failures["dqn-breakout-s1"]
+
+
+# --- without Ray ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
+    jobs = make_jobs(tmp_path, "--agents", "dqn")
+    (cell,) = jobs.cells
+    cell.folder.mkdir()
+    node = Node(cell, jobs.study, module.to_go_on(cell))
+    error, stop = None, False
+    while error is None:
+        files, _, error = node.news(stop)
+        write(cell, files)
+        stop |= bool(read_rows(cell.folder / "metrics.jsonl")[0])
+    assert error == "stopped"
+    assert checkpoints.saved_frames(cell.folder)[0] > 0
+    assert not Path(node._scratch.name).exists()
+
+
+def test_what_has_changed_makes_the_other_folder_the_same(tmp_path: Path) -> None:
+    (cell,) = make_jobs(tmp_path / "one", "--agents", "dqn").cells
+    (copy,) = make_jobs(tmp_path / "other", "--agents", "dqn").cells
+
+    def put(name: str, text: str) -> None:
+        path = cell.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def move(known: Any) -> tuple[dict[str, tuple[int, str]], Any]:
+        files, known = changes(cell, known)
+        write(copy, files)
+        return {
+            name.removeprefix(f"{cell.name}/"): (start, data.tobytes().decode())
+            for name, (start, data) in files.items()
+        }, known
+
+    put("metrics.jsonl", "1\n")
+    put("lock", "")
+    put("eval/7.json", "{}")
+    for frames in ("000000000400", "000000000800"):
+        put(f"checkpoint/{frames}/manifest.json", frames)
+    put("checkpoint/.writing/manifest.json", "half")
+    moved, known = move({})
+    assert moved == {
+        "metrics.jsonl": (0, "1\n"),
+        "eval/7.json": (0, "{}"),
+        "checkpoint/000000000800/manifest.json": (0, "000000000800"),
+    }
+    put("metrics.jsonl", "1\n2\n")
+    for frames in ("000000001200", "000000001600"):
+        put(f"checkpoint/{frames}/manifest.json", frames)
+    moved, known = move(known)
+    assert moved == {"metrics.jsonl": (2, "2\n"), "checkpoint/000000001600/manifest.json": (0, "000000001600")}
+    assert move(known)[0] == {}
+    put("metrics.jsonl", "1\n")  # half a row was taken back
+    assert move(known)[0] == {"metrics.jsonl": (2, "")}
+    assert (copy.folder / "metrics.jsonl").read_text() == "1\n"
+    assert checkpoints.saved_frames(copy.folder) == [1600, 800]
+    assert states(copy).keys() == known.keys()
+
+
+def test_a_checkpoint_that_comes_while_the_rows_are_read_waits_for_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = make_jobs(tmp_path, "--agents", "dqn").cells
+    cell.folder.mkdir()
+    cell.log.write_text("x")
+    newest = iter([[], [Path("000000000400")]])
+    monkeypatch.setattr(
+        checkpoints, "candidates", lambda run: next(newest) if sys._getframe(1).f_code.co_name == "changes" else []
+    )
+    assert changes(cell, {"a": (1, 1)}) == ({}, {"a": (1, 1)})
+
+
+@pytest.mark.parametrize(
+    "words", [("--cpus-per-run", "4"), ("--cpus-per-run", "2", "--gpus-per-run", "1"), ("--gpus-per-run", "0.5")]
+)
+def test_a_run_that_fits_on_no_node_is_refused(words: tuple[str, ...], tmp_path: Path) -> None:
+    nodes = [{"CPU": 3.0, "memory": 8e9}, {"CPU": 1.0, "GPU": 0.25, "memory": 8e9}, {"CPU": 1, "GPU": 1, "memory": 1e3}]
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    jobs = make_jobs(tmp_path, "--agents", "dqn", *words)
+    with pytest.raises(
+        UsageError, match=rf"{' '.join(words[:2])}.*fits on no node of the cluster: 3 cores, 0 GPUs, 8.0 GB; 1"
+    ):
+        RayWorkers(ray, jobs.cells, jobs.study)
+    RayWorkers(ray, (jobs := make_jobs(tmp_path, "--agents", "dqn", "--cpus-per-run", "3")).cells, jobs.study)
+
+
+def test_ray_without_an_address_is_local_and_its_runs_use_their_cores() -> None:
+    study, shared = compare.read_command(["--ray", "--cpus-per-run", "2"])
+    assert (study.ray, study.jobs) == ("local", None)
+    assert {cell.config.threads for cell in make_cells(study, shared)} == {2}
+    assert compare.read_command(["--ray", "auto"])[0].ray == "auto"
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    (cell,) = make_jobs(tmp_path, "--agents", "dqn").cells
+    cell.folder.mkdir()
+    (cell.folder / "metrics.jsonl").write_text('{"frames": 400}\n{"frames": 800}\n')
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        module.to_go_on(cell)
