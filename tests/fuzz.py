@@ -30,6 +30,7 @@ import train as train_program
 from envs import emulator, tapes
 from envs.episodes import EpisodeRecord
 from envs.screens import Observe
+from experiment.scores.agent import open_agent
 from experiment.settings.cli import exit_on_usage_error
 from experiment.store.checkpoint import MANIFEST, NETWORK, TRAINING
 from experiment.store.files import refused
@@ -71,6 +72,12 @@ def read_record(words: list[str]) -> int:
     return 0
 
 
+@exit_on_usage_error
+def load_agent(words: list[str]) -> int:
+    open_agent(Path(words[0]))
+    return 0
+
+
 class Lab:
     """A small true run, and for each kind of input a method that makes one and gives it to a command."""
 
@@ -102,7 +109,7 @@ class Lab:
         if draw.random() < 0.5:  # signed, as a stranger could
             with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):  # no manifest any more
                 small.sign(self.checkpoint, lambda manifest: manifest)
-        return self.resume()
+        return draw.choice((self.resume, lambda: load_agent([str(self.work)])))()
 
     def configs(self, draw: random.Random) -> int:
         self.spoil(draw, self.work / "config.yaml", yaml.safe_load, yaml.safe_dump)

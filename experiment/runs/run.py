@@ -74,13 +74,14 @@ class Run:
         self.listeners: list[Callable[[dict[str, Any]], object]] = []  # each is called with every row of metrics
         self._save_failed = self._memory_warned = False
         self.display = Display(f"{config.preset} on {config.game}", config.frames)
+        position = 0
         try:
             if saved is None:
                 self.frame = self.envs.reset()
             else:
                 with refused(folder, "resumed from its checkpoint"):
                     self._restore(saved)
-            position = saved.meta["metrics_position"] if saved else 0
+                    position = saved.meta["metrics_position"]
             with refused(folder / "metrics.jsonl", "opened"):
                 self.metrics = MetricsFile(folder / "metrics.jsonl", position)
         except BaseException:

@@ -102,12 +102,13 @@ def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -
     build.check_machine(config)
     build.use_threads(config)
     network = load_network(saved, config, protocol, folder)
-    about = {
-        "frames": int(saved.meta["frames"]),
-        "train_seed": trained.seed,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "network_sha256": saved.meta["files"][NETWORK],
-    }
+    with refused(folder, "loaded"):
+        about = {
+            "frames": int(saved.meta["frames"]),
+            "train_seed": trained.seed,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "network_sha256": saved.meta["files"][NETWORK],
+        }
     agent = Agent(folder, config.preset, config, protocol, network, about)
     return agent.on(observe) if observe else agent
 
