@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 
-from agents.rows import Rows
 from experiment.runs.run import Run
 from experiment.runs.session import open_run
 from experiment.settings.cli import exit_on_usage_error, parse_train
@@ -17,14 +16,11 @@ from experiment.settings.cli import exit_on_usage_error, parse_train
 
 def train(run: Run) -> None:
     """Play and learn until the run's frames are reached or it is asked to stop."""
-    config, envs, replay, actor, learner = run.config, run.envs, run.replay, run.actor, run.learner
-    frame, is_first, prev_reward = run.frame, run.is_first, run.prev_reward  # [N, 84, 84], [N], [N]
+    config, player, replay, learner = run.config, run.player, run.replay, run.learner
     run.evaluate_if_due()  # one that a stop has put off
     while run.frames < config.frames and not run.stop_asked:
-        core_state = actor.core_state.cpu().numpy()  # [N, S] before this row
         epsilon = run.epsilon(run.frames, config.num_envs)  # [N]
-        action = actor.act(frame, is_first, prev_reward, epsilon)  # [N]
-        envs.send(action)  # the emulators run while the learner learns
+        player.act(epsilon)  # the emulators run while the learner learns
 
         for _ in range(run.updates_due()):
             batch = replay.sample(config.batch_size)
@@ -32,11 +28,8 @@ def train(run: Run) -> None:
             replay.update_priorities(batch.origin, update.priority)
             run.record_update(update.metrics)
 
-        step = envs.recv()
-        terminated = step.terminated | (step.life_lost & run.protocol.life_loss_terminal)
-        replay.append(Rows(frame, is_first, action, step.reward, terminated, step.truncated, core_state))
-        frame, is_first, prev_reward = step.frame, step.is_first, step.reward
-        run.advance(frame, is_first, prev_reward, float(np.mean(epsilon)))
+        replay.append(player.recv())
+        run.advance(float(np.mean(epsilon)))
 
 
 @exit_on_usage_error

@@ -132,13 +132,13 @@ def overlap(effort: Effort) -> list[Row]:
 def _overlap(preset: str, effort: Effort) -> Row:
     with running(preset) as run:
         warm_up(run)
-        config, rng = run.config, np.random.default_rng(1)
+        config, player, rng = run.config, run.player, np.random.default_rng(1)
         epsilon = run.epsilon(run.frames, config.num_envs)
         updates = round(STEPS * updates_per_step(config))
 
         def play() -> None:
-            run.envs.send(rng.integers(run.envs.num_actions, size=config.num_envs))
-            run.envs.recv()
+            player.envs.send(rng.integers(player.envs.num_actions, size=config.num_envs))
+            player.envs.recv()
 
         def learn() -> None:
             batch = run.replay.sample(config.batch_size)
@@ -147,7 +147,10 @@ def _overlap(preset: str, effort: Effort) -> Row:
         sides = alternate(
             lambda: seconds(lambda: go(run, STEPS)),
             lambda: STEPS * seconds(play, STEPS),
-            lambda: STEPS * seconds(lambda: run.actor.act(run.frame, run.is_first, run.prev_reward, epsilon), STEPS),
+            lambda: (
+                STEPS
+                * seconds(lambda: player.actor.act(player.frame, player.is_first, player.prev_reward, epsilon), STEPS)
+            ),
             lambda: updates * seconds(learn, updates),
             pairs=effort.pairs,
         )

@@ -30,9 +30,9 @@ def profile(preset: str) -> None:
 
             vars(owner)[method] = timed
 
-        clock(run.envs, "send", "environment: send")
-        clock(run.envs, "recv", "environment: wait for it")
-        clock(run.actor, "act", "acting")
+        clock(run.player.envs, "send", "environment: send")
+        clock(run.player.envs, "recv", "environment: wait for it")
+        clock(run.player.actor, "act", "acting")
         clock(run.replay, "sample", "sampling")
         clock(run.learner, "update", "learning")
         clock(run.replay, "append", "appending")

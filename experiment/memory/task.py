@@ -46,7 +46,7 @@ def train(config: Config) -> QNetwork:
         try:
             program.train(run)
         finally:
-            run.envs.close()
+            run.player.close()
             run.metrics.close()
     return run.learner.acting
 

@@ -111,7 +111,7 @@ def announce(run: "Run") -> None:
     print(f"game        {c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {build.observe(c)}")
     print(
         f"network     {c.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
-        f"core {core}, {run.parameters:,} parameters, {run.envs.num_actions} actions"
+        f"core {core}, {run.parameters:,} parameters, {len(run.task.action_names)} actions"
     )
     print(f"replay      {c.replay_rows:,} rows, about {build.expected_replay_bytes(c) / 1e9:.2f} GB when full")
     print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")

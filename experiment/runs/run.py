@@ -16,8 +16,8 @@ from torch import Tensor
 from agents.learner import NonFiniteError
 from experiment import build
 from experiment.runs.console import Display
+from experiment.runs.player import Player
 from experiment.scores.evaluation import StoppedError, evaluate, spread, write_evaluation
-from experiment.scores.progress import progress
 from experiment.settings import config as settings
 from experiment.settings.config import Config, UsageError
 from experiment.settings.resources import free_memory
@@ -58,18 +58,14 @@ class Run:
         self.config, self.folder, self.commit = config, folder, commit()
         self.protocol = build.rules(config)
         build.use_threads(config)
-        self.envs = build.make_envs(config, self.protocol)
-        network = build.make_network(config, self.envs.num_actions)
+        self.task = build.task(config)
+        network = build.make_network(config, len(self.task.action_names))
         self.parameters = sum(p.numel() for p in network.parameters())
         self.replay = build.make_replay(config, network.state_size)
         self.learner = build.make_learner(config, network)
-        self.actor = build.make_actor(
-            config, self.learner.acting, config.num_envs, build.rng(config.seed, "exploration")
-        )
+        self.player = Player(config, self.learner.acting)
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
-        self.is_first = np.ones(config.num_envs, bool)
-        self.prev_reward = np.zeros(config.num_envs, np.float32)
         self.stop_asked = False
         self.listeners: list[Callable[[dict[str, Any]], object]] = []  # each is called with every row of metrics
         self._save_failed = self._memory_warned = False
@@ -77,7 +73,7 @@ class Run:
         position = 0
         try:
             if saved is None:
-                self.frame = self.envs.reset()
+                self.player.reset()
             else:
                 with refused(folder, "resumed from its checkpoint"):
                     self._restore(saved)
@@ -85,13 +81,13 @@ class Run:
             with refused(folder / "metrics.jsonl", "opened"):
                 self.metrics = MetricsFile(folder / "metrics.jsonl", position)
         except BaseException:
-            self.envs.close()
+            self.player.close()
             raise
         self._saved = (self.frames, position) if saved else None  # frames and metrics position of the last checkpoint
         self._row_time = time.monotonic()
         self._times: dict[str, float] = {}  # seconds since the last row, by activity
-        self._time("environment", self.envs, "recv")
-        self._time("acting", self.actor, "act")
+        self._time("environment", self.player, "recv")
+        self._time("acting", self.player, "act")
         self._time("sampling", self.replay, "sample")
         self._time("learning", self.learner, "update")
 
@@ -119,20 +115,20 @@ class Run:
         """Updates to make during this step.
 
         Once the replay is ready, all updates together are floor(samples_per_step * steps / rows of an update), with the
-        steps of all envs since then.
+        steps of all envs since then, those under way included.
         """
         config, counters = self.config, self.counters
         if counters.learning_since is None:
             if not self.replay.ready:
                 return 0
             counters.learning_since = self.frames
-        steps = self._learning_steps() + config.num_envs
+        steps = self._learning_steps() + self.player.steps
         return int(config.samples_per_step * steps // (config.batch_size * config.unroll)) - self.learner.updates
 
     def _learning_steps(self) -> int:
         """Steps of all envs since learning began."""
         since = self.counters.learning_since
-        return 0 if since is None else (self.frames - since) // self.envs.frame_skip
+        return 0 if since is None else (self.frames - since) // self.task.frame_skip
 
     def record_update(self, metrics: Mapping[str, Tensor]) -> None:
         """Add an update's metrics to the next row, which shows their means. They are fetched with the row."""
@@ -147,11 +143,10 @@ class Run:
 
     # --- the schedule ----------------------------------------------------------------------------------------
 
-    def advance(self, frame: np.ndarray, is_first: np.ndarray, prev_reward: np.ndarray, epsilon: float) -> None:
+    def advance(self, epsilon: float) -> None:
         """All envs have made one step: count, report, evaluate, save."""
         before = self.frames
-        self.frame, self.is_first, self.prev_reward = frame, is_first, prev_reward
-        self.counters.frames += self.envs.frame_skip * self.config.num_envs
+        self.counters.frames += self.task.frame_skip * self.config.num_envs
         self._record_episodes()
 
         def passed(period: int) -> bool:
@@ -169,7 +164,7 @@ class Run:
 
     def _record_episodes(self) -> None:
         """Keep the best episode of training and every 20th, as records of a few KB."""
-        for record in self.envs.finished():
+        for record in self.player.finished():
             counters, record = self.counters, replace(record, finished_at=self.frames)
             counters.episodes += 1
             counters.returns.append(record.score)
@@ -190,7 +185,7 @@ class Run:
         samples = self.learner.updates * config.batch_size * config.unroll
         row: dict[str, Any] = {
             "frames": self.frames,
-            "steps": self.frames // self.envs.frame_skip,
+            "steps": self.frames // self.task.frame_skip,
             "updates": self.learner.updates,
             "samples": samples,
             "samples_per_step": samples / max(self._learning_steps(), 1),
@@ -203,7 +198,7 @@ class Run:
             "replay_bytes": self.replay.nbytes,
             "seconds": round(counters.seconds, 3),
             "frames_per_second": round((self.frames - counters.row_frames) / since, 1),
-            "steps_per_second": round((self.frames - counters.row_frames) / self.envs.frame_skip / since, 1),
+            "steps_per_second": round((self.frames - counters.row_frames) / self.task.frame_skip / since, 1),
             **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
         }
         counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = {}, 0, [], self.frames
@@ -320,13 +315,13 @@ class Run:
             "updates": self.learner.updates,
             "preset": self.config.preset,
             "config": settings.to_dict(self.config),
-            "num_actions": self.envs.num_actions,
+            "num_actions": len(self.task.action_names),
             "precision": build.precision(self.config),
             "threads": build.threads(self.config),
             "machine": machine(),
             "commit": self.commit,
             "generators": {
-                "exploration": self.actor.rng.bit_generator.state,
+                "exploration": self.player.rng.bit_generator.state,
                 "replay": self.replay.rng.bit_generator.state,
             },
             "metrics_position": self.metrics.position,
@@ -335,24 +330,17 @@ class Run:
         weights = {k.removeprefix(acts): v for k, v in learner.items() if k.startswith(acts)}
         training = tensor_tree(
             learner={k: v for k, v in learner.items() if not k.startswith(acts)},
-            actor=self.actor.state(),
             replay=self.replay.state(),
-            envs=self.envs.state(),
-            loop={"is_first": self.is_first, "prev_reward": self.prev_reward},
+            **self.player.state(),
         )
         return Checkpoint(meta, weights, training)
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Take back what `state` gave; the envs play their tapes again. Any error if it does not fit this run."""
+        """Take back what `state` gave. Any error if it does not fit this run."""
         meta, training = saved.meta, saved.training
         self.counters = Counters(**{f.name: meta[f.name] for f in fields(Counters)})
         self.learner.restore({f"{self._acts}{k}": v for k, v in saved.weights.items()} | subtree(training, "learner"))
-        self.actor.restore(subtree(training, "actor"))
         self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
-        self.actor.rng.bit_generator.state = meta["generators"]["exploration"]
+        self.player.rng.bit_generator.state = meta["generators"]["exploration"]
         self.replay.rng.bit_generator.state = meta["generators"]["replay"]
-        loop = subtree(training, "loop")
-        self.is_first[:], self.prev_reward[:] = loop["is_first"].numpy(), loop["prev_reward"].numpy()
-        envs = {k: v.numpy() for k, v in subtree(training, "envs").items()}
-        with progress("resuming: the games since the last seed", int(envs["tape_length"].max()), "steps") as report:
-            self.frame = self.envs.restore(envs, lambda done, total: report(done, ""))
+        self.player.restore(training)

@@ -47,7 +47,7 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
             if isinstance(error, KeyboardInterrupt):
                 raise UsageError(f"{folder}: interrupted before the first step; nothing is lost") from None
             raise
-        stack.callback(run.envs.close)
+        stack.callback(run.player.close)
         stack.callback(run.metrics.close)
         stack.enter_context(stop_signals(run.stop))
         stack.callback(start_tracker(folder, config.track).finish)

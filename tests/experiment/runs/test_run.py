@@ -43,7 +43,8 @@ def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_ste
     replay = Replay(config, lanes, **sizes, frame_shape=(2, 2))  # type: ignore[arg-type]
     run = Run.__new__(Run)  # its schedule alone
     run.config, run.counters, run.replay = config, Counters(), replay
-    run.learner, run.envs = SimpleNamespace(updates=0), SimpleNamespace(frame_skip=4)  # type: ignore[assignment]
+    run.learner, run.task = SimpleNamespace(updates=0), SimpleNamespace(frame_skip=4)  # type: ignore[assignment]
+    run.player = SimpleNamespace(steps=lanes)  # type: ignore[assignment]
     none, zero = np.zeros(lanes, bool), np.zeros(lanes, np.float32)
     rows = Rows(np.zeros((lanes, 2, 2), np.uint8), none, np.zeros(lanes, int), zero, none, none, np.zeros((lanes, 0)))
     while run.frames < config.frames:
