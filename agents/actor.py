@@ -61,9 +61,9 @@ class Actor:
         q_lanes, states = zip(*share(self._forward, parts), strict=True)
         self.core_state = self.core_state.index_copy(0, index, torch.cat(states))
         q_played = torch.cat(q_lanes).cpu().numpy()  # [n, A]
-        q = np.zeros((len(frame), q_played.shape[1]), np.float32)
-        q[lanes] = q_played
-        self._action = epsilon_greedy(q, epsilon, self.rng)
+        self.q = np.zeros((len(frame), q_played.shape[1]), np.float32)  # [N, A]
+        self.q[lanes] = q_played
+        self._action = epsilon_greedy(self.q, epsilon, self.rng)
         return self._action
 
     @torch.no_grad()

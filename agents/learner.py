@@ -185,7 +185,7 @@ class Learner:
             out, state = self.online.outputs(batch.inputs.rows(unrolled.start, unrolled.stop), state)  # [T, B, A, K]
             with torch.no_grad():
                 z = self.online.head.samples(out.detach())  # [T, B, A, N]
-                target = self._target(batch, *self._bootstrap(batch, z, state))  # [T, B, N]
+                target = regression_target(s, self.updates, batch, *self._bootstrap(batch, z, state))  # [T, B, N]
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
         q = losses.at_action(z, action).mean(-1)  # [T, B]
         td_error = target.mean(-1) - q
@@ -214,32 +214,6 @@ class Learner:
         if not s.double:
             return values, values
         return torch.cat([z, go_on(self.online, tail, state)]), values
-
-    def _target(self, batch: Sequence, selects: Tensor, values: Tensor) -> Tensor:
-        """Regression targets [T, B, N] in the network's value scale, from z [T + n, B, A, N] of `_bootstrap`."""
-        s = self.settings
-        reward, terminated, truncated = (
-            x[s.burn_in :, :, None] for x in (batch.reward, batch.terminated, batch.truncated)
-        )  # [T + n, B, 1]
-        if s.reward_clip is not None:
-            reward = reward.clamp(-s.reward_clip, s.reward_clip)
-        values = losses.unscale(values) if s.value_rescaling else values
-        value = losses.double_q_value(selects.mean(-1), values)  # [T + n, B, N]
-        discount, trace = s.discount * ~terminated, (~truncated).to(value.dtype)
-        if s.trace_lambda is None:
-            target = losses.n_step_target(reward, discount, trace, value, s.n_step)
-        else:
-            lambda_ = self._annealed(s.trace_lambda)
-            target = losses.lambda_target(reward, discount, lambda_ * trace, value, s.n_step)
-        return losses.rescale(target) if s.value_rescaling else target
-
-    def _annealed(self, final: float) -> float:
-        """Lambda of this update."""
-        start, updates = self.settings.trace_lambda_start, self.settings.trace_lambda_updates
-        if self.updates >= updates:
-            return final
-        share = self.updates / updates
-        return 1 - (1 - start) ** (1 - share) * (1 - final) ** share
 
     def check_finite(self) -> None:
         """NonFiniteError if a weight or the optimiser's memory is no longer finite."""
@@ -281,6 +255,46 @@ class Learner:
                     k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone() for k, v in slots.items()
                 }
         self.updates = int(state["updates"])
+
+
+def regression_target(
+    settings: LearnerSettings, updates: int, batch: Sequence, selects: Tensor, values: Tensor
+) -> Tensor:
+    """Targets [T, B, N] in the network's value scale, from z [T + n, B, A, N] of the unrolled rows and the n after
+    them: `selects` chooses the next action, `values` values it."""
+    s = settings
+    reward, terminated, truncated = (
+        x[s.burn_in :, :, None] for x in (batch.reward, batch.terminated, batch.truncated)
+    )  # [T + n, B, 1]
+    if s.reward_clip is not None:
+        reward = reward.clamp(-s.reward_clip, s.reward_clip)
+    values = losses.unscale(values) if s.value_rescaling else values
+    value = losses.double_q_value(selects.mean(-1), values)  # [T + n, B, N]
+    discount, trace = s.discount * ~terminated, (~truncated).to(value.dtype)
+    if s.trace_lambda is None:
+        target = losses.n_step_target(reward, discount, trace, value, s.n_step)
+    else:
+        lambda_ = _annealed(s, s.trace_lambda, updates)
+        target = losses.lambda_target(reward, discount, lambda_ * trace, value, s.n_step)
+    return losses.rescale(target) if s.value_rescaling else target
+
+
+def _annealed(settings: LearnerSettings, final: float, updates: int) -> float:
+    """Lambda of this update."""
+    if updates >= settings.trace_lambda_updates:
+        return final
+    share = updates / settings.trace_lambda_updates
+    return 1 - (1 - settings.trace_lambda_start) ** (1 - share) * (1 - final) ** share
+
+
+def first_priority(settings: LearnerSettings, updates: int, batch: Sequence, q: Tensor) -> Tensor:
+    """Priorities [B] of sequences that were never trained, from the Q-values [L, B, A] that their actor saw
+    (Horgan et al. 2018, section 3; R2D2 section 2.3)."""
+    s, z = settings, q[settings.burn_in :, :, :, None]  # [T + n, B, A, 1]
+    rows = slice(s.burn_in, s.burn_in + s.unroll)
+    target = regression_target(s, updates, batch, z, z)  # [T, B, 1]
+    td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])
+    return losses.sequence_priority(td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta)
 
 
 def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ never stored twice; stacks are made from rows.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Sequence as Seq
+from typing import Annotated, Literal, NamedTuple
 
 import lz4.block
 import numpy as np
@@ -38,6 +39,22 @@ class ReplaySettings:
     """0: sequences are drawn uniformly; else by priority to this power (R2D2: 0.9)."""
     importance_exponent: Share = 0.6
     """Correction of prioritised draws, 0 (none) to 1 (full)."""
+
+
+class Stretch(NamedTuple):
+    """T consecutive rows of all N lanes of a replay, packed as it keeps them: whole blocks and whole strides."""
+
+    shard: int  # the replay that it belongs to, among several
+    time: int  # of its first row, where it was packed; 0: nothing comes before it
+    columns: dict[str, np.ndarray]  # [T, N]
+    state: np.ndarray  # [T / stride, N, S] float16
+    blocks: list[list[bytes]]  # [T / BLOCK][N], compressed frames
+    priority: np.ndarray  # [starts, N] float64, as in the sum tree: of the last sequences that these rows complete
+
+    @property
+    def steps(self) -> int:
+        """Rows of all lanes together."""
+        return self.columns["action"].size
 
 
 class SumTree:
@@ -139,8 +156,18 @@ class Replay:
         return range(first, max(first, (self.time - self.length) // self.stride + 1))
 
     @property
+    def frames_shape(self) -> tuple[int, ...]:
+        """Images of a sequence, with those before it, their height and width."""
+        return (self.history + self.length, *self._open_block.shape[2:])
+
+    @property
+    def drawable(self) -> int:
+        """Sequences that can be drawn."""
+        return len(self._starts()) * self.lanes
+
+    @property
     def can_sample(self) -> bool:
-        return len(self._starts()) > 0
+        return self.drawable > 0
 
     @property
     def ready(self) -> bool:
@@ -173,12 +200,49 @@ class Replay:
         if place == BLOCK - 1:
             self._keep_block(slot // BLOCK, [lz4.block.compress(lane, store_size=False) for lane in self._open_block])
         self.time += 1
-        if self._tree is not None:
-            now, lanes = self._starts(), np.arange(self.lanes)
-            for start in range(before.start, min(now.start, before.stop)):  # overwritten: never drawn again
-                self._tree.set(self._leaf(start, lanes), 0.0)
-            for start in range(max(before.stop, now.start), now.stop):
-                self._tree.set(self._leaf(start, lanes), self._max_priority**self.settings.priority_exponent)
+        self._prioritise(before, np.empty(0))
+
+    def _prioritise(self, before: range, priority: np.ndarray) -> None:
+        """After rows were written: priorities of new starts, the last ones as given; `before` could be drawn."""
+        if self._tree is None:
+            return
+        now, lanes = self._starts(), np.arange(self.lanes)
+        for start in range(before.start, min(now.start, before.stop)):  # overwritten: never drawn again
+            self._tree.set(self._leaf(start, lanes), 0.0)
+        for start in range(max(before.stop, now.start), now.stop):
+            given = len(priority) - (now.stop - start)
+            new = priority[given] if given >= 0 else self._max_priority**self.settings.priority_exponent
+            self._tree.set(self._leaf(start, lanes), new)
+
+    def stretch(self, first: int, shard: int = 0) -> Stretch:
+        """The rows from time `first` on, packed. Both ends are whole blocks and strides, and the rows are kept."""
+        slots = np.arange(first, self.time) % self.capacity
+        columns = {name: column[slots] for name, column in self._columns.items()}
+        blocks = [self._blocks[slot // BLOCK] for slot in slots[::BLOCK]]
+        starts, lanes = self._starts(), np.arange(self.lanes)
+        new = range(max(starts.start, (first - self.length) // self.stride + 1), starts.stop)
+        tree = self._tree
+        priority = [] if tree is None else [tree.get(self._leaf(start, lanes)) for start in new]
+        state = self._state[slots[:: self.stride] // self.stride]
+        return Stretch(shard, first, columns, state, blocks, np.array(priority).reshape(-1, self.lanes))
+
+    def extend(self, stretch: Stretch) -> None:
+        """Write the rows of a stretch in every lane, after those here: whole blocks and strides as well.
+
+        Where nothing comes before the stretch, the last row here is truncated: no target crosses the gap.
+        """
+        before, times = self._starts(), len(stretch.columns["action"])
+        slots = (self.time + np.arange(times)) % self.capacity
+        if stretch.time == 0:
+            last = (self.time - 1) % self.capacity
+            self._columns["truncated"][last] |= ~self._columns["terminated"][last]
+        for name, column in self._columns.items():
+            column[slots] = stretch.columns[name]
+        self._state[slots[:: self.stride] // self.stride] = stretch.state
+        for slot, lanes in zip(slots[::BLOCK], stretch.blocks, strict=True):
+            self._keep_block(slot // BLOCK, lanes)
+        self.time += times
+        self._prioritise(before, stretch.priority)
 
     def _keep_block(self, index: int, lanes: list[bytes]) -> None:
         self._compressed += sum(map(len, lanes)) - sum(map(len, self._blocks[index]))
@@ -187,30 +251,30 @@ class Replay:
     def _leaf(self, start: int | np.ndarray, lane: np.ndarray) -> np.ndarray:
         return start % self.starts_kept * self.lanes + lane
 
+    @property
+    def mass(self) -> float:
+        """Points to draw among: the sum of the priorities, or the number of sequences where all are equal."""
+        return self.drawable if self._tree is None else self._tree.total
+
     def sample(self, batch_size: int) -> Sequence:
         """Draw `batch_size` sequences with replacement."""
-        starts = self._starts()
-        if not starts:
-            raise ValueError(f"the replay holds {self.time} rows a lane: no sequence of {self.length} yet")
-        first, stop = starts.start * self.lanes, starts.stop * self.lanes
-        if self._tree is None:
-            origin = self.rng.integers(first, stop, size=batch_size)
-            weight = np.ones(batch_size, np.float32)
-        else:  # one point in each of B equal parts of the mass (Schaul et al. 2016, appendix B.2.1)
-            mass = (np.arange(batch_size) + self.rng.random(batch_size)) / batch_size * self._tree.total
-            leaf = self._tree.draw(mass)
-            origin = first + (leaf - first) % (self.starts_kept * self.lanes)  # leaves are origins, once round the ring
-            probability = self._tree.get(leaf) / self._tree.total
-            weight = ((stop - first) * probability) ** -self.settings.importance_exponent
-            weight = (weight / weight.max()).astype(np.float32)
-        return self._gather(*np.divmod(origin, self.lanes), weight, origin)
+        return draw([self], batch_size, self.rng)
 
-    def _gather(self, start: np.ndarray, lane: np.ndarray, weight: np.ndarray, origin: np.ndarray) -> Sequence:
+    def locate(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The origins [B] of the sequences at points from 0 to `mass`, and the mass of each."""
+        starts = self._starts()
+        first = starts.start * self.lanes
+        if self._tree is None:
+            return first + point, np.ones(len(point))
+        leaf = self._tree.draw(point)  # leaves are origins, once round the ring
+        return first + (leaf - first) % (self.starts_kept * self.lanes), self._tree.get(leaf)
+
+    def gather(self, origin: np.ndarray, weight: np.ndarray, frames: torch.Tensor) -> Sequence:
+        """The sequences of these origins [B]; their frames are written to `frames` [history + L, B, H, W]."""
+        start, lane = np.divmod(origin, self.lanes)
         time = start * self.stride
         slots = (time + np.arange(-self._before, self.length)[:, None]) % self.capacity  # [before + L, B]
         is_first, action, reward, *ends = (torch.from_numpy(column[slots, lane]) for column in self._columns.values())
-        shape = (self.history + self.length, len(time), *self._open_block.shape[2:])
-        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
         array = frames.numpy()
         for b, (t, n) in enumerate(zip(time.tolist(), lane.tolist(), strict=True)):
             array[:, b] = self._frames(t - self.history, n)
@@ -270,3 +334,92 @@ class Replay:
             self._keep_block(index, blocks[index * self.lanes : (index + 1) * self.lanes])
         if self._tree is not None:
             self._tree.set(np.arange(self._tree.leaves), state["priority"])
+
+
+def draw(shards: Seq[Replay], batch_size: int, rng: np.random.Generator) -> Sequence:
+    """Sequences of all shards together, with replacement. Their origins count the shards too, which vary fastest."""
+    head, masses = shards[0], np.cumsum([shard.mass for shard in shards])
+    settings, total = head.settings, masses[-1]
+    if not total:
+        raise ValueError(f"the replay holds {head.time} rows a lane: no sequence of {head.length} yet")
+    if settings.priority_exponent:  # one point in each of B equal parts (Schaul et al. 2016, appendix B.2.1)
+        point = (np.arange(batch_size) + rng.random(batch_size)) / batch_size * total
+    else:
+        point = rng.integers(total, size=batch_size)
+    drawable = [i for i, shard in enumerate(shards) if shard.can_sample]
+    of = np.minimum(np.searchsorted(masses, point, side="right"), drawable[-1])  # rounding may reach the total
+    used = np.unique(of)
+    places = [shards[i].locate(point[of == i] - (masses[i - 1] if i else 0)) for i in used]
+    weight = np.ones(batch_size, np.float32)
+    if settings.priority_exponent:
+        count = sum(shard.drawable for shard in shards)
+        mass = np.concatenate([mass for _, mass in places])
+        scaled = (count * (mass / total)) ** -settings.importance_exponent
+        weight = (scaled / scaled.max()).astype(np.float32)
+    images, *size = head.frames_shape
+    frames = torch.empty((images, batch_size, *size), dtype=torch.uint8, pin_memory=head.pin)
+    parts, begin = [], 0
+    for i, (origin, _) in zip(used, places, strict=True):
+        here = slice(begin, begin + len(origin))
+        part = shards[i].gather(origin, weight[here], frames[:, here])
+        parts.append(part._replace(origin=origin * len(shards) + i))
+        begin = here.stop
+    if len(parts) == 1:
+        return parts[0]
+    inputs, *columns, origins = zip(*parts, strict=True)
+    _, *others = (torch.cat(x, 1) for x in zip(*inputs, strict=True))
+    # the first four columns are [L, B], the core state and the weight [B, ...]
+    joined = [torch.cat(x, int(k < 4)) for k, x in enumerate(columns)]
+    return Sequence(Inputs(frames, *others), *joined, np.concatenate(origins))
+
+
+class Shards:
+    """Replays of one shape side by side, one for each actor that plays elsewhere, drawn from as one."""
+
+    def __init__(self, shards: list[Replay]) -> None:
+        self.shards, self.settings, self.rng = shards, shards[0].settings, shards[0].rng
+
+    def __len__(self) -> int:
+        """Rows that can be read."""
+        return sum(map(len, self.shards))
+
+    @property
+    def ready(self) -> bool:
+        """As of a replay: --start-rows rows were gathered, or a ring is full. Stays true."""
+        gathered = sum(shard.time * shard.lanes for shard in self.shards) >= self.settings.start_rows
+        full = any(shard.time >= shard.capacity for shard in self.shards)
+        return (gathered or full) and any(shard.can_sample for shard in self.shards)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(shard.nbytes for shard in self.shards)
+
+    @property
+    def nbytes_when_full(self) -> int:
+        return sum(shard.nbytes_when_full for shard in self.shards)
+
+    def append(self, stretch: Stretch | None) -> None:
+        """Write the rows of one actor; None: of none."""
+        if stretch:
+            self.shards[stretch.shard].extend(stretch)
+
+    def sample(self, batch_size: int) -> Sequence:
+        """Draw `batch_size` sequences with replacement."""
+        return draw(self.shards, batch_size, self.rng)
+
+    def update_priorities(self, origin: np.ndarray, priority: torch.Tensor) -> None:
+        """New priorities [B] for drawn sequences; those overwritten since are passed over."""
+        if self.settings.priority_exponent:
+            origin, of = np.divmod(origin, len(self.shards))
+            priority = priority.cpu()
+            for i in np.unique(of):
+                self.shards[i].update_priorities(origin[of == i], priority[of == i])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything but the generator, as arrays."""
+        return {f"{i}.{k}": v for i, shard in enumerate(self.shards) for k, v in shard.state().items()}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take back what `state` gave. KeyError or ValueError if it does not fit."""
+        for i, shard in enumerate(self.shards):
+            shard.restore({k.removeprefix(f"{i}."): v for k, v in state.items() if k.startswith(f"{i}.")})

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from agents.actor import Actor
 from agents.networks import NetworkSettings, stack_frames
-from agents.replay import BLOCK, Replay, ReplaySettings, SumTree, ring_times
+from agents.replay import BLOCK, Replay, ReplaySettings, Shards, Stretch, SumTree, ring_times
 from agents.rows import Inputs, Rows, Sequence
 
 FRAME = (2, 3)  # frame[0] holds time (two bytes) and lane, so that a row can be told from every other
@@ -442,3 +442,130 @@ def test_random_updates_start_from_zeros_and_store_no_state() -> None:
     assert replay.sample(16).core_state.shape == (16, STATE)
     assert not replay.sample(16).core_state.any()
     assert replay.state()["state"].size == 0
+
+
+# --- stretches and shards
+
+
+def packed(s: Settings, seed: int = 0, shard: int = 0, priorities: bool = False) -> Iterator[Stretch]:
+    """Stretches of two units, as an actor elsewhere would send them from a ring of its own."""
+    unit = int(np.lcm(BLOCK, s.stride))
+    ring, endless = s._replace(spare=3 + s.length // unit).replay(), rows(s.lanes, seed)
+    while True:
+        for _, row in zip(range(2 * unit), endless, strict=False):
+            ring.append(row)
+        if priorities:
+            ring.update_priorities(origin := origins(ring), torch.from_numpy(0.1 + origin % 7))
+        yield ring.stretch(ring.time - 2 * unit, shard)
+
+
+@PROPERTY
+@given(SETTINGS)
+def test_a_replay_of_stretches_equals_one_of_rows_bit_for_bit_and_draws_the_same(s: Settings) -> None:
+    unit = int(np.lcm(BLOCK, s.stride))
+    one, other = s.replay(), s.replay()
+    for _, row in zip(range(2 * unit * 5), rows(s.lanes), strict=False):
+        one.append(row)
+    for _, stretch in zip(range(5), packed(s), strict=False):
+        assert stretch.steps == 2 * unit * s.lanes
+        other.extend(stretch)
+    a, b = one.state(), other.state()
+    for name in a.keys() - {"open_block"}:  # at whole blocks it holds nothing that is read
+        assert (a[name] == b[name]).all(), name
+    assert one.can_sample
+    assert equal(one.sample(16), other.sample(16))
+    assert one.nbytes == other.nbytes
+
+
+def test_what_follows_a_gap_is_cut_off_from_what_was_before() -> None:
+    s = tiny(stride=8, spare=8)
+    replay, first, second = s.replay(), next(packed(s)), next(packed(s, seed=1))
+    replay.extend(first)
+    ends = first.columns["terminated"][-1]
+    replay.extend(second)
+    truncated = replay.state()["truncated"]
+    assert (truncated[15] == first.columns["truncated"][15] | ~ends).all()  # a row of a gap is in no loss
+    assert (truncated[:15] == first.columns["truncated"][:15]).all()
+    assert (truncated[16:32] == second.columns["truncated"]).all()
+    follows = next(stretch for stretch in packed(s) if stretch.time)
+    assert follows.time == 16
+    replay.extend(follows)
+    assert (replay.state()["truncated"][31] == second.columns["truncated"][15]).all()
+
+
+def test_first_priorities_of_a_stretch_are_kept_and_where_it_knows_none_the_largest_so_far_stands() -> None:
+    s = tiny(stride=8, length=8, spare=8, priority_exponent=0.9)
+    one, other = s.replay(), s.replay()
+    for seed in (0, 1):
+        one.extend(next(packed(s, seed, priorities=True)))
+    # Of its first 16 rows an actor knows the sequence of time 8, with a row before it: origins 2 and 3. In the replay
+    # that of time 16, right after the gap, has a row before it too.
+    leaves = one.state()["priority"].reshape(-1, s.lanes)
+    known = [2.1**0.9, 3.1**0.9]
+    assert leaves[:5].tolist() == [[0, 0], known, [1, 1], known, [0, 0]]
+    for _, stretch in zip(range(2), packed(s, priorities=True), strict=False):
+        other.extend(stretch)
+    leaves = other.state()["priority"].reshape(-1, s.lanes)
+    assert leaves[1:4].tolist() == [known, [4.1**0.9, 5.1**0.9], [6.1**0.9, 0.1**0.9]]
+
+
+def shards(s: Settings, count: int = 3, seed: int = 0) -> Shards:
+    """Shards whose first frames tell them apart by their time: the i-th has i stretches."""
+    both = Shards([s.replay(seed) for _ in range(count)])
+    for i in range(count):
+        for _, stretch in zip(range(i), packed(s, i, i), strict=False):
+            both.append(stretch)
+    return both
+
+
+def test_shards_are_drawn_as_one_replay_of_all_their_sequences() -> None:
+    s = tiny(stride=8, spare=8)
+    both = shards(s)
+    # Sequences of 3 rows at multiples of 8 from 8 on: of 16 rows that of time 8, of 32 rows those of 8, 16 and 24.
+    assert [shard.drawable for shard in both.shards] == [0, 1 * 2, 3 * 2]
+    assert len(both) == (0 + 16 + 32) * 2
+    batch = both.sample(8_000)
+    assert (batch.weight == 1).all()
+    origin, shard = np.divmod(batch.origin, 3)
+    assert chisquare(np.unique(batch.origin, return_counts=True)[1]).pvalue > 0.01
+    for b in range(0, 8_000, 500):
+        single = both.shards[shard[b]]
+        frames = torch.empty((3, 1, *FRAME), dtype=torch.uint8)
+        alone = single.gather(origin[b : b + 1], np.ones(1, np.float32), frames)
+        assert equal(alone, batch.lanes(slice(b, b + 1))._replace(origin=origin[b : b + 1]))
+
+
+def test_priorities_of_shards_are_drawn_and_weighted_over_all_and_go_back_to_where_they_came_from() -> None:
+    s = tiny(stride=8, spare=8, priority_exponent=0.9)
+    both = shards(s)
+    origin = np.unique(both.sample(200).origin)
+    assert len(origin) == (1 + 3) * 2
+    both.update_priorities(origin, torch.arange(1, 9, dtype=torch.float64))
+    probability = np.arange(1, 9) ** 0.9 / (np.arange(1, 9) ** 0.9).sum()
+    batch = both.sample(5_000)
+    counts = np.array([(batch.origin == o).sum() for o in origin])
+    assert (abs(counts - 5_000 * probability) < 3).all()
+    weight = (8 * probability[np.searchsorted(origin, batch.origin)]) ** -0.6
+    np.testing.assert_allclose(batch.weight, weight / weight.max(), rtol=1e-6)
+
+
+def test_shards_are_ready_when_all_together_hold_the_start_rows() -> None:
+    s = tiny(stride=8, spare=8, start_rows=64)
+    both, one, other = Shards([s.replay(), s.replay()]), packed(s, 0, 0), packed(s, 1, 1)
+    both.append(next(one))
+    both.append(None)
+    assert not both.ready  # 32 rows
+    both.append(next(other))
+    assert both.ready
+
+
+def test_restored_shards_go_on_as_if_never_stopped() -> None:
+    s = tiny(stride=8, spare=8, priority_exponent=0.9)
+    one, other = shards(s), Shards([s.replay(9) for _ in range(3)])
+    other.restore(copy(one.state()))
+    other.rng.bit_generator.state = one.rng.bit_generator.state
+    for source in (packed(s, 5, 0), packed(s, 6, 2)):
+        stretch = next(source)
+        for both in (one, other):
+            both.append(stretch)
+        assert equal(one.sample(16), other.sample(16))
