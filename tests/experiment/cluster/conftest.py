@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}  # before Ray is imported, which reads them once
+# Before Ray is imported, which reads them once. By default Ray runs its workers at nice 15, behind any other work.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_worker_niceness": "0"}
 
 
 @pytest.fixture(scope="module")
