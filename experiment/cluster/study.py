@@ -176,7 +176,7 @@ class RayWorkers:
                     raise UsageError(f"on its node: {reason(failure.cause)}") from None
                 except errors.RayError as loss:
                     state, losses = "", losses + 1
-                    if losses == LOSSES:
+                    if losses == LOSSES or getattr(loss, "actor_init_failed", False):  # such as a missing package
                         raise UsageError(f"no node can run it: {str(loss).strip().splitlines()[-1]}") from None
                     enter("node lost, waits for another")
                 finally:

@@ -135,7 +135,6 @@ def test_a_run_that_no_node_can_begin_fails_with_the_reason(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = make_jobs(tmp_path, "--agents", "dqn")
-    monkeypatch.setattr(module, "LOSSES", 2)
     monkeypatch.setattr(module, "to_go_on", lambda cell: {"a/b/c": "no file"})
     with connected(cluster.address) as ray:
         jobs.run(RayWorkers(ray, jobs.cells, jobs.study), 1)
