@@ -15,43 +15,34 @@ from envs.families import rules, task
 from experiment.scores import overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import middle_and_best, ranked
-from experiment.scores.overlay import Overlay, Picture
+from experiment.scores.overlay import Overlay
 from experiment.scores.progress import progress
 from experiment.scores.trace import trace
-from experiment.scores.video import FPS, write_video
+from experiment.scores.video import FPS, Frame, in_colour, write_video
 
 
 @dataclass(frozen=True)
 class Film:
-    """Pictures [H, W, 3] of one size, `fps` a second, about `length` of them."""
+    """Pictures of one size, `fps` a second, about `length` of them."""
 
-    pictures: Iterable[Picture]
+    pictures: Iterable[Frame]
     fps: int
     length: int
     scale: int = 1
-    preset: str = "veryfast"  # of x264: speed against size
-    crf: int = 23  # of x264: quality against size
+    fast: bool = False  # encoded at once, at the price of size
 
     def write(self, path: Path, caption: str | None = None) -> Path:
         """Encode under a progress bar; a picture of a moment at three quarters lies beside the film. OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with progress(path.name, self.length, "pictures") as bar:
 
-            def counted() -> Iterator[Picture]:
+            def counted() -> Iterator[Frame]:
                 for i, picture in enumerate(self.pictures, start=1):
                     yield picture
                     bar(i, "")
 
-            write_video(
-                counted(),
-                path,
-                caption,
-                self.scale,
-                self.crf,
-                fps=self.fps,
-                poster=self.length * 3 // 4,
-                preset=self.preset,
-            )
+            poster = self.length * 3 // 4
+            write_video(counted(), path, caption, self.scale, fps=self.fps, poster=poster, fast=self.fast)
         return path
 
 
@@ -72,20 +63,20 @@ def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) ->
     numbers = trace(agent.network, agent.config, record, saliency)
     title = f"{agent.preset}  {record.game}  {record.observe}"
     drawn = Overlay(record, numbers, agent.actions, title, agent.config.core_size)
-    return Film(drawn, overlay.FPS, record.steps, preset="superfast", crf=27)
+    return Film(drawn, overlay.FPS, record.steps, fast=True)
 
 
 def beside(one: Film, other: Film) -> Film:
     """Two films next to each other; the one that ends first keeps its last picture."""
 
-    def pictures() -> Iterator[Picture]:
-        last: list[Picture | None] = [None, None]
+    def pictures() -> Iterator[Frame]:
+        last: list[Frame | None] = [None, None]
         for pair in zip_longest(one.pictures, other.pictures):
-            last = [new if new is not None else old for new, old in zip(pair, last, strict=True)]
+            last = [old if new is None else in_colour(new) for new, old in zip(pair, last, strict=True)]
             height = max(picture.shape[0] for picture in last if picture is not None)
             yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last if p is not None], 1)
 
-    return Film(pictures(), one.fps, max(one.length, other.length), one.scale, one.preset, one.crf)
+    return Film(pictures(), one.fps, max(one.length, other.length), one.scale, one.fast)
 
 
 def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -96,7 +87,7 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
     try:
         for i, picture in enumerate(film.pictures):
             if i % every == 0:
-                out.write("\x1b[H" + blocks(picture, size.columns, 2 * size.lines - 2))
+                out.write("\x1b[H" + blocks(in_colour(picture), size.columns, 2 * size.lines - 2))
                 out.flush()
                 due += every / film.fps
                 sleep(max(0.0, due - time.monotonic()))
@@ -104,7 +95,7 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
         out.write("\x1b[0m\x1b[?25h\n")
 
 
-def blocks(picture: Picture, columns: int, rows: int) -> str:
+def blocks(picture: Frame, columns: int, rows: int) -> str:
     """A picture [H, W, 3] as lines of half blocks: a character is two pixels, one above the other."""
     shrink = max(1, -(-picture.shape[1] // columns), -(-picture.shape[0] // rows))
     small = picture[::shrink, ::shrink]

@@ -2,45 +2,93 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from envs.episodes import EpisodeRecord, replay_colour
-from envs.families import rules, task
 from experiment.scores.trace import Trace
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
+Planes = NDArray[np.uint8]  # [3 H / 2, W]: luma [H, W], then two planes of chroma [H / 2, W / 2], as video keeps them
 Colour = tuple[int, int, int]
 
 FPS = 15  # pictures a second, one for each step of the agent
-WIDTH, MARGIN, GAME_WIDTH, VIEW = 540, 10, 320, 168  # pixels
+# In pixels. All places and sizes are even: chroma has half the resolution. The height of the game is native, its width
+# twice that: about the shape that a television gave it.
+WIDTH, MARGIN, GAME_WIDTH, VIEW = 528, 10, 320, 168
 STEP = 4  # pixels of a step in the strips, which show the last WINDOW steps
 WINDOW = (WIDTH - 2 * MARGIN) // STEP
-CELLS = 48  # rows of the memory strip
-SMALL, LARGE = 18, 30  # heights of text, pixels
+CELLS = 32  # rows of the memory strip
+SMALL, LARGE = 18, 22  # heights of text, pixels
 GROUND, PANEL, GREY, WHITE = (14, 16, 22), (26, 30, 40), (150, 156, 168), (238, 240, 244)
 PLAYED, CHANCE, LINE, BAND, RED = (76, 195, 120), (240, 160, 60), (90, 170, 250), (44, 72, 112), (235, 80, 80)
 GATES = ((90, 170, 250), (240, 160, 60), (76, 195, 120))  # in the order of the core's names
 
 
+# Of video: luma is 16 to 235, chroma 16 to 240.
+LUMA = (16 + np.arange(256) * 219 / 255).round().astype(np.uint8)
+CHROMA = (128 + (np.arange(256) - 128) * 224 / 255).round().astype(np.uint8)
+
+
+class Tile(NamedTuple):
+    """A part of a picture as luma [H, W] and chroma [2, H / 2, W / 2].
+
+    What repeats is converted once, then copied: several times faster than to convert each whole picture of a film.
+    """
+
+    luma: NDArray[np.uint8]
+    chroma: NDArray[np.uint8]
+
+    @staticmethod
+    def of(picture: Picture, across: int = 1) -> "Tile":
+        """Of RGB, each pixel `across` times as wide."""
+        planes = np.asarray(Image.fromarray(picture).convert("YCbCr"))
+        chroma = CHROMA[planes[::2, :: 2 // across, 1:]].transpose(2, 0, 1)
+        return Tile(LUMA[planes[..., 0]].repeat(across, axis=1), chroma)
+
+    def put(self, tile: "Tile", x: int, y: int) -> None:
+        """Copy a tile to x, y; what does not fit below or to the right is cut off."""
+        luma = self.luma[y : y + tile.luma.shape[0], x : x + tile.luma.shape[1]]
+        chroma = self.chroma[:, y // 2 : y // 2 + tile.chroma.shape[1], x // 2 : x // 2 + tile.chroma.shape[2]]
+        luma[:] = tile.luma[: luma.shape[0], : luma.shape[1]]
+        chroma[:] = tile.chroma[:, : chroma.shape[1], : chroma.shape[2]]
+
+    def fill(self, colour: Colour, x: int, y: int, width: int, height: int) -> None:
+        one = _plain(colour)
+        self.luma[y : y + height, x : x + width] = one.luma
+        self.chroma[:, y // 2 : (y + height) // 2, x // 2 : (x + width) // 2] = one.chroma
+
+    def write(self, text: str, x: int, y: int, size: int = SMALL, colour: Colour = WHITE, right: bool = False) -> None:
+        """Put text at x, y (its left or right upper corner)."""
+        glyphs = _text(text, size, colour)
+        self.put(glyphs, max(0, x - glyphs.luma.shape[1]) if right else x, y)
+
+
+@lru_cache
+def _plain(colour: Colour) -> Tile:
+    tile = Tile.of(np.full((2, 2, 3), colour, np.uint8))
+    return Tile(tile.luma[:1, :1], tile.chroma)
+
+
 @lru_cache(maxsize=8192)
-def _text(text: str, size: int, colour: Colour, ground: Colour) -> Picture:
-    """The text as a picture of its own size."""
+def _text(text: str, size: int, colour: Colour) -> Tile:
+    """The text as a tile of its own size."""
     font = ImageFont.load_default(size)
-    image = Image.new("RGB", (max(1, round(font.getlength(text))), round(size * 1.3)), ground)
+    image = Image.new("RGB", (2 * round(font.getlength(text) / 2 + 1), 2 * round(size * 0.65)), GROUND)
     ImageDraw.Draw(image).text((0, 0), text, fill=colour, font=font)
-    return np.asarray(image)
+    return Tile.of(np.asarray(image))
 
 
-def _write(picture: Picture, text: str, x: int, y: int, size: int = SMALL, colour: Colour = WHITE,
-           ground: Colour = GROUND, right: bool = False) -> None:  # fmt: skip
-    """Put text at x, y (its left or right upper corner); what does not fit is cut off."""
-    glyphs = _text(text, size, colour, ground)
-    x = max(0, x - glyphs.shape[1]) if right else x
-    place = picture[y : y + glyphs.shape[0], x : x + glyphs.shape[1]]
-    place[:] = glyphs[: place.shape[0], : place.shape[1]]
+def _game(screen: Picture) -> Tile:
+    """The game GAME_WIDTH pixels wide: twice the native width of Atari, which leaves the height as it is."""
+    height, width = screen.shape[:2]
+    if 2 * width == GAME_WIDTH:
+        return Tile.of(screen[: height // 2 * 2], across=2)
+    size = GAME_WIDTH, GAME_WIDTH * height // width // 2 * 2
+    return Tile.of(np.asarray(Image.fromarray(screen).resize(size, Image.Resampling.NEAREST)))
 
 
 def _curves(height: int, curves: Sequence[tuple[np.ndarray, Colour]], low: float, high: float,
@@ -78,130 +126,117 @@ class Overlay:
     def __init__(self, record: EpisodeRecord, trace: Trace, actions: Sequence[str], title: str, cells: int) -> None:
         """actions: names [A]; cells: the last so many numbers of the core's state are its cells."""
         self.record, self.trace, self.actions, self.q = record, trace, actions, trace.q
-        self.skip = task(record.game, rules(record.game, record.protocol)).frame_skip
         value = self.q.max(-1)  # [T]
         self.low, self.high = (np.quantile(trace.samples, share, axis=-1) for share in (0.1, 0.9))  # [T, A]
         self.value, self.score = value, np.cumsum(trace.reward)
         lows, highs = self.low - value[:, None], self.high - value[:, None]
-        self.axis = float(np.quantile(lows, 0.01)), max(float(np.quantile(highs, 0.99)), 1e-3)
+        left, right = float(np.quantile(lows, 0.01)), max(float(np.quantile(highs, 0.99)), 1e-3)
+        # Places on the axis of the bars, 0 to 1: of the low end, the high end and Q itself.
+        shares = np.stack([lows, highs, self.q - value[:, None]], axis=-1)  # [T, A, 3]
+        self.share = ((shares - left) / (right - left)).clip(0, 1)
         self.distribution = trace.samples.shape[-1] > 1
 
         played = (np.arange(len(value)), trace.action)
         band = (self.low[played], self.high[played])
         extent = np.concatenate([value, *(band if self.distribution else ())])
-        strips = [("value: the highest Q", _curves(76, [(value, LINE)], extent.min(), extent.max(),
+        strips = [("value: the highest Q", _curves(56, [(value, LINE)], extent.min(), extent.max(),
                                                    band if self.distribution else None))]  # fmt: skip
-        strips.append(("score so far", _curves(50, [(self.score, PLAYED)], self.score.min(), self.score.max())))
+        strips.append(("score so far", _curves(36, [(self.score, PLAYED)], self.score.min(), self.score.max())))
         if trace.state.shape[1]:
             strips.append(("memory: cells, slow ones on top", _memory(trace.state[:, -cells:])))
         if trace.gates:
             lines = list(zip(trace.gates.values(), GATES, strict=False))
-            strips.append(("gates, mean", _curves(64, lines, 0, 1)))
+            strips.append(("gates, mean", _curves(48, lines, 0, 1)))
         self._lay_out(title, strips)
 
     def _lay_out(self, title: str, strips: list[tuple[str, Picture]]) -> None:
-        """Places, the picture of all that never changes, and the strips one below the other as one long picture."""
-        game = next(replay_colour(self.record))
-        self.enlarge = max(1, GAME_WIDTH // game.shape[1])
+        """Places, the picture of all that never changes, and the strips one below the other as one long tile."""
         columns = 1 if len(self.actions) <= 9 else 2
         lines = -(-len(self.actions) // columns)
-        self.game_y = 46
-        self.view_x = MARGIN + game.shape[1] * self.enlarge + 16
-        self.q_y = self.game_y + game.shape[0] * self.enlarge + 10 + 28
-        column = (WIDTH - 2 * MARGIN) // columns
+        self.game_y, self.view_x = 42, MARGIN + GAME_WIDTH + 16
+        self.q_y = self.game_y + _game(next(replay_colour(self.record))).luma.shape[0] + 38
+        column = (WIDTH - 2 * MARGIN) // columns // 2 * 2
         self.places = [
-            (MARGIN + i // lines * column, self.q_y + i % lines * 27, column - 8) for i in range(len(self.actions))
+            (MARGIN + i // lines * column, self.q_y + i % lines * 26, column - 8) for i in range(len(self.actions))
         ]
-        y = self.q_y + lines * 27 + 6
-        self.strip_y, long = y, []
-        labels = []
+        self.strip_y = y = self.q_y + lines * 26 + 6
+        self.labels, long = [], []
         for label, strip in strips:
-            labels.append((label, y))
-            head = np.full((28, strip.shape[1], 3), GROUND, np.uint8)
-            long += [head, strip]
-            y += 28 + strip.shape[0]
-        self.labels = labels
+            self.labels.append((label, y))
+            long += [np.full((26, strip.shape[1], 3), GROUND, np.uint8), strip]
+            y += 26 + strip.shape[0]
         strip = np.concatenate(long)
         before = np.full((len(strip), WINDOW * STEP, 3), GROUND, np.uint8)
         before[:, -2:] = RED  # the core state is reset where the episode starts
-        self.strip = np.concatenate([before, strip], axis=1)
-        self.base = np.full((y + y % 2 + 8, WIDTH, 3), GROUND, np.uint8)
-        _write(self.base, title, MARGIN, 8, 24)
+        self.strip = Tile.of(np.concatenate([before, strip], axis=1))
+        self.height = y + 8
+        self.planes = np.empty((self.height * 3 // 2, WIDTH), np.uint8)
+        luma, chroma = np.split(self.planes.reshape(-1), [self.height * WIDTH])
+        canvas = self.canvas = Tile(luma.reshape(self.height, WIDTH), chroma.reshape(2, self.height // 2, WIDTH // 2))
+        canvas.fill(GROUND, 0, 0, WIDTH, self.height)
+        canvas.write(title, MARGIN, 8, LARGE)
         tinted = self.trace.saliency is not None
-        _write(self.base, "red: moves Q" if tinted else "the agent sees", self.view_x, self.game_y, colour=GREY)
+        canvas.write("red: moves Q" if tinted else "the agent sees", self.view_x, self.game_y, colour=GREY)
         head = "Q, and 10-90 % of returns" if self.distribution else "Q"
-        _write(self.base, head, MARGIN, self.q_y - 28, colour=GREY)
-        _write(self.base, "played by chance", WIDTH - MARGIN, self.q_y - 28, colour=CHANCE, right=True)
-        _write(self.base, "played", WIDTH - MARGIN - 160, self.q_y - 28, colour=PLAYED, right=True)
+        canvas.write(head, MARGIN, self.q_y - 28, colour=GREY)
+        canvas.write("played by chance", WIDTH - MARGIN, self.q_y - 28, colour=CHANCE, right=True)
+        canvas.write("played", WIDTH - MARGIN - 160, self.q_y - 28, colour=PLAYED, right=True)
 
-    def __iter__(self) -> Iterator[Picture]:
-        """A picture [H, 540, 3] for each step. RuntimeError if the episode does not come out as recorded."""
-        shown: Picture | None = None
-        for i, screen in enumerate(replay_colour(self.record, every_frame=True)):
-            # Some games draw a thing in every second frame only: a step shows what is bright in any of its frames.
-            shown = screen if shown is None else np.maximum(shown, screen)
-            if i % self.skip == 0 and i < self.record.steps * self.skip:
-                picture, game = self.draw(i // self.skip), shown.repeat(self.enlarge, axis=1)
-                for row in range(self.enlarge):
-                    rows = slice(self.game_y + row, self.game_y + len(game) * self.enlarge, self.enlarge)
-                    picture[rows, MARGIN : MARGIN + game.shape[1]] = game
-                yield picture
-                shown = None
+    def __iter__(self) -> Iterator[Planes]:
+        """The picture [3 H / 2, WIDTH] of each step, drawn over the one before.
 
-    def draw(self, t: int) -> Picture:
+        RuntimeError if the episode does not come out as recorded.
+        """
+        for t, screen in enumerate(replay_colour(self.record)):
+            if t < self.record.steps:
+                self.canvas.put(_game(screen), MARGIN, self.game_y)
+                self.draw(t)
+                yield self.planes
+
+    def draw(self, t: int) -> None:
         """All but the game at step t."""
-        picture, trace, x = self.base.copy(), self.trace, self.view_x
-        y = self.game_y + 28
-        view = self._view(t)
-        picture[y : y + len(view), x : x + view.shape[1]] = view
-        _write(picture, f"score {self.score[t]:g}", x, y + VIEW + 14, LARGE)
-        _write(picture, f"{t // 900}:{t // 15 % 60:02d}", x, y + VIEW + 56, SMALL, GREY)
+        canvas, trace, right = self.canvas, self.trace, WIDTH - MARGIN
+        canvas.put(self._view(t), self.view_x, self.game_y + 28)
+        canvas.write(f"   {self.score[t]:g} points   {t // 900}:{t // 15 % 60:02d}", right, 8, LARGE, right=True)
         best, action = int(self.q[t].argmax()), int(trace.action[t])
         for a, (name, place) in enumerate(zip(self.actions, self.places, strict=True)):
             colour = GREY if a != action else PLAYED if a == best else CHANCE
-            self._row(picture, t, a, name, place, colour)
+            self._row(t, a, name, place, colour)
         now = (t + 1) * STEP
-        window = self.strip[:, now : now + WINDOW * STEP]
-        picture[self.strip_y : self.strip_y + len(window), MARGIN : MARGIN + window.shape[1]] = window
+        window = slice(now, now + WINDOW * STEP), slice(now // 2, (now + WINDOW * STEP) // 2)
+        canvas.put(Tile(self.strip.luma[:, window[0]], self.strip.chroma[:, :, window[1]]), MARGIN, self.strip_y)
         for label, y in self.labels:
-            _write(picture, label, MARGIN, y + 3, colour=GREY)
-        right = WIDTH - MARGIN
-        _write(picture, f"{self.value[t]:.2f}", right, self.labels[0][1] + 3, colour=LINE, right=True)
-        if trace.gates:
-            for (name, opening), colour in reversed(list(zip(trace.gates.items(), GATES, strict=False))):
-                word = f"  {name} {opening[t]:.2f}"
-                _write(picture, word, right, self.labels[-1][1] + 3, colour=colour, right=True)
-                right -= _text(word, SMALL, colour, GROUND).shape[1]
-        return picture
+            canvas.write(label, MARGIN, y + 2, colour=GREY)
+        canvas.write(f"{self.value[t]:.2f}", right, self.labels[0][1] + 2, colour=LINE, right=True)
+        for (name, opening), colour in reversed(list(zip(trace.gates.items(), GATES, strict=False))):
+            word = f"  {name} {opening[t]:.2f}"
+            canvas.write(word, right, self.labels[-1][1] + 2, colour=colour, right=True)
+            right -= _text(word, SMALL, colour).luma.shape[1]
 
-    def _view(self, t: int) -> Picture:
-        """What the agent saw, twice enlarged; tinted red where a pixel moves the value of the action played."""
-        view = self.trace.frames[t][..., None].repeat(3, axis=-1)
-        if self.trace.saliency is not None:
-            strength = self.trace.saliency[t] / (self.trace.saliency[t].max() + 1e-12)
-            blurred = Image.fromarray((255 * strength).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
-            tint = np.asarray(blurred)[..., None]  # [H, W, 1]
-            share = tint / max(float(tint.max()), 1.0)
-            view = (view * (1 - share) + np.array(RED) * share).astype(np.uint8)
+    def _view(self, t: int) -> Tile:
+        """What the agent saw, enlarged; tinted red where a pixel moves the value of the action played."""
+        view = self.trace.frames[t]
         enlarge = max(1, VIEW // view.shape[1])
-        return view.repeat(enlarge, axis=0).repeat(enlarge, axis=1)[:VIEW, :VIEW]
+        if self.trace.saliency is None:
+            luma = LUMA[view].repeat(enlarge, axis=0).repeat(enlarge, axis=1)[:VIEW, :VIEW]
+            return Tile(luma, np.full((2, luma.shape[0] // 2, luma.shape[1] // 2), 128, np.uint8))
+        strength = self.trace.saliency[t] / (self.trace.saliency[t].max() + 1e-12)
+        blurred = Image.fromarray((255 * strength).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
+        tint = np.asarray(blurred)[..., None]  # [H, W, 1]
+        share = tint / max(float(tint.max()), 1.0)
+        tinted = (view[..., None] * (1 - share) + np.array(RED) * share).astype(np.uint8)
+        return Tile.of(tinted.repeat(enlarge, axis=0).repeat(enlarge, axis=1)[:VIEW, :VIEW])
 
-    def _row(self, picture: Picture, t: int, a: int, name: str, place: tuple[int, int, int], colour: Colour) -> None:
+    def _row(self, t: int, a: int, name: str, place: tuple[int, int, int], colour: Colour) -> None:
         """An action's name, its Q, and a bar relative to the best action's Q: [low, high] of the returns, Q a mark."""
-        x, y, width = place
-        _write(picture, name, x, y, colour=colour)
-        _write(picture, f"{self.q[t, a]:.2f}", x + 200, y, colour=colour, right=True)
+        canvas, (x, y, width) = self.canvas, place
         left, right = x + 208, x + width
-        low, high = self.axis
-
-        def at(value: float) -> int:
-            share = (value - self.value[t] - low) / (high - low)
-            return left + int(np.clip(share, 0, 1) * (right - left - 6))
-
-        picture[y + 4 : y + 22, left:right] = PANEL
-        q = at(self.q[t, a])
-        if self.distribution:
-            picture[y + 8 : y + 18, at(self.low[t, a]) : at(self.high[t, a]) + 6] = BAND
-        else:
-            picture[y + 8 : y + 18, left:q] = BAND
-        picture[y + 4 : y + 22, q : q + 6] = colour
+        low, high, q = (left + int(share * (right - left - 6)) // 2 * 2 for share in self.share[t, a].tolist())
+        canvas.fill(GROUND, x, y, 208, 24)
+        canvas.write(name, x, y, colour=colour)
+        canvas.write(f"{self.q[t, a]:.2f}", x + 200, y, colour=colour, right=True)
+        canvas.fill(PANEL, left, y + 4, right - left, 18)
+        canvas.fill(
+            BAND, low if self.distribution else left, y + 8, high + 6 - low if self.distribution else q - left, 10
+        )
+        canvas.fill(colour, q, y + 4, 6, 18)

@@ -227,7 +227,7 @@ def _film(run: Result, index: int, out: Path) -> str:
     path = f"films/{Path(run.records).name}-{index:03d}-{zlib.crc32(record.actions.tobytes()):08x}.mp4"
     if not (out / path).exists():
         frames = islice(replay_colour(record, every_frame=True), 60 * FILM_SECONDS)
-        write_video(frames, out / path, scale=1, crf=28)
+        write_video(frames, out / path, scale=1, fast=True)
     return path
 
 

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from agents.networks import NetworkSettings, QNetwork
-from envs.episodes import EpisodeRecord
+from envs.episodes import EpisodeRecord, replay_colour
 from envs.protocols import protocol
 from experiment.scores import films, overlay
 from experiment.scores.agent import Agent, inputs_of
 from experiment.scores.evaluation import evaluate
 from experiment.scores.trace import CHUNK, Trace, trace
+from experiment.scores.video import in_colour
 from experiment.settings.config import Config
 
 CONFIG = Config(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_epsilon=0.5, seed=4, precision="fp32",
@@ -88,15 +89,18 @@ def test_an_overlay_has_a_picture_a_step_with_the_game_and_the_agents_view(
 ) -> None:
     plain = Trace(**vars(numbers) | {"saliency": None})
     drawn = overlay.Overlay(record, plain, agent.actions, "title $^$", CONFIG.core_size)
-    pictures = list(drawn)
+    pictures = [planes.copy() for planes in drawn]
     assert len(pictures) == record.steps
     t = record.steps // 2
-    view = pictures[t][drawn.game_y + 28 :, drawn.view_x :][: overlay.VIEW : 2, : overlay.VIEW : 2, 0]
-    assert (view == numbers.frames[t]).all()
+    view = pictures[t][drawn.game_y + 28 :, drawn.view_x :][: overlay.VIEW : 2, : overlay.VIEW : 2]
+    assert (view == overlay.LUMA[numbers.frames[t]]).all()
+    game = in_colour(pictures[t])[drawn.game_y :, overlay.MARGIN :][:210, : overlay.GAME_WIDTH : 2].astype(int)
+    shown = next(itertools.islice(replay_colour(record), t, None)).astype(int)
+    assert np.abs(game - shown).mean() < 3  # chroma is rounded
     hidden = ~numbers.frames.any(axis=(1, 2))
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
     assert pictures[t].shape[1] == overlay.WIDTH
-    assert pictures[t].shape[0] % 2 == 0
+    assert pictures[t].shape[0] == drawn.height * 3 // 2
 
 
 def test_a_film_is_seekable_starts_at_once_and_has_a_poster(
