@@ -16,7 +16,7 @@ from typing import Any
 from experiment import build
 from experiment.cluster.connect import connected
 from experiment.cluster.study import RayWorkers
-from experiment.settings.cli import exit_on_usage_error, given, parse
+from experiment.settings.cli import command, exit_on_usage_error, given, parse
 from experiment.settings.config import Config, UsageError, flag, load, read_yaml
 from experiment.settings.resources import cores, free_memory
 from experiment.store.files import refused
@@ -39,8 +39,8 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
         if null := next((name for name, value in data.items() if value is None), None):
             raise UsageError(f"{own[0]}: {null}: null is no value; leave the line out for the default")
         own = own[1:]
-    study = parse("compare.py", own, Study(**data), ABOUT)
-    shared |= given("compare.py ... --", train, Config())
+    study = parse(command("compare"), own, Study(**data), ABOUT)
+    shared |= given(f"{command('compare')} ... --", train, Config())
     for name in shared.keys() & {*OF_THE_GRID, "frames", "observe"}:
         raise UsageError(f"{flag(name)}: the grid sets it, not the flags of train.py; see --help")
     return study, shared
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
         return 1
     others = ((cell, result.other_settings(cell.config)) for cell in cells if (result := jobs.results.get(cell.name)))
     warnings += dict.fromkeys(f"{cell.agent}: trained with other settings: {', '.join(o)}" for cell, o in others if o)
-    page.publish(cells, jobs.results, study, warnings, shlex.join(["python", "compare.py", *argv]))
+    page.publish(cells, jobs.results, study, warnings, f"{command('compare')} {shlex.join(argv)}")
     return 1 if jobs.failures else 0
 
 

@@ -27,7 +27,7 @@ from experiment.scores import zoo
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation
 from experiment.scores.films import beside, chosen, game_film, overlay_film, show
-from experiment.settings.cli import exit_on_usage_error, parse
+from experiment.settings.cli import command, exit_on_usage_error, parse
 from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError, file_name
 from experiment.store.files import refused
 
@@ -216,7 +216,9 @@ def check_together(asked: EvaluateConfig) -> None:
         (1, 10**9) if asked.sweep else (2, 2) if asked.side_by_side else (int(asked.overlay or not asked.watch), 1)
     )
     if len(asked.runs) < few:
-        raise UsageError(f"evaluate.py needs the folder of {'two runs' if few == 2 else 'a run, such as runs/NAME'}")
+        raise UsageError(
+            f"{command('evaluate')} needs the folder of {'two runs' if few == 2 else 'a run, such as runs/NAME'}"
+        )
     if len(asked.runs) > many:
         raise UsageError(f"{asked.runs[many]}: more than one run needs --sweep or --side-by-side")
 
@@ -236,7 +238,7 @@ def watch(record_file: Path, asked: EvaluateConfig) -> int:
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    asked = parse("evaluate.py", argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
+    asked = parse(command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
     check_together(asked)
     screens = screens_of("--sweep", asked.sweep) if asked.sweep else []
     if asked.watch:

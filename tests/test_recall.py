@@ -92,6 +92,7 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
     assert "mean" in run(
         "-m", "recall", "evaluate", "runs/away", "--episodes", "1", "--epsilon", "0.5", "--threads", "1"
     )
+    assert run("-m", "recall", "train", "--help").startswith("usage: recall train ")
     assert run("-c", "import recall, sys; print(str(recall.ROOT) in sys.path)") == "False\n"
     assert Path(run("-c", "import recall; recall.play; import agents; print(agents.__file__)")).is_relative_to(site)
     made = "gymnasium.make('recall.gym:recall/Pong-v0', observe='flicker:0.5').reset(seed=1)[0].shape"

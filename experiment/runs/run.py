@@ -19,6 +19,7 @@ from experiment.runs.console import Display
 from experiment.runs.player import Player
 from experiment.scores.evaluation import StoppedError, evaluate, spread, write_evaluation
 from experiment.settings import config as settings
+from experiment.settings.cli import command
 from experiment.settings.config import Config, UsageError
 from experiment.settings.resources import free_memory
 from experiment.store import checkpoint as checkpoints
@@ -299,7 +300,7 @@ class Run:
         if not self.learner.updates:
             word = f"{word} without one update: the agent is untrained,"
         path = shlex.quote(str(self.folder))
-        self.display.say(f"{word} at {self.frames:,} frames; go on with: python train.py --resume {path}{more}")
+        self.display.say(f"{word} at {self.frames:,} frames; go on with: {command('train')} --resume {path}{more}")
 
     @property
     def _acts(self) -> str:

@@ -18,6 +18,7 @@ from experiment.runs.console import Display, announce
 from experiment.runs.run import Run
 from experiment.runs.trackers import start_tracker
 from experiment.settings import config as settings
+from experiment.settings.cli import command
 from experiment.settings.config import Config, UsageError
 from experiment.store import checkpoint as checkpoints
 from experiment.store.files import refused, replacing
@@ -101,7 +102,7 @@ def is_young(folder: Path, config: Config) -> bool:
 
 def _make_folder(folder: Path, config: Config) -> None:
     """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
-    resume = f"python train.py --resume {shlex.quote(str(folder))}"
+    resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
     taken = UsageError(f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another --name")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:

@@ -59,6 +59,12 @@ def exit_on_usage_error(main: Main) -> Main:
     return wrapped
 
 
+def command(program: str) -> str:
+    """What the user types to start train, evaluate or compare: an installed copy has one command for all."""
+    installed = Path(__file__).resolve().parents[2] / "face.py"  # in a checkout it lies deeper: recall/__init__.py
+    return f"recall {program}" if installed.exists() else f"python {program}.py"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
@@ -140,7 +146,7 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
     """[PRESET | --resume FOLDER | --config FILE] flags -> (settings, folder to resume or None)."""
     name = argv[0] if argv and argv[0] in PRESETS else "drqn"
     about = f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}."
-    flags = given("train.py", argv, TrainCommand(**vars(preset(name))), about)
+    flags = given(command("train"), argv, TrainCommand(**vars(preset(name))), about)
     sources = [name for name in ("preset", "resume", "config") if name in flags]
     if len(sources) > 1:
         raise UsageError(f"{flag(sources[1])} {flags[sources[1]]}: takes the place of {sources[0]} {flags[sources[0]]}")
