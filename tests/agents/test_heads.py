@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from agents.heads import HEADS, HlGaussHead, MeanHead, QrHead
 
@@ -23,13 +22,6 @@ def test_a_dueling_head_is_value_plus_advantages_that_average_0(name: str, hidde
     torch.testing.assert_close(out.mean(2), head.value(x()))
     advantage = head.advantage(x()).unflatten(-1, (A, head.outputs))
     torch.testing.assert_close(out - out[:, :, :1], advantage - advantage[:, :, :1])
-
-
-def test_a_plain_head_is_one_linear_layer() -> None:
-    head = MeanHead(D, A, hidden=0, dueling=False, norm=False, loss="squared")
-    assert isinstance(head.advantage, nn.Linear)
-    assert torch.equal(head(x()).squeeze(-1), x() @ head.advantage.weight.T + head.advantage.bias)
-    assert sum(p.numel() for p in head.parameters()) == D * A + A
 
 
 def test_the_mean_head_has_the_loss_of_its_setting() -> None:

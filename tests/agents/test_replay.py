@@ -100,9 +100,6 @@ SETTINGS = st.builds(
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-# --- what is drawn
-
-
 @PROPERTY
 @given(SETTINGS)
 def test_sampled_rows_are_consecutive_and_equal_bit_for_bit_to_those_written(s: Settings) -> None:
@@ -217,13 +214,6 @@ def test_a_sample_does_not_change_when_its_rows_are_overwritten() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, (*batch.inputs, *batch[1:-1]), strict=True))  # type: ignore[arg-type]
 
 
-def test_an_empty_replay_says_that_it_holds_no_sequence_yet() -> None:
-    replay, _ = filled(tiny(written=2))
-    assert not replay.can_sample
-    with pytest.raises(ValueError, match="2 rows a lane: no sequence of 3 yet"):
-        replay.sample(1)
-
-
 def test_uniform_draws_are_uniform_with_weights_of_1() -> None:
     s = tiny(stride=2, written=70)
     replay, _ = filled(s)
@@ -235,20 +225,6 @@ def test_uniform_draws_are_uniform_with_weights_of_1() -> None:
             key = place(batch, 0, b)
             counts[key] = counts.get(key, 0) + 1
     assert chisquare(list(counts.values())).pvalue > 0.01
-
-
-def test_the_same_seed_draws_the_same_sequences_and_another_seed_others() -> None:
-    def drawn(seed: int) -> list[int]:
-        replay = tiny().replay(seed)
-        for _, row in zip(range(40), rows(2), strict=False):
-            replay.append(row)
-        return replay.sample(20).origin.tolist()
-
-    assert drawn(1) == drawn(1)
-    assert drawn(1) != drawn(2)
-
-
-# --- priorities
 
 
 def origins(replay: Replay) -> np.ndarray:
@@ -298,19 +274,6 @@ def test_new_sequences_get_the_largest_priority_so_far() -> None:
     assert np.isclose(leaf, 7.0**0.9).sum() == 1 + len(new)
 
 
-def test_the_first_sequences_have_priority_1() -> None:
-    replay, _ = filled(tiny(priority_exponent=0.9, written=10))
-    priority = replay.state()["priority"]
-    assert sorted(set(priority.tolist())) == [0, 1]
-    assert (priority == 1).sum() == len(origins(replay)) == 2 * (10 - 3 - 1 + 1)
-
-
-def test_a_priority_of_0_can_still_be_drawn_for_once() -> None:
-    replay, origin, _ = prioritised()
-    replay.update_priorities(origin, torch.zeros(len(origin)))
-    assert (replay.state()["priority"] > 0).sum() == len(origin)
-
-
 def test_overwritten_sequences_are_never_drawn() -> None:
     replay, origin, _ = prioritised()
     replay.update_priorities(origin[:6], torch.full((6,), 1e6))
@@ -334,16 +297,6 @@ def test_an_update_of_overwritten_sequences_is_ignored() -> None:
     assert replay.state()["max_priority"] < 99
 
 
-def test_without_a_priority_exponent_updates_of_priorities_do_nothing() -> None:
-    one, other = (filled(tiny())[0] for _ in range(2))
-    one.update_priorities(one.sample(4).origin, torch.full((4,), 99.0))
-    other.sample(4)
-    assert (one.sample(50).origin == other.sample(50).origin).all()
-
-
-# --- the sum tree
-
-
 @PROPERTY
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_the_sum_tree_equals_a_list(size: int, seed: int) -> None:
@@ -365,9 +318,6 @@ def test_a_mass_that_rounding_has_made_too_large_still_falls_on_a_leaf_with_prio
     tree = SumTree(5)
     tree.set(np.array([1, 3]), np.array([0.1, 0.2]))
     assert tree.draw(np.array([tree.total, 1.0])).tolist() == [3, 3]
-
-
-# --- checkpoints
 
 
 def copy(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -402,25 +352,11 @@ def test_a_restored_replay_goes_on_as_if_never_stopped(written: int, exponent: f
         assert (array == other.state()[name]).all(), name
 
 
-def test_a_restored_replay_shares_nothing_with_the_state_it_came_from() -> None:
-    one, written = filled(tiny())
-    kept = copy(one.state())
-    state = copy(kept)
-    other = tiny().replay()
-    other.restore(state)
-    for row in written[:20]:
-        other.append(row)
-    assert all((state[name] == kept[name]).all() for name in kept)
-
-
 @pytest.mark.parametrize("change", [{"lanes": 3}, {"spare": 1}, {"stride": 2}])
 def test_the_state_of_a_replay_of_another_shape_is_refused(change: dict[str, int]) -> None:
     replay, _ = filled(tiny())
     with pytest.raises(ValueError, match="broadcast"):
         tiny(**change).replay().restore(copy(replay.state()))
-
-
-# --- limits
 
 
 @PROPERTY
