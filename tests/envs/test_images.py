@@ -80,9 +80,8 @@ def test_an_environment_of_gymnasium_has_the_interface_of_atari():
     assert truncated > 3
 
 
-@pytest.mark.parametrize("how", [Observe(), Observe("flicker", 0.5), Observe("delay", 2)])
-def test_after_a_restore_all_is_as_if_never_stopped(how: Observe):
-    made, other = (Envs(WALK, 3, seed=9, observe=how, tape_steps=40) for _ in range(2))
+def test_after_a_restore_all_is_as_if_never_stopped():
+    made, other = (Envs(WALK, 3, seed=9, observe=Observe("flicker", 0.5), tape_steps=40) for _ in range(2))
     made.reset()
     play(made, 200, seed=1)
     state = made.state()

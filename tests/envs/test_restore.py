@@ -6,9 +6,8 @@ from envs.tapes import Envs
 
 CASES = [
     ("breakout", "v5", parse_screen("flicker")),
-    ("space_invaders", "dqn-2015", parse_screen("delay")),
     ("qbert", "machado18", Observe("blackout", 5)),
-    ("seaquest", "dqn-2015", parse_screen("noise")),
+    ("space_invaders", "dqn-2015", parse_screen("delay")),
 ]
 
 
@@ -36,7 +35,7 @@ def same(a: list, b: list) -> bool:
 def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: Observe):
     made = make(game, rules, how)
     made.reset()
-    play(made, 599, seed=1)
+    play(made, 399, seed=1)
     frames = play(made, 1, seed=5)[4]  # the field `frame` of the last step
     state = made.state()
     assert (state["tape_number"] > 0).any()
@@ -54,15 +53,6 @@ def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: 
     assert same(list(other.state().values()), list(made.state().values()))
 
 
-def test_tapes_without_a_step_can_be_restored():
-    made, other = make(*CASES[0]), make(*CASES[0])
-    frames = made.reset()
-    state = made.state()
-    assert state["actions"].size == 0
-    assert (other.restore(state) == frames).all()
-    assert same(play(made, 60, seed=4), play(other, 60, seed=4))
-
-
 def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones():
     made, other = make(*CASES[0], tape_steps=50), make(*CASES[0], tape_steps=50)
     made.reset()
@@ -75,15 +65,6 @@ def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones():
     assert state["tape_length"].max() > 50
     other.restore(state)
     assert same(play(made, 100, seed=4), play(other, 100, seed=4))
-
-
-def test_the_state_is_a_byte_for_each_action():
-    made = make(*CASES[0])
-    made.reset()
-    play(made, 100, seed=0)
-    state = made.state()
-    assert state["actions"].nbytes == 300
-    assert sum(array.nbytes for array in state.values()) < 300 + 3 * 64
 
 
 @pytest.fixture(scope="module")

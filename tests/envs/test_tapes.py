@@ -11,8 +11,6 @@ from envs.episodes import replay_grey
 from envs.screens import Observe
 from envs.tapes import Envs, Transition
 
-V5 = "v5"
-
 
 def play(made: Envs, steps: int, seed: int = 0) -> list[Transition]:
     """Random actions that depend on the environment's index and the seed only."""
@@ -27,7 +25,7 @@ def play(made: Envs, steps: int, seed: int = 0) -> list[Transition]:
 
 
 def test_an_environment_plays_the_same_alone_and_among_others_with_any_number_of_threads():
-    made = [Envs("breakout", n, V5, seed=4, threads=threads) for n, threads in ((1, 1), (3, 1), (3, 2))]
+    made = [Envs("breakout", n, "v5", seed=4, threads=threads) for n, threads in ((1, 1), (3, 1), (3, 2))]
     firsts = [m.reset() for m in made]
     assert (firsts[0][0] == firsts[1][0]).all()
     alone, one_thread, two_threads = [play(m, 300) for m in made]
@@ -37,34 +35,23 @@ def test_an_environment_plays_the_same_alone_and_among_others_with_any_number_of
     assert sum(t.is_first[0] for t in alone) >= 1
 
 
-def test_seed_stream_environment_and_tape_each_change_the_game():
-    def rewards(seed: int, stream: int) -> np.ndarray:
-        made = Envs("breakout", 2, V5, seed, stream=stream, threads=1)
-        made.reset()
-        seeds.extend(made.state()["tape_seed"].tolist())
-        made.reset()
-        seeds.extend(made.state()["tape_seed"].tolist())
-        frames = []
-        for t in range(120):
-            made.send(np.full(2, 1 + t // 30 % 3))
-            frames.append(made.recv().frame)
-        return np.stack(frames)  # [120, 2, 84, 84]
-
+def test_seed_stream_environment_and_tape_each_change_the_seeds_of_the_game():
     seeds: list[int] = []
-    a, b, c = rewards(0, 0), rewards(1, 0), rewards(0, 1)
-    assert (a[:, 0] != a[:, 1]).any()
-    assert (a != b).any()
-    assert (a != c).any()
+    for seed, stream in ((0, 0), (1, 0), (0, 1)):
+        made = Envs("breakout", 2, "v5", seed, stream=stream)
+        for _ in range(2):
+            made.reset()
+            seeds += made.state()["tape_seed"].tolist()
     assert len(set(seeds)) == len(seeds) == 12
     assert min(seeds) >= 1
 
 
 @pytest.mark.parametrize("name", ["v5", "dqn-2015"])
 def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(name: str):
-    made = Envs("breakout", 3, name, seed=1, tape_steps=250)
+    made = Envs("breakout", 3, name, seed=1, tape_steps=150)
     made.reset()
     steps, points, tapes = np.zeros(3, int), np.zeros(3), [[] for _ in range(3)]
-    for _ in range(800):
+    for _ in range(500):
         made.send(np.random.default_rng(int(steps.sum())).integers(made.num_actions, size=3))
         step = made.recv()
         steps += 1
@@ -81,7 +68,7 @@ def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(name: str):
     for records in tapes:
         assert len(records) > 2
         for before, after in pairwise(records):
-            if len(before.actions) >= 250:  # then, and only then, a new tape begins
+            if len(before.actions) >= 150:  # then, and only then, a new tape begins
                 assert (after.tape, after.start) == (before.tape + 1, 0)
                 assert after.seed != before.seed
             else:
@@ -90,31 +77,22 @@ def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(name: str):
         assert records[-1].tape > 0
 
 
-def test_rewards_are_the_games_own_points():
-    made = Envs("space_invaders", 2, V5, seed=0)
-    made.reset()
-    rewards = np.stack([t.reward for t in play(made, 200)])
-    assert rewards.dtype == np.float32
-    assert rewards.max() >= 5
-    assert set(rewards.ravel().tolist()) <= {0, 5, 10, 15, 20, 25, 30, 200}
-
-
 def test_a_lost_life_does_not_reset_the_game():
     made = Envs("breakout", 2, "dqn-2015", seed=0)  # five lives
     made.reset()
     lost, ended = np.zeros(2, int), 0
-    for step in play(made, 900):
+    for step in play(made, 600):
         assert not (step.life_lost & step.is_first).any()
         lost += step.life_lost
         for i in np.flatnonzero(step.is_first):
             assert lost[i] == 4  # the fifth ends the game
             lost[i] = 0
             ended += 1
-    assert ended >= 4
+    assert ended >= 2
 
 
 def test_an_action_out_of_range_is_refused_and_the_game_goes_on():
-    made = Envs("breakout", 2, V5, seed=0)
+    made = Envs("breakout", 2, "v5", seed=0)
     with pytest.raises(RuntimeError, match="after reset"):
         made.send(np.zeros(2, int))
     made.reset()
@@ -132,17 +110,8 @@ def test_an_action_out_of_range_is_refused_and_the_game_goes_on():
     assert made.state()["tape_length"].tolist() == [1, 1]
 
 
-def test_the_full_action_set_can_be_played():
-    made = Envs("breakout", 1, "machado18", seed=0)
-    made.reset()
-    assert made.num_actions == len(made.action_names) == 18
-    for action in range(18):
-        made.send(np.array([action]))
-        made.recv()
-
-
 def test_what_was_handed_out_is_never_changed_afterwards():
-    made = Envs("breakout", 2, V5, seed=0, observe=Observe("delay", 1))
+    made = Envs("breakout", 2, "v5", seed=0, observe=Observe("delay", 1))
     frames = made.reset()
     kept = [(frames, frames.copy())]
     actions = np.array([1, 1])
@@ -159,7 +128,7 @@ def test_what_was_handed_out_is_never_changed_afterwards():
 
 def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(emulator, "MAX_FRAMES", 400)  # 100 steps
-    made = Envs("breakout", 1, V5, seed=0)
+    made = Envs("breakout", 1, "v5", seed=0)
     made.reset()
     for t in range(1, 301):
         made.send(np.zeros(1, int))  # the ball is never served
@@ -179,7 +148,7 @@ def test_wrong_settings_are_refused_before_an_emulator_starts():
         ({"tape_steps": 10**6}, "tape_steps must be from 1"),
     ):
         with pytest.raises(ValueError, match=says):
-            Envs(**{"game": "breakout", "num_envs": 1, "protocol": V5} | change)
+            Envs(**{"game": "breakout", "num_envs": 1, "protocol": "v5"} | change)
 
 
 def test_closing_in_the_middle_of_a_step_does_not_hang_the_program():
