@@ -4,11 +4,7 @@ import pytest
 from envs.screens import Observe, parse_screen
 from envs.tapes import Envs
 
-CASES = [
-    ("breakout", "v5", parse_screen("flicker")),
-    ("qbert", "machado18", Observe("blackout", 5)),
-    ("space_invaders", "dqn-2015", parse_screen("delay")),
-]
+CASES = [("breakout", "v5", parse_screen("flicker")), ("qbert", "machado18", Observe("delay", 5))]
 
 
 def make(game: str, rules: str, how: Observe, **more: int) -> Envs:
@@ -35,7 +31,7 @@ def same(a: list, b: list) -> bool:
 def test_after_a_restore_all_is_as_if_never_stopped(game: str, rules: str, how: Observe):
     made = make(game, rules, how)
     made.reset()
-    play(made, 399, seed=1)
+    play(made, 449, seed=1)
     frames = play(made, 1, seed=5)[4]  # the field `frame` of the last step
     state = made.state()
     assert (state["tape_number"] > 0).any()
