@@ -83,7 +83,6 @@ class Envs:
 
     def reset(self) -> np.ndarray:
         """Start a tape in every environment, its first or the next one. Returns frames, uint8 [N, H, W]."""
-        self._expect(self._sent, "reset() between send() and recv()")
         self._tapes = [self._tape(i, self._tapes[i].number + 1 if self._tapes else 0) for i in range(self.num_envs)]
         self._finished = []
         every = np.ones(self.num_envs, np.bool_)
@@ -92,7 +91,6 @@ class Envs:
 
     def send(self, actions: np.ndarray) -> None:
         """Set the environments going. actions: integers [N], each from 0 to num_actions - 1, else ValueError."""
-        self._expect(not self._tapes or self._sent, "send() comes after reset(), restore() or recv(), once")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
             raise ValueError(f"actions must be {self.num_envs} integers, not {actions.dtype} {list(actions.shape)}")
@@ -105,7 +103,6 @@ class Envs:
 
     def recv(self) -> Transition:
         """Wait for the environments. Ended episodes are recorded and followed by new ones."""
-        self._expect(not self._sent, "recv() without send()")
         self._sent = False
         self._screens, reward, terminated, truncated, lives = self._games.recv()
         over = terminated | truncated
@@ -133,7 +130,6 @@ class Envs:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs: a byte for each action of the running tapes, and a few numbers."""
-        self._expect(not self._tapes or self._sent, "state() is there after reset(), restore() or recv()")
         return {
             "tape_number": np.array([tape.number for tape in self._tapes], np.int64),  # [N]
             "tape_seed": np.array([tape.seed for tape in self._tapes], np.int64),  # [N]
@@ -153,7 +149,6 @@ class Envs:
         `progress` is told the steps done and their total. ValueError if the state belongs to other environments, or
         if these do not repeat themselves.
         """
-        self._expect(self._sent, "restore() between send() and recv()")
         numbers, lengths, actions = state["tape_number"], state["tape_length"], state["actions"]
         if len(lengths) != self.num_envs or lengths.min() < 0 or lengths.sum() != len(actions):
             raise ValueError(f"saved environments: tape lengths {lengths.tolist()} with {len(actions)} actions")
@@ -190,10 +185,8 @@ class Envs:
                 for i in first:
                     frames[i] = self._tapes[i].observer(self._screens[i], True)
         self._finished = []
-        reached = self.state()
-        for name, value in reached.items():
+        for name, value in self.state().items():
             if not np.array_equal(value, state[name]):
-                self._tapes = []
                 raise ValueError(
                     f"saved environments: the same actions lead to another {name}: {self.game} does not repeat "
                     "itself, or another version of it made the state; the run cannot go on exactly"
@@ -206,11 +199,6 @@ class Envs:
             self.recv()
         self._tapes = []
         self._games.close()
-
-    @staticmethod
-    def _expect(wrong: bool, says: str) -> None:
-        if wrong:
-            raise RuntimeError(says)
 
     def _tape(self, env: int, number: int) -> _Tape:
         """A tape's seeds come from the run's seed and stream, the environment and the tape's number."""

@@ -135,27 +135,21 @@ def frame_bytes(config: Config) -> int:
     return min(FRAME_BYTES + len(lz4.block.compress(block)) // BLOCK, grey.nbytes)
 
 
-def expected_replay_bytes(config: Config) -> int:
-    """Estimated memory of a full replay; `Replay.nbytes_when_full` knows better once frames were compressed."""
+def expected_bytes(config: Config) -> dict[str, int]:
+    """Estimated memory of a run's parts: the full replay (`Replay.nbytes_when_full` knows better once frames were
+    compressed), the network's training, one update."""
+    network, pixels = blueprint(config), math.prod(task(config).frame_shape)
+    length, history, _ = _lengths(config)
     times, lanes = replay_shape(config)
     starts = times // config.sequence_stride * lanes
-    states = starts * 2 * blueprint(config).state_size * (config.update == "stored")  # half precision
+    states = starts * 2 * network.state_size * (config.update == "stored")  # half precision
     priorities = 16 << (starts - 1).bit_length() if config.priority_exponent else 0
-    row = ROW_BYTES + frame_bytes(config)
-    return int(times * lanes * row + states + priorities + lanes * BLOCK * math.prod(task(config).frame_shape))
-
-
-def expected_bytes(config: Config) -> dict[str, int]:
-    """Estimated memory of a run's parts: the full replay, the network's training, one update."""
-    parameters = sum(p.numel() for p in blueprint(config).parameters())
-    length, history, _ = _lengths(config)
+    rows = times * lanes * (ROW_BYTES + frame_bytes(config)) + lanes * BLOCK * pixels
     images = config.batch_size * (length + history) * config.frame_stack
     return {
-        "replay": expected_replay_bytes(config),
-        "network": parameters * 20,  # weights, target, gradient, two moments: 4 bytes each
-        "update": images
-        * math.prod(task(config).frame_shape)
-        * 20,  # pixels as bytes and numbers, the first activations, both ways
+        "replay": rows + states + priorities,
+        "network": sum(p.numel() for p in network.parameters()) * 20,  # weights, target, gradient, two moments: 4 each
+        "update": images * pixels * 20,  # pixels as bytes and numbers, the first activations, both ways
     }
 
 

@@ -11,7 +11,6 @@ shows its flags.
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -25,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from agents.cores import CORES
-from agents.fields import FORBID, Share, Whole, near
+from agents.fields import FORBID, Count, Share, Whole, near
 from agents.networks import QNetwork
 from agents.rows import Inputs
 from envs.recall import CUES, WAITS
@@ -40,23 +39,25 @@ from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
 
 
-def writable(out: Path) -> Path:
-    """UsageError before the work is done, not after it."""
-    if out.suffix != ".json":
-        raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
-    with refused(out, "written"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.open("a").close()
-    return out
+class Figures:
+    """Where a command writes its figures: JSON, and a picture beside it. UsageError before the work, not after it."""
 
+    def __init__(self, out: Path, argv: list[str]) -> None:
+        self.out, self.command = out, f"python -m experiment.memory {shlex.join(argv)}"
+        if out.suffix != ".json":
+            raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
+        with refused(out, "written"):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.open("a").close()
 
-def publish(out: Path, figures: dict[str, Any], lines: list[Line], **drawn: Any) -> int:
-    """Write the figures as JSON and a picture of them beside it; `drawn` goes to `draw_lines`."""
-    with refused(out, "written"):
-        write_json(out, figures)
-        draw_lines(out.with_suffix(".png"), lines, **drawn)
-    print(f"figures  {out}\npicture  {out.with_suffix('.png')}")
-    return 0
+    def write(self, numbers: dict[str, Any], lines: list[Line], **drawn: Any) -> int:
+        """`drawn` goes to `draw_lines`."""
+        picture = self.out.with_suffix(".png")
+        with refused(self.out, "written"):
+            write_json(self.out, {"command": self.command, **numbers})
+            draw_lines(picture, lines, **drawn)
+        print(f"figures  {self.out}\npicture  {picture}")
+        return 0
 
 
 # --- the recall task ----------------------------------------------------------------------------------------------
@@ -76,38 +77,30 @@ class RecallConfig(Settings):
 
 def recall_once(core: str, seed: int, updates: int) -> list[float]:
     """The success of a newly trained network after each of the waits. On one thread."""
-    torch.set_num_threads(1)
     config = recall.settings(core, seed, updates)
     network = recall.train(config)
     return [recall.success(config, network, wait) for wait in WAITS]
 
 
-def in_processes(jobs: list[tuple[str, int, int]]) -> Iterator[list[float]]:
-    """`recall_once` of each job, in order, on all cores of the machine. Ctrl-C ends the processes without a word."""
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
-    with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
-        yield from pool.map(recall_once, *zip(*jobs, strict=True))
-
-
 def recall_command(argv: list[str]) -> int:
     text = "Train every core on the recall task, and draw its success against the wait."
     asked = parse("experiment.memory recall", argv[1:], RecallConfig(), text)
-    writable(asked.out)
-    jobs = [(core, seed, asked.updates) for core in CORES for seed in range(1, asked.seeds + 1)]
+    figures, seeds = Figures(asked.out, argv), range(1, asked.seeds + 1)
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
     print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in WAITS))
-    for (core, seed, _), shares in zip(jobs, in_processes(jobs), strict=True):
-        runs[core].append(shares)
-        print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True)
-    waits, lines = [*map(str, WAITS)], []
-    for core, shares in runs.items():
-        mean, low, high = (f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max))
-        lines.append(Line(core, waits, mean, low, high))
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}  # Ctrl-C ends them unheard
+    with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
+        jobs = [(core, seed, asked.updates) for core in CORES for seed in seeds]
+        for (core, seed, _), shares in zip(jobs, pool.map(recall_once, *zip(*jobs, strict=True)), strict=True):
+            runs[core].append(shares)
+            print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True)
+    ranges = {core: [f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max)] for core, shares in runs.items()}
+    lines = [Line(core, [*map(str, WAITS)], *of_core) for core, of_core in ranges.items()]
     title = f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
     axes = {"xlabel": "wait, in steps", "ylabel": "right answers", "ylim": (0, 1.03)}
-    figures = {"command": command(argv), "updates": asked.updates, "waits": WAITS, "success": runs}
-    return publish(asked.out, figures, lines, levels={"guessing": 1 / CUES}, title=title, **axes)
+    numbers = {"updates": asked.updates, "waits": WAITS, "success": runs}
+    return figures.write(numbers, lines, levels={"guessing": 1 / CUES}, title=title, **axes)
 
 
 # --- a trained agent ----------------------------------------------------------------------------------------------
@@ -147,16 +140,12 @@ class GradientConfig(ProbeConfig):
 class HorizonConfig(ProbeConfig):
     """Flags of `horizon`."""
 
-    every: str = "1,2,4,8,16,32,64,128"
-    """The k to try, parted by commas; never wiping comes after them."""
+    every: Annotated[tuple[Count, ...], Field(strict=False)] = (1, 2, 4, 8, 16, 32, 64, 128)
+    """The k to try; never wiping comes after them."""
 
 
-def command(argv: list[str]) -> str:
-    return f"python -m experiment.memory {shlex.join(argv)}"
-
-
-def recurrent(asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
-    """The agent, a title, and the file of the figures. UsageError on an agent without memory or a wrong setting."""
+def recurrent(asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Figures]:
+    """The agent, a title, and where its figures go. UsageError on an agent without memory or a wrong setting."""
     if len(asked.runs) != 1:
         raise UsageError(f"{argv[0]} needs the folder of one run, such as runs/NAME")
     (folder,) = asked.runs
@@ -165,9 +154,9 @@ def recurrent(asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Path]:
     core, frames = agent.config.core, agent.trained["frames"]
     if not agent.network.state_size:
         raise UsageError(f"{folder}: {agent.preset} has no memory (core {core}), so there is nothing to look at")
-    about = {"command": command(argv), **agent.trained, "core": core, "episodes": asked.episodes}
+    about = {**agent.trained, "core": core, "episodes": asked.episodes}
     title = f"{agent.preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
-    return replace(agent, trained=about), title, writable(Path(asked.out or folder / f"{argv[0]}.json"))
+    return replace(agent, trained=about), title, Figures(Path(asked.out or folder / f"{argv[0]}.json"), argv)
 
 
 def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int) -> np.ndarray:
@@ -199,7 +188,7 @@ def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list
 def gradient_command(argv: list[str]) -> int:
     text = "Measure how fast the gradient of Q fades, step by step into the past"
     asked = parse("experiment.memory gradient", argv[1:], GradientConfig(), text)
-    agent, title, out = recurrent(asked, argv)
+    agent, title, figures = recurrent(asked, argv)
     config, steps = agent.config, asked.steps
     records = [record for record in agent.play().records if record.steps > steps]
     if not records:
@@ -221,28 +210,21 @@ def gradient_command(argv: list[str]) -> int:
         shares = [gradient_norms(n, *row, end, steps) for n in group for row, end in zip(rows, ends, strict=True)]
         norms = np.concatenate(shares)  # [S, steps + 1]
         low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
-        mean = (norms.mean(0) / norms[:, 0].mean()).tolist()
-        curves[name] = {"networks": len(group), "states": len(norms), "median": median, "mean": mean}
-        curves[name] |= {"quartile_low": low, "quartile_high": high}
+        curves[name] = {"networks": len(group), "states": len(norms), "median": median, "quartile_low": low,
+                        "quartile_high": high}  # fmt: skip
         lines.append(Line(name, [*range(steps + 1)], median, low, high))
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
     title = f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states"
     axes = {"xlabel": "k, in steps", "ylabel": "against k = 0", "yscale": "log"}
-    return publish(out, {**agent.about, "curves": curves}, lines, title=title, **axes)
+    return figures.write({**agent.about, "curves": curves}, lines, title=title, **axes)
 
 
 def horizon_command(argv: list[str]) -> int:
     text = "Score an agent whose memory is wiped every k steps"
     asked = parse("experiment.memory horizon", argv[1:], HorizonConfig(), text)
-    try:
-        every = [int(word) for word in asked.every.split(",")]
-    except ValueError:
-        every = [0]
-    if min(every) < 1:
-        raise UsageError(f"--every {asked.every}: expected whole numbers from 1, parted by commas")
-    agent, title, out = recurrent(asked, argv)
+    agent, title, figures = recurrent(asked, argv)
     rows: dict[str, dict[str, Any]] = {}
-    for k in (*every, 0):
+    for k in (*asked.every, 0):
         name = str(k or "never")
         played = agent.play(wipe_every=k)
         rows[name] = played.summary(agent.config.game) | {"scores": played.scores}
@@ -254,7 +236,7 @@ def horizon_command(argv: list[str]) -> int:
     rules = f"{asked.episodes} episodes, epsilon {asked.epsilon:g}, mean and 95 % interval"
     title = f"Score when the memory is wiped every k steps\n{title};\n{rules}"
     lines, axes = [Line("score", [*rows], mean, low, high)], {"xlabel": "k, in steps", "ylabel": "score"}
-    return publish(out, {**agent.about, "wiped_every": rows}, lines, levels=levels, title=title, **axes)
+    return figures.write({**agent.about, "wiped_every": rows}, lines, levels=levels, title=title, **axes)
 
 
 COMMANDS = {"recall": recall_command, "gradient": gradient_command, "horizon": horizon_command}

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 import train as program
 from agents.networks import QNetwork
 from experiment import build
-from experiment.runs.console import Display
-from experiment.runs.run import Run
+from experiment.runs.session import open_run
 from experiment.scores.evaluation import evaluate
 from experiment.settings.config import Config, preset
 
@@ -39,15 +37,11 @@ def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
 
 
 def train(config: Config) -> QNetwork:
-    """A network trained by the loop of train.py. Its run leaves nothing behind."""
-    with tempfile.TemporaryDirectory() as home:
-        run = Run(config, Path(home))
-        run.display = Display("", config.frames, Console(quiet=True))
-        try:
-            program.train(run)
-        finally:
-            run.player.close()
-            run.metrics.close()
+    """A network trained by the loop of train.py. Its run leaves nothing behind. KeyboardInterrupt after a signal."""
+    with tempfile.TemporaryDirectory() as home, open_run(replace(config, runs_dir=Path(home)), quiet=True) as run:
+        program.train(run)
+    if run.stop_asked:
+        raise KeyboardInterrupt
     return run.learner.acting
 
 

@@ -113,7 +113,7 @@ def announce(run: "Run") -> None:
         f"network     {c.preset}: {c.torso} torso, {c.frame_stack} frame{'s' * (c.frame_stack > 1)}, "
         f"core {core}, {run.parameters:,} parameters, {len(run.task.action_names)} actions"
     )
-    print(f"replay      {c.replay_rows:,} rows, about {build.expected_replay_bytes(c) / 1e9:.2f} GB when full")
+    print(f"replay      {c.replay_rows:,} rows, about {build.expected_bytes(c)['replay'] / 1e9:.2f} GB when full")
     print(f"learning    {c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update")
     print(f"device      {c.device}, {build.precision(c)}, {build.threads(c)} threads")
     print(f"length      {c.frames:,} frames; the first row of metrics tells the speed", flush=True)

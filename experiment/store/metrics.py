@@ -51,18 +51,15 @@ class MetricsFile:
             self._write_pending()
 
     def _write_pending(self) -> None:
-        while self._pending:
-            self._write_line(self._pending[0])
-            self._pending.popleft()
-
-    def _write_line(self, line: bytes) -> None:
+        rows = b"".join(self._pending)
         try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part of the row went in
+            if self._file.write(rows) != len(rows):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part went in
         except OSError:
             self._file.truncate(self.position)  # half a row must never stay
             raise
-        self.position += len(line)
+        self.position += len(rows)
+        self._pending.clear()
 
     def sync(self) -> None:
         """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one cannot be written."""

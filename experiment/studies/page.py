@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import re
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -91,10 +92,10 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 def _print(rows: list[list[str]]) -> None:
     """A table for a terminal; a pipe gets it 200 columns wide."""
-    table, console = Table(*rows[0]), Console(highlight=False)
+    table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
-    Console(highlight=False, width=console.width if console.is_terminal else 200, markup=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
 def _notes(findings: Sequence[Finding]) -> list[str]:

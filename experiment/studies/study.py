@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID, Count, Share
 from envs.episodes import EpisodeRecord
+from experiment import build
 from experiment.runs.session import FREE_ON_RESUME
 from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.settings.cli import given
@@ -243,7 +244,9 @@ def finished(cell: Cell, study: Study) -> Result | None:
     UsageError if the file cannot be read, or if it is of a longer run, which would have an advantage.
     """
     result, config = Result.load(cell.result), cell.config
-    if result and result.frames >= config.frames + 4 * config.num_envs:  # runs end with a whole step of all envs
+    if (
+        result and result.frames >= config.frames + build.task(config).frame_skip * config.num_envs
+    ):  # runs end with a whole step of all envs
         raise UsageError(f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}")
     if result and result.frames >= config.frames and _rules(result) == (study.episodes, study.epsilon, study.eval_seed):
         return result

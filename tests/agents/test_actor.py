@@ -94,12 +94,6 @@ def test_a_restored_actor_goes_on_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(states_again, states, strict=True))
 
 
-def test_a_state_of_another_number_of_envs_is_refused() -> None:
-    network = make_network()
-    with pytest.raises(ValueError, match=r"actor core_state: \(4, 12\), expected \(3, 12\)"):
-        make_actor(network).restore(Actor(network, N + 1, np.random.default_rng(0), NO_AUTOCAST).state())
-
-
 def test_the_same_amount_is_drawn_whatever_q_and_epsilon() -> None:
     states = []
     for q, epsilon in ((np.zeros((5, 3)), 0.0), (99 * np.eye(5, 3), 0.5), (np.full((5, 3), -7.0), 1.0)):

@@ -78,7 +78,7 @@ def test_the_estimate_of_the_replay_is_what_a_full_replay_takes(
         frames[:, ::10] = rng.integers(256, size=(3, 9, 84))
         replay.append(rows(3, frames, state_size))
     monkeypatch.setattr(build, "frame_bytes", lambda config: replay._compressed / replay.capacity / 3)
-    assert build.expected_replay_bytes(config) == pytest.approx(replay.nbytes, rel=0.03)
+    assert build.expected_bytes(config)["replay"] == pytest.approx(replay.nbytes, rel=0.03)
 
 
 def test_frames_that_cannot_be_compressed_are_expected_whole() -> None:
