@@ -3,6 +3,7 @@
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
 import tests.stand_in  # isort: skip  # noqa: F401  (before any backward pass)
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import small
 
 # The same examples every time, and no failure because the machine is busy.
 settings.register_profile("recall", deadline=None, derandomize=True)
@@ -22,6 +25,17 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where noh
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `small.SETTINGS` that was never stopped. Tests read it; `copied` may be changed."""
+    return small.start(tmp_path_factory.mktemp("runs"), "run")
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -7,20 +7,18 @@ import pytest
 import torch
 
 from experiment import build
-from experiment.settings.config import Config
 from experiment.store.checkpoint import load_latest
 from tests import small
 
 
-@pytest.mark.parametrize("preset", ["dqn", "drqn"])
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(preset: str, tmp_path: Path):
-    settings = {"observe": "flicker", "priority_exponent": 0.9}
-    one = small.start(tmp_path, "one", preset, **settings)
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path):
+    settings = {"frames": 800, "observe": "flicker", "priority_exponent": 0.9}
+    one = small.start(tmp_path, "one", **settings)
     torch.manual_seed(99)  # global generators, ours or a library's, must not matter
     np.random.seed(99)
-    again = small.start(tmp_path, "again", preset, **settings)
+    again = small.start(tmp_path, "again", **settings)
     assert small.differences(one, again) == []
-    other = small.start(tmp_path, "other", preset, seed=2, **settings)
+    other = small.start(tmp_path, "other", seed=2, **settings)
     changed = small.differences(one, other)
     for name in (
         "tensor head.advantage.weight",
@@ -33,29 +31,19 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(preset: str, 
 
 
 @pytest.mark.skipif(build.cores() < 2, reason="one core")
-@pytest.mark.parametrize("preset", ["dqn", "drqn"])
-def test_the_number_of_threads_changes_no_bit(preset: str, tmp_path: Path):
+def test_the_number_of_threads_changes_no_bit(tmp_path: Path):
     one, two = (
-        small.start(tmp_path, str(n), preset, frames=3_200, threads=n, num_envs=18, replay_rows=1_000) for n in (1, 2)
+        small.start(tmp_path, str(n), "drqn", frames=3_200, threads=n, num_envs=18, replay_rows=1_000) for n in (1, 2)
     )
     assert small.differences(one, two) == ["meta config", "meta threads"]
 
 
-@pytest.mark.parametrize("preset", ["dqn", "drqn"])
-def test_evaluation_never_disturbs_training(preset: str, tmp_path: Path):
-    settings = {"observe": "flicker"}
-    without = small.start(tmp_path, "without", preset, **settings)
-    often = small.start(tmp_path, "often", preset, eval_frames=400, eval_episodes=2, **settings)
-    a, b = small.everything(without), small.everything(often)
+def test_neither_evaluations_nor_checkpoints_disturb_training(finished: Path, tmp_path: Path):
+    often = small.start(tmp_path, "often", eval_frames=400, eval_episodes=2, checkpoint_frames=200)
+    a, b = small.everything(finished), small.everything(often)
     assert len(list((often / "eval").glob("*.json"))) == 4
     assert [name for name in a if name.startswith(("tensor", "meta gen", "meta sums")) and a[name] != b[name]] == []
     assert [row for row in b["rows"] if "eval_score" not in row] == a["rows"]
-
-
-def test_neither_checkpoints_nor_tracking_disturb_training(tmp_path: Path):
-    seldom = small.start(tmp_path, "seldom")
-    often = small.start(tmp_path, "often", checkpoint_frames=100)
-    assert small.differences(seldom, often) == ["meta config"]
 
 
 def test_every_stream_is_its_own(tmp_path: Path):
@@ -79,27 +67,3 @@ def test_flicker_has_its_own_stream(tmp_path: Path):
     for name in ("envs.actions", "envs.screen_crc", "replay.action", "replay.reward", "replay.is_first"):
         assert torch.equal(a.training[name], b.training[name])
     assert not torch.equal(a.training["replay.open_block"], b.training["replay.open_block"])
-
-
-def test_the_streams_of_a_seed_and_of_its_neighbours_all_differ():
-    first = [
-        build.rng(seed, stream).random()
-        for seed in (0, 1, 2, 2**31 - 1)
-        for stream in ("weights", "replay", "exploration", "evaluation")
-    ]
-    assert len(set(first)) == len(first)
-
-
-def test_initial_weights_depend_on_the_seed_alone():
-    config = Config(hidden=16, core_size=8, seed=5)
-    one = build.make_network(config, 4).state_dict()
-    torch.rand(3)
-    build.rng(5, "replay").random(7)
-    again = build.make_network(config, 4).state_dict()
-    assert all(torch.equal(one[name], again[name]) for name in one)
-
-
-def test_building_a_network_leaves_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    build.make_network(Config(hidden=16, core_size=8), 4)
-    assert torch.equal(torch.random.get_rng_state(), before)

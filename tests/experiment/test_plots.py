@@ -59,21 +59,6 @@ def test_the_scale_is_that_of_the_values_and_a_wide_interval_is_cut(tmp_path: Pa
     assert drawn[0].get_ylim() == pytest.approx((-5 - 0.08 * 25, 20 + 0.08 * 25))
 
 
-def test_a_figure_without_values_is_a_figure(tmp_path: Path) -> None:
-    draw_lines(tmp_path / "a.png", [Line("dqn", [1], [np.nan])])
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_logarithmic_axes_are_labelled_with_plain_numbers(tmp_path: Path, drawn: list[Axes]) -> None:
-    draw_lines(tmp_path / "a.png", [Line("lstm", [1, 2, 3], [1e-3, 1e-2, 1e-1])], yscale="log")
-    assert [drawn[0].yaxis.get_major_formatter()(value) for value in (0.001, 1.0)] == ["0.001", "1"]
-
-
-def test_places_side_by_side_have_names(tmp_path: Path, drawn: list[Axes]) -> None:
-    draw_lines(tmp_path / "a.png", [Line("score", ["1", "4", "never"], [1, 2, 3])])
-    assert [text.get_text() for text in drawn[0].get_xticklabels()] == ["1", "4", "never"]
-
-
 def test_bars_show_value_interval_and_single_values(tmp_path: Path, drawn: list[Axes]) -> None:
     draw_bars(tmp_path / "a.png", [Bar("dqn", 2.0, 1.0, 3.0, [1.5, 2.5])], levels={"random": 0.0})
     interval, values, value, level = (list(line.get_xdata()) for line in drawn[0].lines)  # type: ignore[arg-type]
