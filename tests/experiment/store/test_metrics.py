@@ -63,10 +63,10 @@ def test_rows_wait_in_memory_while_the_disk_is_full(tmp_path: Path) -> None:
 def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
 
-    def no_space(line: bytes) -> None:
+    def no_space() -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics, "_write_line", no_space)
+    monkeypatch.setattr(metrics, "_write_pending", no_space)
     for frames in range(MAX_PENDING_ROWS + 5):
         metrics.write({"frames": frames})
     assert metrics.pending == MAX_PENDING_ROWS
