@@ -225,13 +225,17 @@ class Learner:
         """The Euclidean norm of all weights together."""
         return nn.utils.get_total_norm(p.detach() for p in self.online.parameters())
 
+    @property
+    def _networks(self) -> dict[str, QNetwork]:
+        """The networks by their roles, without a role that the online network plays as well."""
+        roles = {"target": self.target, "acting": self.acting}
+        return {"online": self.online} | {
+            role: network for role, network in roles.items() if network is not self.online
+        }
+
     def state(self) -> dict[str, Tensor]:
         """Weights, target weights, optimiser and counter, flat, by name."""
-        state = {f"online.{k}": v for k, v in self.online.state_dict().items()}
-        if self.target is not self.online:
-            state |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
-        if self.acting is not self.online:
-            state |= {f"acting.{k}": v for k, v in self.acting.state_dict().items()}
+        state = {f"{role}.{k}": v for role, network in self._networks.items() for k, v in network.state_dict().items()}
         for i, slots in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         return state | {"updates": torch.tensor(self.updates)}
@@ -242,11 +246,8 @@ class Learner:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
-        self.online.load_state_dict(part("online."))
-        if self.target is not self.online:
-            self.target.load_state_dict(part("target."))
-        if self.acting is not self.online:
-            self.acting.load_state_dict(part("acting."))
+        for role, network in self._networks.items():
+            network.load_state_dict(part(f"{role}."))
         self.optimizer.state.clear()
         for i, parameter in enumerate(self.online.parameters()):
             slots = part(f"optimizer.{i}.")
