@@ -20,7 +20,7 @@ def train(run: Run) -> None:
     run.evaluate_if_due()  # one that a stop has put off
     while run.frames < config.frames and not run.stop_asked:
         epsilon = run.epsilon(run.frames, config.num_envs)  # [N]
-        player.act(epsilon)  # the emulators run while the learner learns
+        player.act(epsilon)  # the emulators run, here or on --actors, while the learner learns
 
         for _ in range(run.updates_due()):
             batch = replay.sample(config.batch_size)
@@ -28,8 +28,9 @@ def train(run: Run) -> None:
             replay.update_priorities(batch.origin, update.priority)
             run.record_update(update.metrics)
 
-        replay.append(player.recv())
-        run.advance(float(np.mean(epsilon)))
+        rows = player.recv()
+        replay.append(rows)
+        run.advance(rows.steps, float(np.mean(epsilon)))
 
 
 @exit_on_usage_error

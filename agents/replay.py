@@ -219,12 +219,16 @@ class Replay:
         slots = np.arange(first, self.time) % self.capacity
         columns = {name: column[slots] for name, column in self._columns.items()}
         blocks = [self._blocks[slot // BLOCK] for slot in slots[::BLOCK]]
-        starts, lanes = self._starts(), np.arange(self.lanes)
-        new = range(max(starts.start, (first - self.length) // self.stride + 1), starts.stop)
-        tree = self._tree
-        priority = [] if tree is None else [tree.get(self._leaf(start, lanes)) for start in new]
+        leaves = self._leaf(*np.divmod(self.completed(first), self.lanes))
+        priority = np.empty(0) if self._tree is None else self._tree.get(leaves)
         state = self._state[slots[:: self.stride] // self.stride]
-        return Stretch(shard, first, columns, state, blocks, np.array(priority).reshape(-1, self.lanes))
+        return Stretch(shard, first, columns, state, blocks, priority.reshape(-1, self.lanes))
+
+    def completed(self, first: int) -> np.ndarray:
+        """The origins of the sequences that the rows from time `first` on have completed."""
+        starts = self._starts()
+        begin = max(starts.start, (first - self.length) // self.stride + 1)
+        return np.arange(begin * self.lanes, starts.stop * self.lanes)
 
     def extend(self, stretch: Stretch) -> None:
         """Write the rows of a stretch in every lane, after those here: whole blocks and strides as well.
@@ -233,7 +237,7 @@ class Replay:
         """
         before, times = self._starts(), len(stretch.columns["action"])
         slots = (self.time + np.arange(times)) % self.capacity
-        if stretch.time == 0:
+        if stretch.time == 0 and self.time:
             last = (self.time - 1) % self.capacity
             self._columns["truncated"][last] |= ~self._columns["terminated"][last]
         for name, column in self._columns.items():
@@ -370,7 +374,7 @@ def draw(shards: Seq[Replay], batch_size: int, rng: np.random.Generator) -> Sequ
     _, *others = (torch.cat(x, 1) for x in zip(*inputs, strict=True))
     # the first four columns are [L, B], the core state and the weight [B, ...]
     joined = [torch.cat(x, int(k < 4)) for k, x in enumerate(columns)]
-    return Sequence(Inputs(frames, *others), *joined, np.concatenate(origins))
+    return Sequence(Inputs(frames, *others), *joined, np.concatenate(origins))  # type: ignore[call-arg]
 
 
 class Shards:
@@ -398,9 +402,9 @@ class Shards:
     def nbytes_when_full(self) -> int:
         return sum(shard.nbytes_when_full for shard in self.shards)
 
-    def append(self, stretch: Stretch | None) -> None:
-        """Write the rows of one actor; None: of none."""
-        if stretch:
+    def append(self, stretch: Stretch) -> None:
+        """Write the rows of one actor, or none."""
+        if stretch.steps:
             self.shards[stretch.shard].extend(stretch)
 
     def sample(self, batch_size: int) -> Sequence:

@@ -18,6 +18,11 @@ class Rows(NamedTuple):
     truncated: np.ndarray  # [N] bool
     core_state: np.ndarray  # [N, S] float32, before this row
 
+    @property
+    def steps(self) -> int:
+        """Rows of all lanes together."""
+        return len(self.frame)
+
 
 class Inputs(NamedTuple):
     """What the network sees of L rows. The K - 1 rows of history before the first are there for frame stacks.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon
 from agents.learner import Learner
 from agents.networks import QNetwork
-from agents.replay import BLOCK, Replay, ring_times
+from agents.replay import BLOCK, Replay, Shards, ring_times
 from envs import families
 from envs.protocols import Protocol
 from envs.screens import Observe, make_observer, parse_screen
@@ -109,7 +110,7 @@ def check_new(config: Config) -> None:
 
 def first_update(config: Config) -> int:
     """The least frames of a run that makes an update."""
-    length, history, stride = _lengths(config)
+    length, history, stride = lengths(config)
     gathered = math.ceil(config.start_rows / config.num_envs)
     drawable = math.ceil(max(history, 1) / stride) * stride + length  # the first sequence is complete
     waits = math.ceil(config.batch_size * config.unroll / (config.num_envs * config.samples_per_step)) - 1
@@ -139,7 +140,7 @@ def expected_bytes(config: Config) -> dict[str, int]:
     """Estimated memory of a run's parts: the full replay (`Replay.nbytes_when_full` knows better once frames were
     compressed), the network's training, one update."""
     network, pixels = blueprint(config), math.prod(task(config).frame_shape)
-    length, history, _ = _lengths(config)
+    length, history, _ = lengths(config)
     times, lanes = replay_shape(config)
     starts = times // config.sequence_stride * lanes
     states = starts * 2 * network.state_size * (config.update == "stored")  # half precision
@@ -189,13 +190,19 @@ def make_learner(config: Config, network: QNetwork) -> Learner:
 def replay_shape(config: Config) -> tuple[int, int]:
     """Times and lanes of the replay. UsageError if it is too small for a sequence."""
     try:
-        return ring_times(config.replay_rows, config.num_envs, *_lengths(config)), config.num_envs
+        return ring_times(config.replay_rows, config.num_envs, *lengths(config)), config.num_envs
     except (ValueError, OverflowError) as error:
         raise UsageError(str(error)) from None
 
 
+def make_shards(config: Config, state_size: int) -> Shards:
+    """A replay for each of the run's actors; together they hold the run's rows."""
+    one = replace(config, num_envs=config.num_envs // config.actors, replay_rows=config.replay_rows // config.actors)
+    return Shards([make_replay(one, state_size) for _ in range(config.actors)])
+
+
 def make_replay(config: Config, state_size: int) -> Replay:
-    length, history, _ = _lengths(config)
+    length, history, _ = lengths(config)
     generator = rng(config.seed, "replay")
     return Replay(
         config,
@@ -209,7 +216,7 @@ def make_replay(config: Config, state_size: int) -> Replay:
     )
 
 
-def _lengths(config: Config) -> tuple[int, int, int]:
+def lengths(config: Config) -> tuple[int, int, int]:
     """Rows of a sequence, rows of history before it, rows between starts."""
     return config.burn_in + config.unroll + config.n_step, config.frame_stack - 1, config.sequence_stride
 

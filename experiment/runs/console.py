@@ -14,7 +14,15 @@ from experiment import build
 if TYPE_CHECKING:
     from experiment.runs.run import Run
 
-LINE = ("frames", "frames_per_second", "return_mean", "loss", "epsilon", "eval_score")  # of a plain line
+LINE = (
+    "frames",
+    "frames_per_second",
+    "actors_alive",
+    "return_mean",
+    "loss",
+    "epsilon",
+    "eval_score",
+)  # of a plain line
 COLUMNS = 3  # of the panel: metrics side by side
 
 

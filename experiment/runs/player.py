@@ -51,6 +51,10 @@ class Player:
         """The episodes that ended in the last `recv`."""
         return self.envs.finished()
 
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """More than the run itself knows of the seconds since the last row: nothing."""
+        return {}
+
     def close(self) -> None:
         self.envs.close()
 

@@ -62,9 +62,16 @@ class Run:
         self.task = build.task(config)
         network = build.make_network(config, len(self.task.action_names))
         self.parameters = sum(p.numel() for p in network.parameters())
-        self.replay = build.make_replay(config, network.state_size)
         self.learner = build.make_learner(config, network)
-        self.player = Player(config, self.learner.acting)
+        self.replay: Any  # of one shape with its player: rows of a step, or stretches of rows
+        self.player: Any
+        if config.actors:
+            from experiment.cluster.actors import Players  # Ray is an extra
+
+            self.replay, self.player = build.make_shards(config, network.state_size), Players(config, self.learner)
+        else:
+            self.replay = build.make_replay(config, network.state_size)
+            self.player = Player(config, self.learner.acting)
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
         self.stop_asked = False
@@ -144,10 +151,10 @@ class Run:
 
     # --- the schedule ----------------------------------------------------------------------------------------
 
-    def advance(self, epsilon: float) -> None:
-        """All envs have made one step: count, report, evaluate, save."""
+    def advance(self, steps: int, epsilon: float) -> None:
+        """The envs have made so many steps, all together: count, report, evaluate, save."""
         before = self.frames
-        self.counters.frames += self.task.frame_skip * self.config.num_envs
+        self.counters.frames += self.task.frame_skip * steps
         self._record_episodes()
 
         def passed(period: int) -> bool:
@@ -200,6 +207,7 @@ class Run:
             "seconds": round(counters.seconds, 3),
             "frames_per_second": round((self.frames - counters.row_frames) / since, 1),
             "steps_per_second": round((self.frames - counters.row_frames) / self.task.frame_skip / since, 1),
+            **self.player.metrics(since),
             **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
         }
         counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = {}, 0, [], self.frames

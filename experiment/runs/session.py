@@ -26,7 +26,9 @@ from experiment.store.metrics import read_rows
 from experiment.store.provenance import exactness_lost, machine
 
 # Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
-FREE_ON_RESUME = frozenset({"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile"})
+FREE_ON_RESUME = frozenset(
+    {"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile", "ray"}
+)
 
 
 @contextlib.contextmanager

@@ -118,6 +118,11 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     # --- acting
     num_envs: Annotated[int, Field(ge=1, le=1024)] = 32
     """Environments that are played side by side."""
+    actors: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes on Ray that share the environments and send their rows to the learner (docs/scale.md). 0: the learner's
+    own process plays, and Ray is not needed."""
+    ray: Annotated[str, Field(json_schema_extra={"alone": "local"})] = ""
+    """Where the actors play: auto or HOST:PORT joins a Ray cluster; empty, or without a value: one is started here."""
     exploration: Literal["linear", "per-actor"] = "linear"
     """linear: one epsilon that falls linearly. per-actor: a fixed epsilon for each environment (R2D2)."""
     epsilon_start: Share = 1.0
@@ -161,6 +166,8 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
             raise UsageError(f"--value-rescaling True: needs --reward-clip None, not {self.reward_clip:g}")
         if (rows := self.burn_in + self.unroll + self.n_step) > 2000:
             raise UsageError(f"--burn-in, --unroll and --n-step: {rows} rows together; at most 2000")
+        if self.actors and self.num_envs % self.actors:
+            raise UsageError(f"--actors {self.actors}: must divide --num-envs, which is {self.num_envs}")
         return self
 
 
@@ -181,6 +188,7 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
     (("trace_lambda_start",), ("trace_lambda_updates",), lambda updates: updates == 0),
     (("trace_lambda_updates",), ("trace_lambda_start", "trace_lambda"), lambda start, final: start == final),
     (("double", "target_period", *LAMBDA), ("discount",), lambda discount: discount == 0),
+    (("ray",), ("actors",), lambda actors: actors == 0),
     (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda frames: frames == 0),
 )
 

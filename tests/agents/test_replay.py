@@ -489,7 +489,6 @@ def test_shards_are_ready_when_all_together_hold_the_start_rows() -> None:
     s = tiny(stride=8, spare=8, start_rows=64)
     both, one, other = Shards([s.replay(), s.replay()]), packed(s, 0, 0), packed(s, 1, 1)
     both.append(next(one))
-    both.append(None)
     assert not both.ready  # 32 rows
     both.append(next(other))
     assert both.ready

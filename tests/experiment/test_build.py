@@ -26,7 +26,7 @@ def rows(lanes: int, frames: np.ndarray, state_size: int) -> Rows:
 
 def frames_to_an_update(config: Config) -> int:
     """The frames of the shortest run that makes an update, by filling a replay."""
-    length, history, _ = build._lengths(config)
+    length, history, _ = build.lengths(config)
     replay = Replay(config, config.num_envs, length=length, history=history, state_size=0,
                     rng=np.random.default_rng(1), frame_shape=(2, 2))  # fmt: skip
     steps, samples = 0, 0.0
