@@ -5,11 +5,19 @@ docs/presets.md tells where every number comes from.
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {"drqn": {}}
-PRESETS["dqn"] = {"frame_stack": 4, "core": "identity", "burn_in": 0, "sequence_stride": 1, "last_action_reward": False}
+PRESETS: dict[str, dict[str, Any]] = {"drqn": {"torso": "half", "head": "qr", "batch_size": 4}}
+PRESETS["dqn"] = PRESETS["drqn"] | {
+    "frame_stack": 4,
+    "core": "identity",
+    "burn_in": 0,
+    "sequence_stride": 1,
+    "last_action_reward": False,
+}
 # Mnih et al. 2015, extended data table 1.
 PRESETS["dqn-2015"] = PRESETS["dqn"] | {
     "protocol": "dqn-2015",
+    "torso": "nature",
+    "head": "mean",
     "norm": False,
     "center": False,
     "epsilon_final": 0.1,
@@ -97,6 +105,8 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
     "max_grad_norm": None,
 }
 PRESETS["pqn-replay"] = PRESETS["dqn"] | {  # Gallici et al. 2024
+    "torso": "nature",
+    "head": "mean",
     "epsilon_final": 0.001,
     "epsilon_frames": 1_000_000,
     "num_envs": 128,
