@@ -52,7 +52,7 @@ def always(action: int, config: Config, num_actions: int) -> QNetwork:
     network = build.make_network(config, num_actions)
     for parameter in network.parameters():
         parameter.zero_()
-    network.head.advantage.bias[action] = 1  # type: ignore[index]
+    network.head.advantage.bias.view(num_actions, -1)[action] = 1  # type: ignore[index]
     return network
 
 
