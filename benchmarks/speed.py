@@ -13,7 +13,8 @@ from benchmarks.common import ROOT, Effort, Row, better, compare, console
 # What the games played against a peer have in common with the peer's: no sticky actions, a lost life is an end.
 SAME = (
     "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --trace-lambda None --n-step 1 --burn-in 0 "
-    "--loss huber --norm False --center False --batch-size 32 --learning-rate 1e-4 "
+    "--torso nature --head mean --average 0 --loss huber --norm False --center False "
+    "--batch-size 32 --learning-rate 1e-4 "
 )
 # One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
 AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
@@ -21,14 +22,16 @@ AT_PFRL = SAME + (
     "--unroll 10 --samples-per-step 80 --target-period 2500 --hidden 0 --core-size 512 --sequence-stride 1 "
     "--last-action-reward False --max-grad-norm None"
 )
+# The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
+BEFORE = "--torso nature --head mean --average 0 --batch-size 16 --start-rows 2000"
 SB3, PFRL = ("sb3, 1 env", "sb3, 8 envs"), ("pfrl",)
 OURS = [sys.executable, "-m", "benchmarks.ours"]
 PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
 COMMANDS = {
     "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split()],
     "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split()],
-    "everyday drqn": [*OURS, "drqn", "--start-rows", "2000"],
-    "everyday dqn": [*OURS, "dqn", "--start-rows", "2000"],
+    "everyday drqn": [*OURS, "drqn", *BEFORE.split()],
+    "everyday dqn": [*OURS, "dqn", *BEFORE.split()],
     "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
     "sb3, 8 envs": [*PEER, "benchmarks.peer_sb3", "8"],
     "pfrl": [*PEER, "benchmarks.peer_pfrl"],

@@ -5,7 +5,7 @@ docs/presets.md tells where every number comes from.
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {"drqn": {"torso": "half", "head": "qr", "batch_size": 4}}
+PRESETS: dict[str, dict[str, Any]] = {"drqn": {"torso": "lean", "head": "qr", "batch_size": 4, "average": 0.995}}
 PRESETS["dqn"] = PRESETS["drqn"] | {
     "frame_stack": 4,
     "core": "identity",
@@ -18,6 +18,7 @@ PRESETS["dqn-2015"] = PRESETS["dqn"] | {
     "protocol": "dqn-2015",
     "torso": "nature",
     "head": "mean",
+    "average": 0.0,
     "norm": False,
     "center": False,
     "epsilon_final": 0.1,
@@ -107,6 +108,7 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
 PRESETS["pqn-replay"] = PRESETS["dqn"] | {  # Gallici et al. 2024
     "torso": "nature",
     "head": "mean",
+    "average": 0.0,
     "epsilon_final": 0.001,
     "epsilon_frames": 1_000_000,
     "num_envs": 128,
