@@ -158,7 +158,7 @@ def adam(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: 
 
 Step = Callable[[Config, Tensor, Tensor, dict[str, Tensor], int], Tensor]
 SMALL = {"precision": "fp32", "batch_size": B}
-PLAIN = {"norm": False, "center": False}
+PLAIN = {"norm": False, "center": False, "torso": "nature", "head": "mean"}
 R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}
 
 
@@ -172,12 +172,7 @@ R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5
         ("dueling", {"head_hidden": 5, "max_grad_norm": 0.1}, rmsprop),
         ("rainbow-lite", {"head_hidden": 5}, adam),
         ("r2d2", R2D2, adam),
-        (
-            "drqn",
-            PLAIN
-            | {"torso": "nature", "head": "mean", "hidden": 7, "core_size": 6, "burn_in": 3, "unroll": 5, "n_step": 2},
-            adam,
-        ),
+        ("drqn", PLAIN | {"hidden": 7, "core_size": 6, "burn_in": 3, "unroll": 5, "n_step": 2}, adam),
         ("dqn", PLAIN | {"hidden": 7, "unroll": 5, "n_step": 2}, adam),
     ],
 )
