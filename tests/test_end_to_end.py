@@ -11,10 +11,11 @@ import yaml
 import evaluate
 import train
 from agents.actor import Actor
-from agents.networks import NetworkSettings, QNetwork
+from agents.networks import QNetwork
 from envs.episodes import EpisodeRecord, replay_colour, replay_grey
 from envs.screens import KINDS, Observer
 from experiment.runs.run import Run
+from experiment.settings.config import override, preset
 from tests import small
 
 TINY = {"game": "pong", "num_envs": 3, "hidden": 16, "core_size": 8, "replay_rows": 900, "start_rows": 90, "unroll": 4,
@@ -69,10 +70,10 @@ def test_evaluation_is_repeatable_true_and_filmed(run: Path) -> None:
         assert stream.average_rate == 60
         assert stream.codec_context.name == "h264"
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    shown = next(i for i in range(2) if film.stem.endswith(f"{first['scores'][i]:g}"))
-    record = EpisodeRecord.load(path.with_suffix("") / f"episode-{shown:03d}.json")
-    assert len(decoded) == sum(1 for _ in replay_colour(record, every_frame=True))
-    assert len(decoded) >= 4 * record.steps - 3
+    shown = [i for i in range(2) if film.stem.endswith(f"{first['scores'][i]:g}")]  # both, if they score the same
+    records = [EpisodeRecord.load(path.with_suffix("") / f"episode-{i:03d}.json") for i in shown]
+    lengths = {sum(1 for _ in replay_colour(record, every_frame=True)): record.steps for record in records}
+    assert len(decoded) >= 4 * lengths[len(decoded)] - 3
     field = decoded[60][100:380, 20:300].reshape(-1, 3).astype(int)
     assert np.abs(np.median(field, axis=0) - (144, 72, 17)).max() < 12  # Pong's brown, in colour
 
@@ -127,7 +128,7 @@ def test_before_it_starts_it_says_what_it_will_do(
     assert train.main(["drqn", "--runs-dir", str(tmp_path), *small.flags(**TINY, frames=8_000_000)]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert said["game"] == "pong, protocol v5, seed 3, observe full"
-    network = QNetwork(6, NetworkSettings(hidden=16, core_size=8))
+    network = QNetwork(6, override(preset("drqn"), {"hidden": 16, "core_size": 8}))
     assert f"{sum(p.numel() for p in network.parameters()):,} parameters, 6 actions" in said["network"]
     assert said["replay"].startswith("900 rows, about 0.00 GB")
     assert said["learning"] == "4 samples a step, 2 x 4 rows an update"

@@ -99,7 +99,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     ("frames", "message"),
     [
         ([], "no frames"),
-        ([np.zeros((84, 84), np.uint8)], r"shape \(84, 84\) of uint8"),
+        ([np.zeros((84, 84, 4), np.uint8)], r"shape \(84, 84, 4\) of uint8"),
         ([np.zeros((84, 84, 3), np.float32)], "of float32"),
         ([np.zeros((84, 84, 3), np.uint8), np.zeros((90, 84, 3), np.uint8)], "frame 1 has shape"),
     ],
