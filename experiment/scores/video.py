@@ -74,7 +74,7 @@ def _image(frame: Frame) -> av.VideoFrame:
 
 def in_colour(frame: Frame) -> Frame:
     """The frame as RGB [H, W, 3]."""
-    return frame if frame.ndim == 3 else _image(frame).to_ndarray(format="rgb24")
+    return frame if frame.ndim == 3 else _image(frame).to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
