@@ -90,7 +90,7 @@ class Emulators:
             img_height=screen.height if colour else SIZE,
             img_width=screen.width if colour else SIZE,
             grayscale=not colour,
-            maxpool=not every,  # over the last two frames: what flickers on the screen stays seen
+            maxpool=not colour,  # over the last two frames: what flickers on the screen stays seen
             stack_num=1,
             reward_clipping=False,
             use_fire_reset=False,

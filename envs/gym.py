@@ -13,7 +13,6 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers import RecordEpisodeStatistics
 
 from envs.emulator import available_games
 from envs.families import MAX_SEED, open_games, rules, task
@@ -50,7 +49,7 @@ class Screen(gym.ObservationWrapper, RecordConstructorArgs):
 class AtariEnv(gym.Env[np.ndarray, np.int64]):
     """One game: images [84, 84] uint8, rewards as the game gives them. A step is four emulator frames.
 
-    With `gymnasium.make`, info["episode"] holds the true score r, the steps l and the seconds t at an episode's end.
+    At an episode's end info["episode"] holds the true score r, the steps l and the seconds t.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - as gymnasium has it
@@ -75,6 +74,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
             tape_seed = int(self.np_random.integers(1, MAX_SEED))
             self._observer = make_observer(self._how, int(self.np_random.integers(2**32)))
         self._screens = [games.reset(ONE, np.array([tape_seed]))[0][0] for games in self._games]
+        self._score, self._steps, self._begun = 0.0, 0, time.monotonic()
         return self._observer(self._screens[0], True), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -84,8 +84,12 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
             games.send(np.array([action], np.int64))
         images, reward, terminated, truncated, lives = zip(*(games.recv() for games in self._games), strict=True)
         self._screens = [image[0] for image in images]
-        seen, info = self._observer(self._screens[0], False), {"lives": int(lives[0][0])}
-        return seen, float(reward[0][0]), bool(terminated[0][0]), bool(truncated[0][0]), info
+        points, over, cut = float(reward[0][0]), bool(terminated[0][0]), bool(truncated[0][0])
+        self._score, self._steps = self._score + points, self._steps + 1
+        info: dict[str, Any] = {"lives": int(lives[0][0])}
+        if over or cut:
+            info["episode"] = {"r": self._score, "l": self._steps, "t": time.monotonic() - self._begun}
+        return self._observer(self._screens[0], False), points, over, cut, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The screen in colour and its native size, with render_mode rgb_array."""
@@ -151,5 +155,4 @@ for _game in available_games():
         entry_point="envs.gym:AtariEnv",
         vector_entry_point="envs.gym:AtariVectorEnv",
         kwargs={"game": _game},
-        additional_wrappers=(RecordEpisodeStatistics.wrapper_spec(),),
     )

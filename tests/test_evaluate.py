@@ -111,7 +111,7 @@ def test_films_of_two_runs_side_by_side_and_of_any_record(copies: list[Path], tm
     assert (tmp_path / "films" / "episode-000.mp4").stat().st_size > 0
     assert evaluate.main([str(copies[1]), "--overlay", "--threads", "1", "--watch", str(record)]) == 0
     with av.open(str(record.with_suffix(".mp4"))) as container:
-        assert container.streams.video[0].width == 540
+        assert container.streams.video[0].width == 528
 
 
 def test_a_point_of_a_sweep_is_a_plain_evaluation(copies: list[Path]) -> None:

@@ -36,7 +36,12 @@ def equal(a: EpisodeRecord, b: EpisodeRecord) -> bool:
 
 @pytest.mark.parametrize(
     ("game", "rules", "how"),
-    [("space_invaders", "dqn-2015", parse_screen("blackout")), ("qbert", "machado18", parse_screen("noise"))],
+    [
+        ("breakout", "v5", parse_screen("flicker")),
+        ("space_invaders", "dqn-2015", parse_screen("blackout")),
+        ("qbert", "machado18", parse_screen("noise")),
+        ("seaquest", "dqn-2015", parse_screen("delay")),
+    ],
 )
 def test_an_episode_is_replayed_bit_for_bit(game: str, rules: str, how: Observe, tmp_path: Path):
     episodes = played(game, rules, how)
@@ -106,6 +111,13 @@ def refused(path: Path) -> str:
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < len(str(path)) + 300
     return str(error.value)
+
+
+def test_a_cut_record_is_refused(path: Path):
+    whole = path.read_bytes()
+    for size in range(0, len(whole) - 2, 5):  # the last two bytes are "}" and a new line
+        path.write_bytes(whole[:size])
+        refused(path)
 
 
 def test_a_flipped_byte_is_refused_or_changes_nothing(record: EpisodeRecord, path: Path):

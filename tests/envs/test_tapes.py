@@ -48,10 +48,10 @@ def test_seed_stream_environment_and_tape_each_change_the_seeds_of_the_game():
 
 @pytest.mark.parametrize("name", ["v5", "dqn-2015"])
 def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(name: str):
-    made = Envs("breakout", 3, name, seed=1, tape_steps=150)
+    made = Envs("breakout", 3, name, seed=1, tape_steps=250)
     made.reset()
     steps, points, tapes = np.zeros(3, int), np.zeros(3), [[] for _ in range(3)]
-    for _ in range(500):
+    for _ in range(800):
         made.send(np.random.default_rng(int(steps.sum())).integers(made.num_actions, size=3))
         step = made.recv()
         steps += 1
@@ -68,7 +68,7 @@ def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(name: str):
     for records in tapes:
         assert len(records) > 2
         for before, after in pairwise(records):
-            if len(before.actions) >= 150:  # then, and only then, a new tape begins
+            if len(before.actions) >= 250:  # then, and only then, a new tape begins
                 assert (after.tape, after.start) == (before.tape + 1, 0)
                 assert after.seed != before.seed
             else:

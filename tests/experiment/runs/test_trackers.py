@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -65,17 +66,23 @@ def trackio_values(folder: Path, metric: str) -> list[tuple[int, Any]]:
 
 
 def wandb_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of all offline files of a run, by wandb's own reader."""
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
+    """The rows of all offline files of a run, as wandb's own message class reads them."""
+    from wandb.proto import wandb_internal_pb2
 
     rows = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while data := store.scan_data():
-            if items := Record.FromString(data).history.item:
-                rows.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items})
+        data, place, message = path.read_bytes(), 7, b""
+        while place + 7 <= len(data):
+            if (left := 32_768 - place % 32_768) < 7:  # LevelDB's log: no header at the end of a block
+                place += left
+                continue
+            size, part = struct.unpack("<HB", data[place + 4 : place + 7])
+            message, place = message + data[place + 7 : place + 7 + size], place + 7 + size
+            if part in (1, 4):  # whole, or the last part
+                history = wandb_internal_pb2.Record.FromString(message).history
+                if history.item:
+                    rows.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in history.item})
+                message = b""
     return rows
 
 

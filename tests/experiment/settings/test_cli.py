@@ -65,8 +65,9 @@ def test_a_flag_with_a_typing_error_is_refused_and_the_right_one_is_suggested(
 def test_a_flag_needs_one_value_and_is_given_once(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if SCHEMA[name].get("type") == "boolean":  # alone, it says True
-        assert given("", [flag(name)], Config()) == {name: "True"}
+    alone = "True" if SCHEMA[name].get("type") == "boolean" else SCHEMA[name].get("alone")
+    if alone:  # without a value it says this
+        assert given("", [flag(name)], Config()) == {name: alone}
     else:
         line = refused([flag(name)], tmp_path, capsys)
         assert re.match(rf"error: {flag(name)}(/--env)?: expected one argument", line)
