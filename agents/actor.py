@@ -83,6 +83,8 @@ class Actor:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave. RuntimeError if it does not fit."""
+        """Take back what `state` gave. ValueError if it does not fit."""
         for name, own in self.state().items():
+            if state[name].shape != own.shape or state[name].dtype != own.dtype:
+                raise ValueError(f"actor {name}: {tuple(state[name].shape)}, expected {tuple(own.shape)}")
             own.copy_(state[name])  # the arrays share their memory with these tensors

@@ -72,10 +72,18 @@ class Emulators:
     """
 
     def __init__(
-        self, game: str, num_envs: int, protocol: Protocol, threads: int, *, colour: bool = False, every: bool = False
+        self,
+        game: str,
+        num_envs: int,
+        protocol: Protocol,
+        threads: int,
+        *,
+        colour: bool = False,
+        every: bool = False,
+        pooled: bool = False,
     ) -> None:
         """colour: images [height, width, 3] in the native size in place of grey ones; every: a step is one emulator
-        frame, not four."""
+        frame, not four; pooled: the brighter of the last two frames in colour too, as always in grey."""
         screen = machine(game)
         self.steps_an_action = FRAME_SKIP if every else 1
         self._native = AtariVectorEnv(
@@ -90,7 +98,7 @@ class Emulators:
             img_height=screen.height if colour else SIZE,
             img_width=screen.width if colour else SIZE,
             grayscale=not colour,
-            maxpool=not colour,  # over the last two frames: what flickers on the screen stays seen
+            maxpool=pooled or not colour,  # over the last two frames: what flickers on the screen stays seen
             stack_num=1,
             reward_clipping=False,
             use_fire_reset=False,

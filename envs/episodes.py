@@ -88,9 +88,12 @@ class _Moment(NamedTuple):
     over: bool  # the last frame of one
 
 
-def _play(record: EpisodeRecord, *, colour: bool = False, every: bool = False) -> Iterator[_Moment]:
-    """The whole tape again. RuntimeError if the record's episode does not come out as it says."""
-    games = open_games(record.game, 1, rules(record.game, record.protocol), colour=colour, every=every)
+def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
+    """The whole tape again, with images as of `open_games`.
+
+    RuntimeError if the record's episode does not come out as it says.
+    """
+    games = open_games(record.game, 1, rules(record.game, record.protocol), **images)
     one = np.ones(1, np.bool_)
     screens, _ = games.reset(one, np.array([record.seed]))
     first, score, terminated, over = 0, 0.0, False, False
@@ -133,12 +136,13 @@ def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.array(rewards[1:], np.float32)
 
 
-def replay_colour(record: EpisodeRecord, every_frame: bool = False) -> Iterator[np.ndarray]:
+def replay_colour(record: EpisodeRecord, every_frame: bool = False, pooled: bool = False) -> Iterator[np.ndarray]:
     """The whole screen in colour, uint8 [height, width, 3] in the game's native size (Atari: mostly 210 x 160).
 
-    steps + 1 frames, one for each of the agent's steps; with `every_frame` all that the emulator drew, 60 a
-    second. RuntimeError after the last frame if the episode does not come out as recorded.
+    steps + 1 frames, one for each of the agent's steps, with `pooled` the brighter of the last two that the emulator
+    drew; with `every_frame` all of them, 60 a second. RuntimeError after the last frame if the episode does not come
+    out as recorded.
     """
-    for moment in _play(record, colour=True, every=every_frame):
+    for moment in _play(record, colour=True, every=every_frame, pooled=pooled):
         if moment.played > record.start or (moment.played == record.start and moment.is_first):
             yield moment.frame

@@ -77,9 +77,16 @@ def task(game: str, rules: Protocol) -> Task:
 
 
 def open_games(
-    game: str, num_envs: int, rules: Protocol, threads: int = 1, *, colour: bool = False, every: bool = False
+    game: str,
+    num_envs: int,
+    rules: Protocol,
+    threads: int = 1,
+    *,
+    colour: bool = False,
+    every: bool = False,
+    pooled: bool = False,
 ) -> Games:
     """The environments themselves, grey; or in colour and their native size, with `every` frame, for films."""
     if is_atari(game):
-        return Emulators(game, num_envs, rules, threads, colour=colour, every=every)
+        return Emulators(game, num_envs, rules, threads, colour=colour, every=every, pooled=pooled)
     return Images(game, num_envs, colour=colour)

@@ -187,7 +187,8 @@ class Overlay:
 
         RuntimeError if the episode does not come out as recorded.
         """
-        for t, screen in enumerate(replay_colour(self.record)):
+        # Some games draw a thing in every second frame only.
+        for t, screen in enumerate(replay_colour(self.record, pooled=True)):
             if t < self.record.steps:
                 self.canvas.put(_game(screen), MARGIN, self.game_y)
                 self.draw(t)

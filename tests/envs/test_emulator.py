@@ -77,6 +77,23 @@ def test_colour_frames_are_the_emulators_own_in_native_size():
         frames = env.recv()[0]
 
 
+def test_pooled_colour_frames_are_the_brighter_of_the_emulators_last_two():
+    rules = protocol("v5")
+    env = Emulators("space_invaders", 1, rules, threads=1, colour=True, pooled=True)
+    ale = plain("space_invaders", 3, rules.sticky)
+    frames, _ = env.reset(ONE, np.array([3]))
+    screens, flickers = [ale.getScreenRGB()], 0
+    for t in range(60):
+        assert (frames[0] == np.max(screens[-2:], axis=0)).all()
+        flickers += (frames[0] != screens[-1]).any()
+        for _ in range(4):
+            ale.act(ale.getMinimalActionSet()[t % 3])
+            screens.append(ale.getScreenRGB())
+        env.send(np.array([t % 3]))
+        frames = env.recv()[0]
+    assert flickers > 0
+
+
 def test_no_ops_are_random_and_fewer_than_the_protocol_says():
     for name, allowed in (("dqn-2015", range(30)), ("v5", range(1))):
         env = Emulators("breakout", 2, protocol(name), threads=2)._native
