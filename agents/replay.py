@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID, Count, Share, Whole
 from agents.rows import Inputs, Rows, Sequence
+from agents.sum_tree import SumTree
 
 BLOCK = 8  # rows compressed together
 BYTES_OBJECT = 41  # of a bytes object and the reference to it, beside its contents
@@ -55,39 +56,6 @@ class Stretch(NamedTuple):
     def steps(self) -> int:
         """Rows of all lanes together."""
         return self.columns["action"].size
-
-
-class SumTree:
-    """Priorities of `size` leaves; set and draw many at once in O(log size) vector operations."""
-
-    def __init__(self, size: int) -> None:
-        self.leaves = 1 << max(size - 1, 1).bit_length()
-        self.nodes = np.zeros(2 * self.leaves)  # node i has the children 2 i and 2 i + 1; leaves from `leaves` on
-
-    @property
-    def total(self) -> float:
-        return float(self.nodes[1])
-
-    def get(self, index: np.ndarray) -> np.ndarray:
-        return self.nodes[self.leaves + index]
-
-    def set(self, index: np.ndarray, priority: np.ndarray | float) -> None:
-        node = self.leaves + index
-        self.nodes[node] = priority
-        while node[0] > 1:
-            node = np.unique(node >> 1)
-            self.nodes[node] = self.nodes[2 * node] + self.nodes[2 * node + 1]
-
-    def draw(self, mass: np.ndarray) -> np.ndarray:
-        """The leaf that holds each point of `mass`, 0 <= mass < total."""
-        node = np.ones(len(mass), np.int64)
-        while node[0] < self.leaves:
-            node <<= 1
-            left = self.nodes[node]
-            right = (mass >= left) & (self.nodes[node + 1] > 0)
-            mass = np.where(right, mass - left, mass)
-            node += right
-        return node - self.leaves
 
 
 def ring_times(rows: int, lanes: int, length: int, history: int, stride: int) -> int:
@@ -273,15 +241,19 @@ class Replay:
         leaf = self._tree.draw(point)  # leaves are origins, once round the ring
         return first + (leaf - first) % (self.starts_kept * self.lanes), self._tree.get(leaf)
 
+    def read_frames(self, origin: np.ndarray, frames: torch.Tensor) -> None:
+        """Write the frames of the sequences of these origins [B] to `frames` [history + L, B, H, W]."""
+        start, lane = np.divmod(origin, self.lanes)
+        array = frames.numpy()
+        for b, (t, n) in enumerate(zip((start * self.stride).tolist(), lane.tolist(), strict=True)):
+            array[:, b] = self._frames(t - self.history, n)
+
     def gather(self, origin: np.ndarray, weight: np.ndarray, frames: torch.Tensor) -> Sequence:
-        """The sequences of these origins [B]; their frames are written to `frames` [history + L, B, H, W]."""
+        """The sequences of these origins [B], with the `frames` that `read_frames` has written."""
         start, lane = np.divmod(origin, self.lanes)
         time = start * self.stride
         slots = (time + np.arange(-self._before, self.length)[:, None]) % self.capacity  # [before + L, B]
         is_first, action, reward, *ends = (torch.from_numpy(column[slots, lane]) for column in self._columns.values())
-        array = frames.numpy()
-        for b, (t, n) in enumerate(zip(time.tolist(), lane.tolist(), strict=True)):
-            array[:, b] = self._frames(t - self.history, n)
         state = np.zeros((len(time), self.state_size), np.float32)
         if self._state.size:
             state[:] = self._state[start % self.starts_kept, lane]
@@ -365,6 +337,7 @@ def draw(shards: Seq[Replay], batch_size: int, rng: np.random.Generator) -> Sequ
     parts, begin = [], 0
     for i, (origin, _) in zip(used, places, strict=True):
         here = slice(begin, begin + len(origin))
+        shards[i].read_frames(origin, frames[:, here])
         part = shards[i].gather(origin, weight[here], frames[:, here])
         parts.append(part._replace(origin=origin * len(shards) + i))
         begin = here.stop

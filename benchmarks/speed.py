@@ -10,11 +10,11 @@ from tempfile import TemporaryFile
 
 from benchmarks.common import ROOT, Effort, Row, better, compare, console
 
+PLAIN = "--torso nature --head mean --average 0 "  # the network of DQN, and its newest weights act
 # What the games played against a peer have in common with the peer's: no sticky actions, a lost life is an end.
-SAME = (
+SAME = PLAIN + (
     "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --trace-lambda None --n-step 1 --burn-in 0 "
-    "--torso nature --head mean --average 0 --loss huber --norm False --center False "
-    "--batch-size 32 --learning-rate 1e-4 "
+    "--loss huber --norm False --center False --batch-size 32 --learning-rate 1e-4 "
 )
 # One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
 AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
@@ -23,7 +23,7 @@ AT_PFRL = SAME + (
     "--last-action-reward False --max-grad-norm None"
 )
 # The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
-BEFORE = "--torso nature --head mean --average 0 --batch-size 16 --start-rows 2000"
+BEFORE = PLAIN + "--batch-size 16 --start-rows 2000"
 SB3, PFRL = ("sb3, 1 env", "sb3, 8 envs"), ("pfrl",)
 OURS = [sys.executable, "-m", "benchmarks.ours"]
 PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]

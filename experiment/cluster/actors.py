@@ -69,16 +69,16 @@ class RemotePlayer:
 
     def play(self, seed: int, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer | None:
         """Play a stretch with these weights; epsilon [N]. None if the life of this seed is over."""
-        player, ring, records = self.player, getattr(self, "ring", None), []
-        if player is None or ring is None or self.config.seed != seed:
+        player = self.player
+        if player is None or self.config.seed != seed:
             return None
         self.network.load_state_dict(weights)
+        ring, records, offset = self.ring, [], self.index * self.config.num_envs
         first = ring.time
         for _ in range(stretch_rows(self.config)):
             player.act(epsilon)
             self.q[ring.time % ring.capacity] = player.actor.q
             ring.append(player.recv())
-            offset = self.index * self.config.num_envs
             records += [replace(record, env=record.env + offset) for record in player.finished()]
         if self.config.priority_exponent:
             self._set_priorities(ring, ring.completed(first), version)
@@ -88,9 +88,8 @@ class RemotePlayer:
         start, lane = np.divmod(origin, ring.lanes)
         rows = start * ring.stride + np.arange(ring.length)[:, None]  # [L, B]
         q = torch.from_numpy(self.q[rows % ring.capacity, lane])  # [L, B, A]
-        images, *size = ring.frames_shape
-        frames = torch.empty((images, len(origin), *size), dtype=torch.uint8)
-        batch = ring.gather(origin, np.ones(len(origin), np.float32), frames)
+        unseen = torch.empty(0, dtype=torch.uint8)  # Q is known: no frame is decompressed
+        batch = ring.gather(origin, np.ones(len(origin), np.float32), unseen)
         ring.update_priorities(origin, first_priority(self.config, updates, batch, q))
 
 
@@ -211,7 +210,8 @@ class Players:
         """Of the time since the last row of metrics."""
         refs = [call.ref for seat in self.seats for call in seat.calls if call.version is not None]
         waiting = self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
-        speeds = [seat.steps * build.task(self.config).frame_skip / seconds for seat in self.seats]
+        frame_skip = build.task(self.config).frame_skip
+        speeds = [seat.steps * frame_skip / seconds for seat in self.seats]
         age, self.age = self.age, 0
         for seat in self.seats:
             seat.steps = 0

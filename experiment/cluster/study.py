@@ -6,7 +6,6 @@ from the checkpoint in the study's folder.
 """
 
 import contextlib
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -65,12 +64,12 @@ def changes(cell: Cell, known: States) -> tuple[Files, States]:
 
 def write(cell: Cell, files: Files) -> None:
     """Write what `changes` returned to the same run elsewhere. A checkpoint appears whole, and after all else."""
-    writing, arrived = cell.folder / "checkpoint" / ".writing", None
-    shutil.rmtree(writing, ignore_errors=True)
+    checkpoint: dict[Path, np.ndarray] = {}
     for name, (start, data) in files.items():
         path = cell.config.runs_dir / name
-        if path.parent.parent == writing.parent:
-            arrived, path = path.parent, writing / path.name
+        if path.parent.parent == cell.folder / "checkpoint":
+            checkpoint[path] = data
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         if start:
             with path.open("r+b") as file:
@@ -80,10 +79,10 @@ def write(cell: Cell, files: Files) -> None:
         else:
             with replacing(path) as temporary:
                 data.tofile(temporary)
-    if arrived:
-        writing.rename(arrived)
-    for old in checkpoints.candidates(cell.folder)[checkpoints.KEEP :]:
-        shutil.rmtree(old)
+    for target in {path.parent for path in checkpoint}:  # one or none
+        with checkpoints.placed(target) as temporary:
+            for path, data in checkpoint.items():
+                data.tofile(temporary / path.name)
 
 
 # --- on the node ---------------------------------------------------------------------------------------------------
@@ -160,11 +159,7 @@ class RayWorkers:
                 try:
                     error = None
                     while error is None:
-                        look = actor.news.remote(self._stopped)
-                        while not self._ray.wait([look], timeout=1.0)[0]:
-                            if self._stopped and not state:  # it waits for room: nothing has begun
-                                raise StoppedError
-                        files, now, error = self._ray.get(look)
+                        files, now, error = self._news(actor, begun=bool(state))
                         write(cell, files)
                         if now != state:
                             enter(now)
@@ -182,6 +177,14 @@ class RayWorkers:
                 finally:
                     self._ray.kill(actor)
         raise StoppedError
+
+    def _news(self, actor: Any, begun: bool) -> tuple[Files, str, str | None]:
+        """`Node.news` of an actor. StoppedError if it still waits for room when the study is stopped."""
+        look = actor.news.remote(self._stopped)
+        while not self._ray.wait([look], timeout=1.0)[0]:
+            if self._stopped and not begun:
+                raise StoppedError
+        return self._ray.get(look)
 
 
 def to_go_on(cell: Cell) -> Files:

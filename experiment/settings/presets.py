@@ -13,12 +13,11 @@ PRESETS["dqn"] = PRESETS["drqn"] | {
     "sequence_stride": 1,
     "last_action_reward": False,
 }
+# What the papers have in common: the network of Mnih et al. 2015, whose newest weights act.
+PLAIN = PRESETS["dqn"] | {"torso": "nature", "head": "mean", "average": 0.0}
 # Mnih et al. 2015, extended data table 1.
-PRESETS["dqn-2015"] = PRESETS["dqn"] | {
+PRESETS["dqn-2015"] = PLAIN | {
     "protocol": "dqn-2015",
-    "torso": "nature",
-    "head": "mean",
-    "average": 0.0,
     "norm": False,
     "center": False,
     "epsilon_final": 0.1,
@@ -105,10 +104,7 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
     "optimizer_epsilon": 1e-3,
     "max_grad_norm": None,
 }
-PRESETS["pqn-replay"] = PRESETS["dqn"] | {  # Gallici et al. 2024
-    "torso": "nature",
-    "head": "mean",
-    "average": 0.0,
+PRESETS["pqn-replay"] = PLAIN | {  # Gallici et al. 2024
     "epsilon_final": 0.001,
     "epsilon_frames": 1_000_000,
     "num_envs": 128,

@@ -67,14 +67,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
     The run's folder must be there: one that was moved away is not made anew. One process at a time (`lock`).
     """
-    folder.mkdir(exist_ok=True)
-    target, temporary = folder / f"{checkpoint.meta['frames']:012d}", folder / ".writing"
+    target = folder / f"{checkpoint.meta['frames']:012d}"
     same = [path for path in _newest_first(folder) if path.stem == target.name]
     if same:  # a resumed run saves the same frame again
         target = target.with_suffix(f".{int(same[0].suffix[1:] or 0) + 1}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
-    temporary.mkdir()
-    try:
+    with placed(target) as temporary:
         files = {}
         for name, tensors in ((NETWORK, checkpoint.weights), (TRAINING, checkpoint.training)):
             path = temporary / name
@@ -88,6 +85,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         text = json.dumps(manifest | {"sha256": signature(manifest)}, indent=1, allow_nan=False)
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
         _sync(temporary / MANIFEST)
+    return target
+
+
+@contextlib.contextmanager
+def placed(target: Path) -> Iterator[Path]:
+    """A folder for the files of a checkpoint: it becomes `target` when the block ends, and the last KEEP stay."""
+    folder, temporary = target.parent, target.with_name(".writing")
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
+    temporary.mkdir()
+    try:
+        yield temporary
         _sync(temporary)
         temporary.rename(target)
         _sync(folder)
@@ -95,7 +104,6 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in _newest_first(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def _newest_first(folder: Path) -> list[Path]:

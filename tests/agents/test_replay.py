@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from agents.actor import Actor
 from agents.networks import NetworkSettings, stack_frames
-from agents.replay import BLOCK, Replay, ReplaySettings, Shards, Stretch, SumTree, ring_times
+from agents.replay import BLOCK, Replay, ReplaySettings, Shards, Stretch, ring_times
 from agents.rows import Inputs, Rows, Sequence
 
 FRAME = (2, 3)  # frame[0] holds time (two bytes) and lane, so that a row can be told from every other
@@ -297,29 +297,6 @@ def test_an_update_of_overwritten_sequences_is_ignored() -> None:
     assert replay.state()["max_priority"] < 99
 
 
-@PROPERTY
-@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_the_sum_tree_equals_a_list(size: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    tree, naive = SumTree(size), np.zeros(size)
-    for _ in range(5):
-        index = generator.choice(size, generator.integers(1, size + 1), replace=False)
-        priority = generator.integers(0, 5, len(index)).astype(float)  # whole numbers: sums are exact
-        tree.set(index, priority)
-        naive[index] = priority
-        assert tree.total == naive.sum()
-        assert (tree.get(np.arange(size)) == naive).all()
-        if naive.any():
-            mass = np.arange(0, naive.sum(), 0.5)
-            assert (tree.draw(mass) == np.searchsorted(naive.cumsum(), mass, side="right")).all()
-
-
-def test_a_mass_that_rounding_has_made_too_large_still_falls_on_a_leaf_with_priority() -> None:
-    tree = SumTree(5)
-    tree.set(np.array([1, 3]), np.array([0.1, 0.2]))
-    assert tree.draw(np.array([tree.total, 1.0])).tolist() == [3, 3]
-
-
 def copy(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array.copy() for name, array in state.items()}
 
@@ -467,6 +444,7 @@ def test_shards_are_drawn_as_one_replay_of_all_their_sequences() -> None:
     for b in range(0, 8_000, 500):
         single = both.shards[shard[b]]
         frames = torch.empty((3, 1, *FRAME), dtype=torch.uint8)
+        single.read_frames(origin[b : b + 1], frames)
         alone = single.gather(origin[b : b + 1], np.ones(1, np.float32), frames)
         assert equal(alone, batch.lanes(slice(b, b + 1))._replace(origin=origin[b : b + 1]))
 
