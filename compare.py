@@ -10,6 +10,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def is_left(cell: Cell, study: Study) -> bool:
             raise UsageError(f"{cell.result}: is of a run with other settings ({', '.join(other)}); use another --out, "
                              "or report it as it is with --jobs 0")  # fmt: skip
         return False
-    if not study.ray:  # else the nodes check their cores and memory
+    if not study.ray:  # else the nodes check their cores, device, precision and memory
         build.check_config(cell.config)
     if cell.folder.exists():
         if other := changes(load(cell.folder / "config.yaml"), cell.config):
@@ -84,7 +85,7 @@ def is_left(cell: Cell, study: Study) -> bool:
         raise UsageError(f"{cell.result}: is of fewer frames or of another evaluation, and its run is not here; "
                          "bring the run, ask for what the result has, or delete it to train anew")  # fmt: skip
     else:
-        build.check_new(cell.config)
+        build.check_new(replace(cell.config, precision="auto") if study.ray else cell.config)
     return True
 
 

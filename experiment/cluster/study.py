@@ -6,6 +6,7 @@ from the checkpoint in the study's folder.
 """
 
 import contextlib
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from experiment import build
 from experiment.runs.session import is_young
@@ -24,6 +26,7 @@ from experiment.store.metrics import MetricsFile
 from experiment.studies.jobs import Children, StoppedError
 from experiment.studies.study import Cell, Study
 
+SCRATCH, IN_USE = "recall-node-", ".in-use"  # a node's folders for runs, and the file in each that its owner locks
 SECONDS = 2.0  # between two looks at a run
 LOSSES = 5  # of actors in a row that were lost before they answered: then no node can run the cell
 GROWING = {".jsonl", ".log"}  # files that are only appended to
@@ -92,7 +95,12 @@ class Node:
     """One cell at work in a scratch folder; an actor of Ray."""
 
     def __init__(self, cell: Cell, study: Study, files: Files) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="recall-")
+        for mark in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*/{IN_USE}"):
+            with contextlib.suppress(Timeout, OSError), FileLock(mark, timeout=0):  # its owner was killed
+                shutil.rmtree(mark.parent)
+        self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH)
+        self._lock = FileLock(Path(self._scratch.name) / IN_USE)
+        self._lock.acquire()
         track = {"local": "none", "all": "wandb"}.get(cell.config.track, cell.config.track)  # nobody sees a page here
         self._cell = replace(cell, config=replace(cell.config, runs_dir=Path(self._scratch.name), track=track))
         write(self._cell, files)
@@ -131,7 +139,9 @@ class RayWorkers:
     """The nodes of a Ray cluster as workers of a study."""
 
     def __init__(self, ray: Any, cells: list[Cell], study: Study) -> None:
-        """UsageError if a cell fits on no node."""
+        """UsageError if a cell fits on no node, or asks for a GPU that is not reserved."""
+        if not study.gpus_per_run and any(cell.config.device.startswith("cuda") for cell in cells):
+            raise UsageError("--device cuda: reserve a GPU for each run with --gpus-per-run 1, or a share of one")
         self._ray, self._stopped = ray, False
         self._memory = {cell.name: sum(build.expected_bytes(cell.config).values()) for cell in cells}
         needs = {"CPU": study.cpus_per_run, "GPU": study.gpus_per_run, "memory": max(self._memory.values())}

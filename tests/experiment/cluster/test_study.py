@@ -228,6 +228,32 @@ def test_a_run_that_fits_on_no_node_is_refused(words: tuple[str, ...], tmp_path:
     RayWorkers(ray, (jobs := make_jobs(tmp_path, "--agents", "dqn", "--cpus-per-run", "3")).cells, jobs.study)
 
 
+def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["--ray", "auto", *GRID, "--agents", "dqn", "--out", str(tmp_path)]
+    study, shared = compare.read_command([*words, "--", *QUICK, "--device", "cuda", "--precision", "bf16"])
+    (cell,) = make_cells(study, shared)
+    assert compare.is_left(cell, study)
+    with pytest.raises(UsageError, match=r"^--device cuda: reserve a GPU for each run with --gpus-per-run 1"):
+        RayWorkers(SimpleNamespace(), [cell], study)
+
+
+def test_a_node_removes_the_folders_of_owners_that_were_killed_and_of_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Children, "run", lambda *_: None)
+    jobs = make_jobs(tmp_path / "study", "--agents", "dqn")
+    for name in ("killed/.in-use", "a-run/lock"):
+        (path := tmp_path / f"{module.SCRATCH}{name}").parent.mkdir()
+        path.touch()
+    alive, other = (Node(jobs.cells[0], jobs.study, {}) for _ in range(2))
+    left = {path.name.removeprefix(module.SCRATCH) for path in tmp_path.glob(f"{module.SCRATCH}*")}
+    assert left == {"a-run", *(Path(n._scratch.name).name.removeprefix(module.SCRATCH) for n in (alive, other))}
+    for node in (alive, other):
+        node.news(False)
+
+
 def test_ray_without_an_address_is_local_and_its_runs_use_their_cores() -> None:
     study, shared = compare.read_command(["--ray", "--cpus-per-run", "2"])
     assert (study.ray, study.jobs) == ("local", None)

@@ -1,0 +1,208 @@
+"""Kill players, nodes and the learner of a run on a real Ray cluster of two nodes, and look at every row in its replay.
+
+python -m tests.torture_actors --players 20 --nodes 3 --learners 2 [--seed 1]
+
+The kills come in random order at random moments. A life of a player is a pure function of its seed and its actions, so
+at the end the games are played again: every row in the replay must be the next one of its player's life, with the same
+frame, reward and ends. A row that was lost or that came twice would shift all later ones. The exit status is 1 if there
+is a difference, or if a process outlives its learner.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import train
+from experiment import build
+from experiment.cluster.actors import Players, stretch_rows
+from experiment.settings import config as settings
+from experiment.store.checkpoint import load_latest, saved_frames, subtree
+from tests import small
+
+# Before Ray is imported, which reads them once. By default Ray runs its workers at nice 15, behind any other work.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_worker_niceness": "0"}
+RUN: dict[str, Any] = {"num_envs": 4, "actors": 2, "frames": 10**9, "replay_rows": 400_000, "checkpoint_frames": 4_000}
+PAUSE = 4  # stretches between two kills, at least
+LIVES = "lives.txt"  # in the run's folder: a line for each stretch inserted, with shard, seed of the life, time in it
+
+
+@contextmanager
+def two_nodes() -> Iterator[Any]:
+    """ray.cluster_utils.Cluster with a head and one other node, of one core each."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    add_node(cluster)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def add_node(cluster: Any) -> None:
+    """Another node of one core. Ray gives it 30 seconds to begin, which may be too few on a busy machine."""
+    for attempt in range(10):
+        try:
+            cluster.add_node(num_cpus=1)
+            return
+        except Exception as error:
+            if attempt == 9 or "timed out during startup" not in str(error):
+                raise
+
+
+def learn(folder: Path, words: list[str]) -> int:
+    """train.py, with a line in LIVES for each stretch."""
+    recv = Players.recv
+
+    def recorded(players: Players) -> Any:
+        stretch = recv(players)
+        if stretch.steps:
+            with (folder / LIVES).open("a") as file:
+                file.write(f"{stretch.shard} {players.seats[stretch.shard].seed} {stretch.time}\n")
+        return stretch
+
+    Players.recv = recorded  # type: ignore[method-assign]
+    return train.main(words)
+
+
+def lives(folder: Path) -> list[tuple[int, int, int]]:
+    """The lines of LIVES."""
+    path = folder / LIVES
+    text = path.read_text() if path.exists() else ""
+    return [(int(a), int(b), int(c)) for a, b, c in map(str.split, text.splitlines())]
+
+
+def player_processes(cluster: Any) -> list[psutil.Process]:
+    """Those of this cluster alone."""
+    session, ours = cluster.head_node.get_session_dir_path(), []
+    for process in psutil.process_iter(["cmdline"]):
+        if "ray::RemotePlayer" in " ".join(process.info["cmdline"] or []):
+            parent = process.parent()
+            ours += [process] * (parent is not None and session in " ".join(parent.cmdline()))
+    return ours
+
+
+def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) -> list[str]:
+    """Train in `folder`, and kill what `events` name: player, node or learner. What is wrong at the end."""
+    faults: list[str] = []
+
+    def launch(*words: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.torture_actors", "learn", str(folder), *words, "--ray", cluster.address]
+        with (folder.parent / f"{folder.name}.log").open("a") as log:
+            return subprocess.Popen(command, cwd=small.ROOT, stdout=log, stderr=log, env=small.environment(), text=True)
+
+    process = launch("drqn", "--runs-dir", str(folder.parent), "--name", folder.name, *small.flags(**RUN))
+    try:
+        for event in [*events, "end"]:
+            before, deadline = len(lives(folder)), time.monotonic() + 600
+            while len(lives(folder)) < before + PAUSE or not player_processes(cluster):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    return [*faults, f"before the next {event}: the run stands still or has ended"]
+                time.sleep(0.05)
+            time.sleep(draw.random())
+            print(f"{event} after {len(lives(folder))} stretches", flush=True)
+            if event == "player":
+                draw.choice(player_processes(cluster)).kill()
+            elif event == "node":
+                cluster.remove_node(draw.choice(list(cluster.worker_nodes)), allow_graceful=False)
+                add_node(cluster)
+            elif event == "learner":
+                players = player_processes(cluster)
+                process.kill()
+                process.wait()
+                faults += ["a player outlived its learner"] * bool(psutil.wait_procs(players, timeout=60)[1])
+                _forget(folder)
+                process = launch("--resume", str(folder))
+        process.terminate()
+        faults += ["the run did not end well"] * (process.wait(300) != 0)
+    finally:
+        process.kill()
+    return faults + differences(folder)
+
+
+def _forget(folder: Path) -> None:
+    """Of the stretches those that the newest checkpoint does not hold."""
+    config, frames = settings.load(folder / "config.yaml"), [*saved_frames(folder), 0][0]
+    whole = frames // (4 * stretch_rows(config) * config.num_envs // config.actors)
+    lines = (folder / LIVES).read_text().splitlines(keepends=True)
+    (folder / LIVES).write_text("".join(lines[:whole]))
+
+
+def differences(folder: Path) -> list[str]:
+    """Where the replay of the last checkpoint is not what its players' lives give when they are played again."""
+    saved = load_latest(folder, training=True, report=print)
+    config = settings.from_dict(saved.meta["config"], str(folder))
+    rows, lanes = stretch_rows(config), config.num_envs // config.actors
+    shards = build.make_shards(config, build.blueprint(config).state_size)
+    shards.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
+    found, inserted = [], len(lives(folder)) * rows * lanes
+    if inserted != sum(shard.time for shard in shards.shards) * lanes or inserted * 4 != saved.meta["frames"]:
+        found.append(f"{inserted} rows were inserted, the replay and the counters have others")
+    for number, shard in enumerate(shards.shards):
+        columns, time_here = shard.state(), 0
+        for seed, stretches in groupby([life for life in lives(folder) if life[0] == number], key=lambda life: life[1]):
+            one = replace(config, actors=0, ray="", num_envs=lanes, seed=seed)
+            envs, end = build.make_envs(one, build.rules(one)), time_here + rows * len(list(stretches))
+            frame = envs.reset()
+            for t in range(time_here, end):
+                envs.send(columns["action"][t])
+                step, kept = envs.recv(), [shard._block(t // 8, lane)[t % 8] for lane in range(lanes)]
+                gap = t == end - 1 and end < shard.time  # there the row is truncated
+                same = [np.array_equal(kept, frame), np.array_equal(columns["reward"][t], step.reward)]
+                same += [np.array_equal(columns["terminated"][t], step.terminated)]
+                same += [np.array_equal(columns["truncated"][t], ~step.terminated if gap else step.truncated)]
+                if not all(same):
+                    found.append(f"player {number}, seed {seed}, row {t - time_here}: differs")
+                    break
+                frame = step.frame
+            time_here = end
+            envs.close()
+    since, batch = saved.meta["learning_since"], config.batch_size * config.unroll
+    steps = (saved.meta["frames"] - since) // 4
+    least, most = (int(config.samples_per_step * n // batch) for n in (steps, steps + rows * lanes))
+    if not least <= saved.meta["updates"] <= most:  # those of the stretch under way may be made
+        found.append(f"{saved.meta['updates']} updates in {steps} steps, not {least} to {most}")
+    return found
+
+
+def main(words: list[str]) -> int:
+    if words[:1] == ["learn"]:
+        return learn(Path(words[1]), words[2:])
+    parser = ArgumentParser("python -m tests.torture_actors", description="Kill parts of a run on Ray, check its rows.")
+    for name, count in (("players", 20), ("nodes", 3), ("learners", 2)):
+        parser.add_argument(f"--{name}", type=int, default=count, help="kills of these (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(words)
+    draw, counts = random.Random(options.seed), (options.players, options.nodes, options.learners)
+    events = [event for event, n in zip(("player", "node", "learner"), counts, strict=True) for _ in range(n)]
+    draw.shuffle(events)
+    with tempfile.TemporaryDirectory() as home, two_nodes() as cluster:
+        folder = Path(home) / "run"
+        faults = torture(cluster, folder, events, draw)
+        kept, row = lives(folder), small.rows(folder)[-1]
+        if faults:
+            print((folder.parent / "run.log").read_text()[-3000:])
+    print(*faults, sep="\n", end="\n" * bool(faults))
+    print(
+        f"killed {options.players} players, {options.nodes} nodes, {options.learners} learners; {len(kept)} stretches "
+        f"of {len({life[:2] for life in kept})} lives, {row['steps']} rows, {row['updates']} updates, "
+        f"{row['actor_restarts']} restarts; differences {len(faults)}"
+    )
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
