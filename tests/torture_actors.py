@@ -10,6 +10,7 @@ is a difference, or if a process outlives its learner.
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import numpy as np
 import psutil
 
 import train
+from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
 from experiment.cluster.actors import Players, stretch_rows
 from experiment.settings import config as settings
@@ -34,7 +36,8 @@ from tests import small
 
 # Before Ray is imported, which reads them once. By default Ray runs its workers at nice 15, behind any other work.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_worker_niceness": "0"}
-RUN: dict[str, Any] = {"num_envs": 4, "actors": 2, "frames": 10**9, "replay_rows": 400_000, "checkpoint_frames": 4_000}
+RUN: dict[str, Any] = {"num_envs": 4, "actors": 2, "frames": 10**9, "replay_rows": 400_000, "checkpoint_frames": 1_000}
+RUN |= {"torso": "dqn-2013"}  # quick
 PAUSE = 4  # stretches between two kills, at least
 LIVES = "lives.txt"  # in the run's folder: a line for each stretch inserted, with shard, seed of the life, time in it
 
@@ -53,7 +56,7 @@ def two_nodes() -> Iterator[Any]:
 
 
 def add_node(cluster: Any) -> None:
-    """Another node of one core. Ray gives it 30 seconds to begin, which may be too few on a busy machine."""
+    """Another node of one core. It is tried again where the machine is too busy."""
     for attempt in range(10):
         try:
             cluster.add_node(num_cpus=1)
@@ -118,7 +121,9 @@ def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) 
                 draw.choice(player_processes(cluster)).kill()
             elif event == "node":
                 cluster.remove_node(draw.choice(list(cluster.worker_nodes)), allow_graceful=False)
+                process.send_signal(signal.SIGSTOP)  # a busy machine starts no node in the 30 seconds that Ray allows
                 add_node(cluster)
+                process.send_signal(signal.SIGCONT)
             elif event == "learner":
                 players = player_processes(cluster)
                 process.kill()
@@ -170,6 +175,8 @@ def differences(folder: Path) -> list[str]:
                 frame = step.frame
             time_here = end
             envs.close()
+    for path in (folder / "episodes").glob("*.json"):
+        replay_grey(EpisodeRecord.load(path))  # RuntimeError if the episode does not come out as it says
     since, batch = saved.meta["learning_since"], config.batch_size * config.unroll
     steps = (saved.meta["frames"] - since) // 4
     least, most = (int(config.samples_per_step * n // batch) for n in (steps, steps + rows * lanes))

@@ -1,5 +1,7 @@
-"""Actors of one run: what they send, what the learner asks, and what a loss costs; with a stand-in for Ray."""
+"""Actors of one run: what they send, what the learner asks, and what a loss costs; mostly with a stand-in for Ray."""
 
+import io
+import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from ray import exceptions
+from rich.console import Console
 
 from agents.learner import first_priority
+from envs.episodes import replay_grey
 from experiment import build
 from experiment.cluster import actors
 from experiment.cluster.actors import EMPTY, Players, RemotePlayer
+from experiment.runs.console import Display
 from experiment.settings.config import Config, UsageError, override, preset
-from tests import small
+from tests import small, torture_actors
 
 ROWS = 16  # of a stretch, of each env: two blocks of 8, which are two strides too
 SETTINGS = small.SETTINGS | {"num_envs": 4, "actors": 2, "replay_rows": 1_200}
@@ -88,6 +93,18 @@ def test_a_life_that_is_over_plays_no_more_and_the_next_one_differs():
     assert first.stretch.columns["is_first"][0].all()
     assert second.stretch.columns["is_first"][0].all()
     assert (first.stretch.columns["action"] != second.stretch.columns["action"]).any()
+
+
+def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again():
+    remote, weights = alone(config(torso="dqn-2013"))  # player 1 has the envs 2 and 3
+    remote.begin(3)
+    answers = [remote.play(3, weights, 0, np.ones(2)) for _ in range(16)]
+    records = [record for answer in answers if answer for record in answer.records]
+    assert records
+    assert {record.env for record in records} <= {2, 3}
+    for record in records:
+        _, rewards = replay_grey(record)
+        assert rewards.sum() == record.score
 
 
 # --- the learner's side, with a stand-in for Ray that computes a call when it is waited for
@@ -269,7 +286,22 @@ def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_st
     names = re.findall(r"^\| `(\w+)`", documented, re.MULTILINE)
     assert len(names) == 6
     assert set(names) <= set(last)
+    with Display("", 1, Console(file=(terminal := io.StringIO()), force_terminal=True, width=200)) as display:
+        display.show(last)
+    assert all(name in terminal.getvalue() for name in names)
     assert last["actors_alive"] == 2
     assert last["replay_rows"] == 800
     assert last["actor_restarts"] == 0
     assert [row for row in small.rows(folder) if "eval_score" in row]
+
+
+# --- a real cluster of two nodes
+
+
+def test_a_killed_player_and_a_killed_node_lose_and_double_no_row_that_was_inserted(cluster: Any, tmp_path: Path):
+    folder = tmp_path / "run"
+    assert torture_actors.torture(cluster, folder, ["player", "node"], random.Random(1)) == []
+    lives = torture_actors.lives(folder)
+    other = [f"{shard} {seed + (seed == lives[0][1])} {time}\n" for shard, seed, time in lives]
+    (folder / torture_actors.LIVES).write_text("".join(other))
+    assert "differs" in torture_actors.differences(folder)[0]  # from the games of another seed
