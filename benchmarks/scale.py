@@ -109,20 +109,20 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
     here, one = sample.steps / seconds(lambda: replay.append(sample), 100), 0.0
     packed = f"{row_bytes:.0f} bytes a row, {sample.steps} rows a stretch; {here:,.0f} rows/s without Ray"
     for count in ACTORS:
-        players.seats = seats[:count]
+        players.seats, who = seats[:count], f"{count} actor{'s' * (count > 1)}"
         take(4 * count)
         speed, pairs = median(rate() for _ in range(effort.pairs)), effort.pairs
         whole, free = ray.cluster_resources(), ray.available_resources()
         note = f"{speed * row_bytes / 1e6:.1f} MB/s, {packed}; other: one actor that plays, on one core"
-        rows.append(Row(f"rows from {count} actors", speed, alone, "rows/s", speed / alone, ">=", count, pairs, note))
+        rows.append(Row(f"rows from {who}", speed, alone, "rows/s", speed / alone, ">=", count, pairs, note))
         store = (whole["object_store_memory"] - free["object_store_memory"]) / 1e6
         most = actors.CALLS * count * sample.steps * row_bytes / 1e6 + 3 * size
         note = "other: the stretches of all open calls, and three versions of the weights"
-        rows.append(Row(f"object store, {count} actors", store, most, "MB", store / most, "<=", 1.0, 1, note))
+        rows.append(Row(f"object store, {who}", store, most, "MB", store / most, "<=", 1.0, 1, note))
         broadcast()
         took, pairs = median(seconds(broadcast) for _ in range(4 * pairs)), 4 * pairs
         one = one or took
         note = f"{size:.1f} MB; other: {count} times as long as to one"
         ratio = took / (count * one)
-        rows.append(Row(f"weights to {count} actors", took, count * one, "s", ratio, "<=", 1.0, pairs, note))
+        rows.append(Row(f"weights to {who}", took, count * one, "s", ratio, "<=", 1.0, pairs, note))
     return rows

@@ -28,7 +28,7 @@ CALLS = 2  # open at a time to each player: one is played, one waits
 PUBLISH = 10  # updates between two versions of the weights
 MAX_AGE = 1_000  # updates: a player whose weights are older is waited for before any other
 WAIT = 1.0  # seconds: of a look for finished stretches, and before a lost player is asked again
-LOSSES = 30  # times that each player is lost in a row before the run gives up
+LOSSES, PATIENCE = 30, 900.0  # times that each player is lost in a row, and seconds, before the run gives up
 EMPTY = Stretch(0, -1, {"action": np.empty((0, 0), np.uint8)}, np.empty(0), [], np.empty((0, 0)))
 
 
@@ -126,7 +126,7 @@ class Players:
         self.steps = stretch_rows(config) * self.lanes
         self.restarts = self.refused = self.age = self._losses = self._calls = 0
         self._records: list[EpisodeRecord] = []
-        self._version, self._weights = -1, None
+        self._version, self._weights, self._answered = -1, None, time.monotonic()
         self._stack = contextlib.ExitStack()
         self._ray = self._stack.enter_context(connected(config.ray or "local"))
         cores = self._ray.cluster_resources().get("CPU", 0.0)
@@ -180,7 +180,7 @@ class Players:
         except errors.RayError as error:
             self._lose(seat, error)
             return EMPTY
-        call, self._losses = seat.calls.popleft(), 0
+        call, self._losses, self._answered = seat.calls.popleft(), 0, time.monotonic()
         if call.version is None:
             seat.alive = True
             return EMPTY
@@ -197,7 +197,8 @@ class Players:
         """The player is asked to begin another life; calls that are open are given up."""
         self.restarts += seat.alive
         self._losses += 1
-        if self._losses > LOSSES * len(self.seats):
+        # Until there is room for them, Ray says at once that players are restarting: a node may be away for minutes.
+        if self._losses > LOSSES * len(self.seats) and time.monotonic() - self._answered > PATIENCE:
             raise UsageError(f"--actors {len(self.seats)}: no player answers any more ({' '.join(str(why).split())})")
         seat.alive, seat.ask_at = False, time.monotonic() + WAIT
         seat.calls.clear()
