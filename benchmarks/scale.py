@@ -4,6 +4,7 @@ The actors send a few recorded stretches over and over, as fast as they are aske
 `train.py --actors`, without the updates.
 """
 
+import pickle
 import sys
 import time
 from dataclasses import replace
@@ -73,8 +74,6 @@ def _record(config: Config) -> tuple[list[Stretch], float]:
 
 
 def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> list[Row]:
-    from ray import cloudpickle
-
     ray, seats, rows = players._ray, players.seats, []
     weights = {k: v.cpu() for k, v in players.learner.acting.state_dict().items()}
     size = sum(v.nbytes for v in weights.values()) / 1e6
@@ -105,7 +104,7 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
     while not all(seat.alive for seat in seats):
         take(1)
         time.sleep(0.2)  # leave them the machine
-    row_bytes = len(cloudpickle.dumps(Answer(0, sample, []))) / sample.steps
+    row_bytes = len(pickle.dumps(Answer(0, sample, []))) / sample.steps
     here, one = sample.steps / seconds(lambda: replay.append(sample), 100), 0.0
     packed = f"{row_bytes:.0f} bytes a row, {sample.steps} rows a stretch; {here:,.0f} rows/s without Ray"
     for count in ACTORS:

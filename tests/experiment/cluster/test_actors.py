@@ -300,7 +300,7 @@ def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(
 ):
     monkeypatch.setattr(Players, "recv", Players.recv)  # `learn` replaces it: put it back afterwards
     folder, changes = tmp_path / "run", torture_actors.RUN | {"frames": 1_280}
-    words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(**changes)]
+    words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags("drqn", **changes)]
     assert torture_actors.learn(folder, words) == 0
     assert torture_actors.differences(folder) == []
     lives = torture_actors.lives(folder)
