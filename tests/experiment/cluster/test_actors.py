@@ -64,6 +64,7 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw():
     settings = config(priority_exponent=1.0, actors=2)
     remote, weights = alone(settings)
     remote.begin(3)
+    answer = None
     for _ in range(4):
         answer = remote.play(3, weights, 0, np.full(2, 0.5))
     assert answer is not None
