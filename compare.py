@@ -38,12 +38,12 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
         data = _fields(own[0], read_yaml(Path(own[0])))
         shared = _fields(f"{own[0]}: train", data.pop("train", {}))
         if null := next((name for name, value in data.items() if value is None), None):
-            raise UsageError(f"{own[0]}: {null}: null is no value; leave the line out for the default")
+            raise UsageError(f"{own[0]}: {null}: null is not a value; omit the line for the default")
         own = own[1:]
     study = parse(command("compare"), own, Study(**data), ABOUT)
     shared |= given(f"{command('compare')} ... --", train, Config())
     for name in shared.keys() & {*OF_THE_GRID, "frames", "observe"}:
-        raise UsageError(f"{flag(name)}: the grid sets it, not the flags of train.py; see --help")
+        raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")
     return study, shared
 
 
@@ -72,7 +72,7 @@ def is_left(cell: Cell, study: Study) -> bool:
     """Whether the cell must be run. UsageError if it cannot be, or if its files are of a run with other settings."""
     if result := finished(cell, study):
         if other := result.other_settings(cell.config):
-            raise UsageError(f"{cell.result}: is of a run with other settings ({', '.join(other)}); use another --out, "
+            raise UsageError(f"{cell.result}: its run had other settings ({', '.join(other)}); use another --out, "
                              "or report it as it is with --jobs 0")  # fmt: skip
         return False
     if not study.ray:  # else the nodes check their cores, device, precision and memory
@@ -82,8 +82,8 @@ def is_left(cell: Cell, study: Study) -> bool:
             raise UsageError(f"{cell.folder}: is a run with other settings ({', '.join(other.values())}); "
                              "use another --out")  # fmt: skip
     elif cell.result.exists():
-        raise UsageError(f"{cell.result}: is of fewer frames or of another evaluation, and its run is not here; "
-                         "bring the run, ask for what the result has, or delete it to train anew")  # fmt: skip
+        raise UsageError(f"{cell.result}: has fewer frames or another evaluation, and its run folder is missing; "
+                         "restore it, request what the result has, or delete the result to train again")  # fmt: skip
     else:
         build.check_new(replace(cell.config, precision="auto") if study.ray else cell.config)
     return True
@@ -99,7 +99,7 @@ def check_memory(cells: list[Cell], jobs: int) -> None:
 
 @contextlib.contextmanager
 def open_workers(study: Study, left: list[Cell]) -> Iterator[Workers]:
-    """What trains and scores the cells that are left. UsageError if there is no room for them."""
+    """The workers that train and score the remaining cells. UsageError if there is no room for them."""
     if study.ray and left:
         with connected(study.ray) as ray:
             yield RayWorkers(ray, left, study)
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
     cells = make_cells(study, shared)
     warnings = [f"Not a fair comparison: {line}" for line in unfair(cells)]
     if warnings and not study.allow_unfair:
-        raise UsageError(f"{'; '.join(warnings)}. --allow-unfair True compares all the same")
+        raise UsageError(f"{'; '.join(warnings)}. --allow-unfair True compares them anyway")
     jobs = Jobs(cells, study)
     if study.jobs == 0:
         jobs.look()
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
                 (study.out / "runs").mkdir(parents=True, exist_ok=True)
             jobs.run(workers, study.jobs or (len(cells) if study.ray else cores()))
     if jobs.stopped:
-        print(f"stopped; the same command goes on; with --jobs 0 it reports the finished runs of {study.out}")
+        print(f"stopped; repeat the command to continue; with --jobs 0 it reports the finished runs of {study.out}")
         return 130
     for name, reason in jobs.failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)

@@ -45,7 +45,7 @@ class EvaluateConfig(Settings):
     game: str = ""
     """Refuse the run unless it was trained on this game."""
     observe: str = ""
-    """What the agent sees: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default: as in
+    """The agent's view: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default: as in
     training."""
     epsilon: Share = 0.001
     """Share of random actions."""
@@ -174,7 +174,7 @@ def check_sweep(agents: list[Agent], screens: list[Observe]) -> None:
             raise UsageError(f"{other.folder}: given twice")
         if (one.config.game, one.protocol) != (other.config.game, other.protocol):
             of = [f"{a.folder} is {a.config.game}, {a.protocol.name}" for a in (one, other)]
-            raise UsageError(f"--sweep: one figure is of one game and protocol: {'; '.join(of)}")
+            raise UsageError(f"--sweep: all runs must have one game and protocol: {'; '.join(of)}")
 
 
 def describe(agent: Agent, result: Evaluation) -> None:
@@ -230,7 +230,7 @@ def watch(record_file: Path, asked: EvaluateConfig) -> int:
     agents = [prepare(folder, asked) for folder in asked.runs]
     for agent in agents:
         if (agent.config.game, agent.protocol.name) != (record.game, record.protocol):
-            raise UsageError(f"--watch {record_file}: of {record.game}, {record.protocol}, unlike {agent.folder}")
+            raise UsageError(f"--watch {record_file}: records {record.game}, {record.protocol}, unlike {agent.folder}")
     with refused(record_file, "played again"):
         film([record], agents, asked, (asked.out or record_file.parent) / f"{record_file.stem}.mp4")
     return 0

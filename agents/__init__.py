@@ -1,4 +1,4 @@
-"""What learns: networks, cores, losses, replay, exploration, actor, learner. Knows arrays, not games."""
+"""The agent: networks, cores, losses, replay, exploration, actor, learner. Knows arrays, not games."""
 
 import ctypes
 import os

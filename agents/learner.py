@@ -51,7 +51,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fuse
 
 @dataclass(frozen=True, config=FORBID)
 class LearnerSettings:
-    """What one update does."""
+    """One update: batch, targets and optimiser."""
 
     batch_size: Count = 16
     """Sequences an update."""

@@ -188,7 +188,7 @@ TORSOS: dict[str, type[Torso]] = {
 
 @dataclass(frozen=True, config=FORBID)
 class NetworkSettings:
-    """What the network is made of."""
+    """The network: torso, core and head."""
 
     frame_stack: Annotated[int, Field(ge=1, le=32)] = 1
     """Images the network sees at once, each 4 frames after the last."""
@@ -203,7 +203,7 @@ class NetworkSettings:
     core_size: Count = 256
     """Units of the recurrent core."""
     head: Annotated[str, one_of(HEADS)] = "mean"
-    """What is learned of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or hl-gauss (a
+    """Estimate of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or hl-gauss (a
     histogram of the mean, 51 bins from -10 to 10; cross-entropy)."""
     head_hidden: Whole = 0
     """Width of a fully connected layer in each stream of the head, in units. 0: none."""
@@ -256,12 +256,12 @@ class QNetwork(nn.Module):
         return self.head.samples(out).mean(-1), state
 
     def outputs(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head gives for each action: out [L, B, A, K], and the next core state [B, S]."""
+        """The head's output for each action [L, B, A, K], and the next core state [B, S]."""
         y, state = self.core(self.see(inputs), state, inputs.is_first[self.settings.frame_stack - 1 :])
         return self.head(y), state
 
     def see(self, inputs: Inputs) -> Tensor:
-        """What the core is given [L, B, D]: features of the frames, and the last action and reward if so set."""
+        """The core's input [L, B, D]: features of the frames, and the last action and reward if so set."""
         x = self.features(inputs)
         if self.settings.last_action_reward:
             starts = inputs.is_first[self.settings.frame_stack - 1 :].to(x.device, non_blocking=True)  # [L, B]

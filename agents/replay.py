@@ -25,7 +25,7 @@ BYTES_OBJECT = 41  # of a bytes object and the reference to it, beside its conte
 
 @dataclass(frozen=True, config=FORBID)
 class ReplaySettings:
-    """What is kept, and how it is drawn."""
+    """The replay: its size, and how sequences are drawn."""
 
     update: Literal["stored", "random"] = "stored"
     """Core state a drawn sequence starts from: the actor's, stored (R2D2), or zeros (the bootstrapped random updates of

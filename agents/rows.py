@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the network sees of L rows. The K - 1 rows of history before the first are there for frame stacks.
+    """The network's input for L rows. The K - 1 rows of history before the first are there for frame stacks.
 
     A row's previous action and reward are zero where an episode starts; the network sees to that.
     """

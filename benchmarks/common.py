@@ -1,4 +1,4 @@
-"""What the commands share: rows of the table, measurements in turn, and real runs to measure."""
+"""Shared by the commands: rows of the table, measurements in turn, and real runs to measure."""
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
 

@@ -1,4 +1,4 @@
-"""What one action, taken at every step, scores: what an agent must beat before its score says that it looks.
+"""The score of one action, taken at every step: a score above it shows that an agent uses the screen.
 
 python -m benchmarks.one_action [--game space_invaders] [--episodes 10] [--epsilon 0.01] [--seed 1]
 

@@ -1,4 +1,4 @@
-"""What a replay of a million rows costs: memory, and training time lost to its checkpoints."""
+"""The cost of a replay of a million rows: memory, and training time lost to its checkpoints."""
 
 import gc
 from statistics import median

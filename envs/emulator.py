@@ -21,7 +21,7 @@ TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # opened for one pl
 
 
 class Machine(NamedTuple):
-    """What a game's cartridge fixes."""
+    """Constants of a game's cartridge."""
 
     height: int  # of the native screen, pixels: 210 for most games
     width: int  # 160

@@ -119,7 +119,7 @@ def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
 
 
 def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
-    """What the agent saw and got: frames uint8 [steps + 1, H, W], rewards float32 [steps].
+    """The agent's observations and rewards: frames uint8 [steps + 1, H, W], rewards float32 [steps].
 
     frames[t] is what it saw when it took the episode's action t; the last is the final frame.
     RuntimeError if the episode does not come out as recorded.

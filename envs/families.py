@@ -69,7 +69,7 @@ def rules(game: str, name: str) -> Protocol:
 
 
 def task(game: str, rules: Protocol) -> Task:
-    """What must be known to build an agent for this environment. ValueError on an unknown one."""
+    """The properties of an environment that an agent is built from. ValueError on an unknown one."""
     if is_atari(game):
         return Task((emulator.SIZE, emulator.SIZE), emulator.FRAME_SKIP, machine(game).actions(rules))
     shape, actions = facts(game)

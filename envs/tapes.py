@@ -212,7 +212,7 @@ class Envs:
         self._screens, self._lives = self._games.reset(mask, seeds)
 
     def _see(self, is_first: np.ndarray) -> np.ndarray:
-        """What the agent sees, uint8 [N, H, W]."""
+        """The agent's view, uint8 [N, H, W]."""
         return np.stack([t.observer(self._screens[i], bool(is_first[i])) for i, t in enumerate(self._tapes)])
 
     def _record(self, env: int, terminated: bool) -> EpisodeRecord:

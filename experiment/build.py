@@ -34,7 +34,7 @@ def rng(seed: int, stream: str) -> np.random.Generator:
 
 
 def observe(config: Config) -> Observe:
-    """What the agent sees."""
+    """The agent's view."""
     return parse_screen(config.observe)
 
 

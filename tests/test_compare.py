@@ -142,7 +142,7 @@ def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_pa
     started.send_signal(signal.SIGTERM)
     output, _ = started.communicate(timeout=300)
     assert started.returncode == 130, output
-    assert "the same command goes on" in output
+    assert "repeat the command to continue" in output
     assert not (out / "report.md").exists()
     assert call(out) == 0
     clock = {"training_seconds", "curve_seconds"}
@@ -200,8 +200,8 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path: Path
         ("train: [threads]", "train: must hold settings"),
         ("train: {threads: null}", "--threads None"),
         ("seeds: x", "--seeds x"),
-        ("seeds: null", "seeds: null is no value"),
-        ("train: {name: x}", "--name: the grid sets it"),
+        ("seeds: null", "seeds: null is not a value"),
+        ("train: {name: x}", "--name: set by the grid"),
         ("{", "cannot be read"),
     ],
 )

@@ -182,8 +182,8 @@ class RayWorkers:
                 except errors.RayError as loss:
                     state, losses = "", losses + 1
                     if losses == LOSSES or getattr(loss, "actor_init_failed", False):  # such as a missing package
-                        raise UsageError(f"no node can run it: {str(loss).strip().splitlines()[-1]}") from None
-                    enter("node lost, waits for another")
+                        raise UsageError(f"no node can run the cell: {str(loss).strip().splitlines()[-1]}") from None
+                    enter("node lost, waiting for another")
                 finally:
                     self._ray.kill(actor)
         raise StoppedError

@@ -1,1 +1,1 @@
-"""What is remembered: a task that needs memory, and probes of trained agents."""
+"""Memory: a task that needs memory, and probes of trained agents."""

@@ -108,7 +108,7 @@ def recall_command(argv: list[str]) -> int:
 
 @dataclass(frozen=True, config=FORBID)
 class ProbeConfig(Settings):
-    """What the two probes of a trained agent have in common."""
+    """Flags that both probes of a trained agent share."""
 
     runs: Annotated[Folders, Positional] = ()
     """Folder of a run, such as runs/NAME."""
@@ -153,7 +153,7 @@ def recurrent(asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Figures]
     agent = open_agent(folder, **changes, threads=asked.threads)
     core, frames = agent.config.core, agent.trained["frames"]
     if not agent.network.state_size:
-        raise UsageError(f"{folder}: {agent.preset} has no memory (core {core}), so there is nothing to look at")
+        raise UsageError(f"{folder}: {agent.preset} has no memory (core {core}), so it cannot be probed")
     about = {**agent.trained, "core": core, "episodes": asked.episodes}
     title = f"{agent.preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
     return replace(agent, trained=about), title, Figures(Path(asked.out or folder / f"{argv[0]}.json"), argv)

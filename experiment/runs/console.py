@@ -1,4 +1,4 @@
-"""What a run prints: its settings before it starts, a live panel on a terminal, plain lines elsewhere."""
+"""The output of a run: its settings before it starts, a live panel on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -66,7 +66,7 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
             kept = f"the last good checkpoint, of {saved[0]:,} frames, is kept" if saved else "there is no checkpoint"
             raise UsageError(
                 f"{folder}: stopped after {run.frames:,} frames, not finite at {error}; {kept}; "
-                "going on would repeat this: start a new run with other settings"
+                "resuming would repeat this; start a new run with other settings"
             ) from None
 
 
@@ -75,7 +75,7 @@ def _resume(config: Config, folder: Path) -> Run:
     path, saved = folder / "config.yaml", None
     if not checkpoints.saved_frames(folder) and is_young(folder, config):
         check_same(settings.load(path), config)
-        print(f"{folder}: holds no checkpoint yet; begins from its first frame, with the same seed")
+        print(f"{folder}: has no checkpoint yet; starts from its first frame, with the same seed")
     else:
         saved = checkpoints.load_latest(folder, training=True, report=print)
         with refused(folder, "resumed from its checkpoint"):
@@ -128,7 +128,7 @@ def check_same(stored: Config, new: Config) -> None:
     if refusals := [line for k, line in changes.items() if k not in FREE_ON_RESUME]:
         free = ", ".join(sorted(map(settings.flag, FREE_ON_RESUME - {"name", "runs_dir"})))
         raise UsageError(
-            f"--resume: would change what the run means: {', '.join(refusals)}; start a new run for that "
+            f"--resume: would change the meaning of the run: {', '.join(refusals)}; start a new run for that "
             f"({free} may change)"
         )
     for k in FREE_ON_RESUME & set(changes) - {"name", "runs_dir"}:

@@ -1,1 +1,1 @@
-"""What an agent is worth: evaluations, intervals, films."""
+"""Scores of agents: evaluations, intervals, films."""

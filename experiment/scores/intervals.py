@@ -1,4 +1,4 @@
-"""What a handful of runs can and cannot say.
+"""Statistics of a few runs.
 
 The measures and their intervals follow Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
 Statistical Precipice" (arXiv:2108.13264). The tests compare them with that paper's own library, rliable.

@@ -215,7 +215,7 @@ class Overlay:
             right -= _text(word, SMALL, colour).luma.shape[1]
 
     def _view(self, t: int) -> Tile:
-        """What the agent saw, enlarged; tinted red where a pixel moves the value of the action played."""
+        """The agent's view, enlarged; tinted red where a pixel moves the value of the action played."""
         view = self.trace.frames[t]
         enlarge = max(1, VIEW // view.shape[1])
         if self.trace.saliency is None:

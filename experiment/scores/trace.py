@@ -1,4 +1,4 @@
-"""What a network saw, expected and remembered in a recorded episode: the numbers behind a film."""
+"""A network's inputs, values and core states in a recorded episode: the numbers behind a film."""
 
 from dataclasses import dataclass
 

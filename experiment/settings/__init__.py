@@ -1,1 +1,1 @@
-"""What is asked for: the settings of a run, the presets, the command lines."""
+"""The user's requests: the settings of a run, the presets, the command lines."""

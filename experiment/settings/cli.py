@@ -60,7 +60,7 @@ def exit_on_usage_error(main: Main) -> Main:
 
 
 def command(program: str) -> str:
-    """What the user types to start train, evaluate or compare: an installed copy has one command for all."""
+    """The command that starts train, evaluate or compare: an installed copy has one command for all."""
     installed = Path(__file__).resolve().parents[2] / "face.py"  # in a checkout it lies deeper: recall/__init__.py
     return f"recall {program}" if installed.exists() else f"python {program}.py"
 

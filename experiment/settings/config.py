@@ -112,7 +112,7 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or dqn-2015 (no sticky
     actions, up to 30 no-ops at the start, the loss of a life is terminal in training)."""
     observe: Screen = "full"
-    """What the agent sees of the screen: full, flicker:PROBABILITY that a frame is black, blackout:FRAMES in a row,
+    """The agent's view of the screen: full, flicker:PROBABILITY that a frame is black, blackout:FRAMES in a row,
     delay:STEPS, blinkered:SHARE of the height, or noise:SIGMA in grey levels. Without a number: the kind's default."""
 
     # --- acting

@@ -1,4 +1,4 @@
-"""What a run was computed on, and by which code: written into its checkpoints, since exactness depends on it."""
+"""The machine and the code that computed a run: written into its checkpoints, since exactness depends on them."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """What exactness depends on, beside precision; not on the number of threads."""
+    """The properties that exactness depends on, besides precision; the number of threads is none of them."""
     return {
         "cpu": _cpu(),
         "torch": torch.__version__,
@@ -49,5 +49,5 @@ def commit() -> str | None:
 
 
 def exactness_lost(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs from where a checkpoint was written, so that the run goes on, but not bit for bit."""
+    """Differences from the machine and code of a checkpoint: the run continues, but not bit for bit."""
     return [f"{key} {before.get(key)!r:.80} -> {value!r}" for key, value in now.items() if before.get(key) != value]

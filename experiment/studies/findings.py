@@ -163,7 +163,7 @@ def differing_settings(results: Sequence[Result]) -> list[list[str]]:
 
 
 def budgets(results: Sequence[Result]) -> list[list[str]]:
-    """What each agent was given, header first: the smallest and the largest of its runs, where they differ."""
+    """The budget of each agent, header first: the smallest and the largest of its runs, where they differ."""
     agents = list(dict.fromkeys(result.agent for result in results))
     rows = [["for each run", *agents]]
     for name, field, show in (

@@ -193,5 +193,5 @@ class Jobs:
     def _table(self) -> Table:
         table = self._progress.make_tasks_table(self._progress.tasks)
         done = len(self.results) + len(self.failures)
-        table.caption = f"{done} of {len(self.cells)} runs; stop with Ctrl-C, the same command goes on"
+        table.caption = f"{done} of {len(self.cells)} runs; stop with Ctrl-C, repeat the command to continue"
         return table

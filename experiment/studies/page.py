@@ -100,10 +100,10 @@ def _print(rows: list[list[str]]) -> None:
 
 def _notes(findings: Sequence[Finding]) -> list[str]:
     several, one = any(f.seeds > 1 for f in findings), any(f.seeds == 1 for f in findings)
-    notes = ["Intervals of 95 %; higher and lower: the interval of the difference excludes 0."]
+    notes = ["Intervals are 95 %. Higher and lower mean that the interval of the difference excludes 0."]
     notes += ["More than one seed: the interval is over the mean scores of the runs (Student's t)."] * several
     notes += [
-        "One seed: the interval is over episodes, so that a verdict concerns these networks, not other seeds."
+        "One seed: the interval is over episodes; the verdict holds for these networks, not for other seeds."
     ] * one
     return [*notes, "Held button: the best mean score of one action at every step (`held_buttons.json`); "
             "normalised: 0 is random play, 1 a human."]  # fmt: skip
@@ -134,7 +134,7 @@ def _rules(results: Sequence[Result]) -> list[str]:
 def _tasks(
     results: Sequence[Result], findings: Sequence[Finding], agents: list[str], out: Path
 ) -> list[dict[str, Any]]:
-    """What the report shows of each game and screen."""
+    """Figures and films of each game and screen."""
     tasks = []
     for game, screen in dict.fromkeys((finding.game, finding.screen) for finding in findings):
         of = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]

@@ -56,7 +56,7 @@ class Study(Settings):
     games: Words = ("breakout",)
     """Games."""
     observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)
-    """What the agents see, in training and evaluation: full, flicker:0.5, delay:2, ..."""
+    """The agents' view, in training and evaluation: full, flicker:0.5, delay:2, ..."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """Runs of each agent on each game and screen, with the seeds 1, 2, ..."""
     frames: Count = 4_000_000
@@ -160,7 +160,7 @@ def _overrides(agent: str) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class Result:
-    """What one finished run came to. Files of earlier versions load too."""
+    """The result of one finished run. Files of earlier versions load too."""
 
     agent: Annotated[str, Field(validation_alias=AliasChoices("agent", "arm"))]
     """Preset and overrides, as in the grid."""

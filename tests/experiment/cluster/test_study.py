@@ -102,7 +102,7 @@ def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_comm
         assert started.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], output
         _, alive = psutil.wait_procs(running, timeout=60)
         assert not alive
-    assert "the same command goes on" in output
+    assert "repeat the command to continue" in output
     monkeypatch.setattr(page, "FILM_SECONDS", 1)
     assert compare.main(words) == 0
     assert results(tmp_path) == {"dqn-breakout-s1": local["dqn-breakout-s1"]}
