@@ -110,7 +110,7 @@ def test_a_result_of_other_rules_is_not_made_anew_unasked_without_its_run(
 ) -> None:
     shutil.rmtree(copied / "runs")
     assert compare.main([*[w.replace("800", "1600") for w in GRID], "--out", str(copied), "--", *QUICK]) == 2
-    assert "its run is not here" in capsys.readouterr().err
+    assert "its run folder is missing" in capsys.readouterr().err
     assert compare.main([*[w.replace("800", "400") for w in GRID], "--out", str(copied), "--", *QUICK]) == 2
     assert "has 800 frames, more than --frames 400" in capsys.readouterr().err
 

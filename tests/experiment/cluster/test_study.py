@@ -127,7 +127,7 @@ def test_a_study_whose_node_is_killed_half_way_has_the_same_results(
     assert results(tmp_path) == local
     logs = [cell.log.read_text() for cell in jobs.cells]
     assert sorted(log.count("network     ") for log in logs) == [1, 2]  # the run on the lost node began twice,
-    assert [log.count("begins from its first frame") for log in logs] == [1, 1]  # the second time from a checkpoint
+    assert [log.count("starts from its first frame") for log in logs] == [1, 1]  # the second time from a checkpoint
     assert not children()
 
 
@@ -138,7 +138,7 @@ def test_a_run_that_no_node_can_begin_fails_with_the_reason(
     monkeypatch.setattr(module, "to_go_on", lambda cell: {"a/b/c": "no file"})
     with connected(cluster.address) as ray:
         jobs.run(RayWorkers(ray, jobs.cells, jobs.study), 1)
-    assert "no node can run it: ValueError: too many values" in jobs.failures["dqn-breakout-s1"]
+    assert "no node can run the cell: ValueError: too many values" in jobs.failures["dqn-breakout-s1"]
 
 
 # --- without Ray ---------------------------------------------------------------------------------------------------

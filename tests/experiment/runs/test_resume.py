@@ -140,7 +140,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_and_a_longer_one_
     lines = rows.splitlines(keepends=True)
     (copied / "metrics.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
     assert small.resume(copied) == 0
-    assert "begins from its first frame" in capsys.readouterr().out
+    assert "starts from its first frame" in capsys.readouterr().out
     assert small.differences(finished, copied) == []
 
 
