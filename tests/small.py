@@ -21,6 +21,7 @@ SETTINGS = {
     "num_envs": 2,
     "replay_rows": 240,  # less than the run's rows: the ring goes round
     "start_rows": 80,
+    "torso": "dqn-2013",  # the cheapest of 84x84 images
     "hidden": 32,
     "core_size": 16,
     "batch_size": 4,

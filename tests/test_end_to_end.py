@@ -128,7 +128,7 @@ def test_before_it_starts_it_says_what_it_will_do(
     assert train.main(["drqn", "--runs-dir", str(tmp_path), *small.flags(**TINY, frames=8_000_000)]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert said["game"] == "pong, protocol v5, seed 3, observe full"
-    network = QNetwork(6, override(preset("drqn"), {"hidden": 16, "core_size": 8}))
+    network = QNetwork(6, override(preset("drqn"), {"torso": "dqn-2013", "hidden": 16, "core_size": 8}))
     assert f"{sum(p.numel() for p in network.parameters()):,} parameters, 6 actions" in said["network"]
     assert said["replay"].startswith("900 rows, about 0.00 GB")
     assert said["learning"] == "4 samples a step, 2 x 4 rows an update"

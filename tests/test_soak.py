@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tests import soak
 
-FLAGS = {"game": "breakout", "num_envs": 4, "replay_rows": 800, "start_rows": 200, "hidden": 32, "core_size": 16,
-         "batch_size": 4, "eval_frames": 3_000, "eval_episodes": 1, "eval_epsilon": 0.5, "checkpoint_frames": 1_500,
-         "log_frames": 300, "threads": 2, "track": "none"}  # fmt: skip
+FLAGS = {"game": "breakout", "num_envs": 4, "replay_rows": 800, "start_rows": 200, "torso": "dqn-2013", "hidden": 32,
+         "core_size": 16, "batch_size": 4, "eval_frames": 3_000, "eval_episodes": 1, "eval_epsilon": 0.5,
+         "checkpoint_frames": 1_500, "log_frames": 300, "threads": 2, "track": "none"}  # fmt: skip
 
 
 def test_open_files_and_threads_stay_the_same_through_checkpoints_and_evaluations(tmp_path: Path):

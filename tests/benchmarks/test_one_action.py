@@ -23,7 +23,7 @@ def test_in_space_invaders_only_actions_that_fire_score(
 ) -> None:
     (tmp_path / "held.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(one_action, "HELD_BUTTONS", tmp_path / "held.json")
-    assert one_action.main(["--episodes", "2", "--epsilon", "0"]) == 0
+    assert one_action.main(["--episodes", "1", "--epsilon", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     means = {line.split()[0]: float(line.split()[2]) for line in lines if not line.startswith("best")}
     assert set(means) == {"NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"}

@@ -11,8 +11,8 @@ from experiment.settings import config as settings
 
 TINY = Effort(pairs=2, seconds=0.1, rows=1500)
 SMALL = {
-    "num_envs": 2, "hidden": 16, "core_size": 8, "batch_size": 2, "replay_rows": 1500, "threads": 1,
-    "samples_per_step": 4.0, "burn_in": 0, "unroll": 16, "n_step": 1,
+    "num_envs": 2, "torso": "dqn-2013", "hidden": 16, "core_size": 8, "batch_size": 2, "replay_rows": 1500,
+    "threads": 1, "samples_per_step": 4.0, "burn_in": 0, "unroll": 16, "n_step": 1,
 }  # fmt: skip
 
 

@@ -18,7 +18,14 @@ CASES = {
     "drqn_prioritised": ("drqn", {"game": "space_invaders", "priority_exponent": 0.9, "target_period": 3}),
     "dqn_prioritised_flicker": (
         "dqn",
-        {"observe": "flicker", "priority_exponent": 0.9, "exploration": "per-actor", "eval_frames": 700, "head": "qr"},
+        {
+            "observe": "flicker",
+            "priority_exponent": 0.9,
+            "exploration": "per-actor",
+            "eval_frames": 700,
+            "head": "qr",
+            "torso": "lean",
+        },
     ),
 }
 
