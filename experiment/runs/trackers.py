@@ -31,7 +31,7 @@ KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", 
 NAMES = {"return_mean": "charts/episodic_return", "steps_per_second": "charts/SPS", "loss": "losses/td_loss",
          "q_mean": "losses/q_values", "eval_score": "eval/episodic_return"}  # fmt: skip
 POLL_SECONDS = 1.0
-DRAIN_SECONDS = 60.0  # how long a process may outlive training
+DRAIN_SECONDS = 300.0  # how long a process may outlive training
 WANDB_SECONDS = 10.0  # to connect, and again to finish
 FILM_FRAMES = 1800  # 30 seconds of an evaluation
 
