@@ -169,7 +169,7 @@ class Overlay:
         before = np.full((len(strip), WINDOW * STEP, 3), GROUND, np.uint8)
         before[:, -2:] = RED  # the core state is reset where the episode starts
         self.strip = Tile.of(np.concatenate([before, strip], axis=1))
-        self.height = y + 8
+        self.height = (y + 11) // 4 * 4  # PyAV takes planes of such a height only
         self.planes = np.empty((self.height * 3 // 2, WIDTH), np.uint8)
         luma, chroma = np.split(self.planes.reshape(-1), [self.height * WIDTH])
         canvas = self.canvas = Tile(luma.reshape(self.height, WIDTH), chroma.reshape(2, self.height // 2, WIDTH // 2))

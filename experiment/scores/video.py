@@ -68,6 +68,8 @@ def write_video(
 def _image(frame: Frame) -> av.VideoFrame:
     """Planes are not copied: the encoder reads them before it asks for the next frame."""
     if frame.ndim == 2:
+        if len(frame) % 6:  # PyAV would cut the height, and read the colours from a wrong place
+            raise ValueError(f"planes of shape {frame.shape}; expected [3 H / 2, W] with H a multiple of 4")
         return av.VideoFrame.from_numpy_buffer(frame, format="yuv420p")
     return av.VideoFrame.from_ndarray(frame, format="rgb24")
 

@@ -103,6 +103,21 @@ def test_an_overlay_has_a_picture_a_step_with_the_game_and_the_agents_view(
     assert pictures[t].shape[0] == drawn.height * 3 // 2
 
 
+@pytest.mark.parametrize("actions", [4, 5])  # a line more: 26 pixels
+def test_colours_stay_in_their_place_for_any_number_of_actions(
+    record: EpisodeRecord, numbers: Trace, actions: int
+) -> None:
+    samples = numbers.samples[:, [0, 1, 2, 3, 3][:actions]]
+    many = Trace(**vars(numbers) | {"samples": samples, "saliency": None})
+    drawn = overlay.Overlay(record, many, ["NOOP"] * actions, "title", CONFIG.core_size)
+    drawn.canvas.fill(overlay.WHITE, 0, 0, overlay.WIDTH, drawn.height)
+    drawn.canvas.fill(overlay.RED, 0, 100, overlay.WIDTH, 50)
+    shown = in_colour(drawn.planes).astype(int)
+    assert shown.shape == (drawn.height, overlay.WIDTH, 3)
+    red = np.flatnonzero(shown[:, 100, 0] - shown[:, 100, 1] > 100)
+    assert (red == np.arange(100, 150)).all()
+
+
 def test_a_film_is_seekable_starts_at_once_and_has_a_poster(
     agent: Agent, record: EpisodeRecord, tmp_path: Path
 ) -> None:

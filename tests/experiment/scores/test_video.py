@@ -108,3 +108,8 @@ def test_frames_that_make_no_video_are_named(frames: list[Frames], message: str,
     with pytest.raises(ValueError, match=message):
         write_video(frames, tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_planes_whose_height_the_encoder_would_cut_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a multiple of 4"):
+        write_video([np.zeros((6 * 3 // 2, 8), np.uint8)], tmp_path / "a.mp4")
