@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import struct
@@ -215,6 +217,61 @@ def test_the_page_command_stays_on_this_machine(tmp_path: Path, monkeypatch: pyt
     assert page_command(folder) == (f"TRACKIO_DIR='my runs/trackio' {program} show --project recall --host 127.0.0.1")
     monkeypatch.setenv("TRACKIO_DIR", "/data/trackio")
     assert page_command(folder).startswith("TRACKIO_DIR=/data/trackio ")
+
+
+# Whether a chart has pixels in the colour of the dot before a run's name.
+DRAWN = """dot => {
+    const colour = getComputedStyle(dot).backgroundColor.match(/[0-9]+/g).map(Number)
+    return [...document.querySelectorAll("canvas")].some(chart => {
+        const pixels = chart.getContext("2d").getImageData(0, 0, chart.width, chart.height).data
+        let count = 0
+        for (let i = 0; i < pixels.length; i += 4)
+            count += pixels[i + 3] > 200 && colour.every((level, c) => Math.abs(level - pixels[i + c]) < 16)
+        return count > 50
+    })
+}"""
+
+
+def test_in_a_browser_the_page_lists_the_runs_draws_their_curves_and_plays_a_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with pip install '.[dev]'")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:  # the one that playwright downloads does not play H.264
+        pytest.skip("no chromium or google-chrome is installed")
+    runs = [make_run(tmp_path / "runs" / name) for name in ("dqn-breakout-s1", "drqn-breakout-s1")]
+    write_evaluation(runs[1])
+    for slope, run in enumerate(runs, start=1):
+        metrics = MetricsFile(run / "metrics.jsonl", 0)
+        for frames in range(9):
+            metrics.write({"frames": frames, "return_mean": frames * slope})
+    metrics.write({"frames": 8, "eval_score": 2.0, "eval_protocol": "v5"})
+    for run in runs:
+        by_hand(run, "local")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(listener.getsockname()[1]))
+    monkeypatch.setenv("BROWSER", "true")  # a command that opens none
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    command = "exec env " + page_command(runs[0])
+    server = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    request.addfinalizer(lambda: (server.kill(), server.wait()))
+    assert server.stdout is not None
+    address = next(found[0] for line in server.stdout if (found := re.search(r"http://127[.0-9:]+", line)))
+
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(f"{address}/?project=recall")
+        for run in runs:
+            dot = page.get_by_text(run.name, exact=True).first.locator("xpath=preceding-sibling::*[1]")
+            page.wait_for_function(DRAWN, arg=dot.element_handle())
+        page.goto(f"{address}/media?project=recall")
+        film = page.locator("video").element_handle()
+        film.evaluate("film => { film.muted = true; return film.play() }")
+        page.wait_for_function("film => film.currentTime > 0 && film.videoWidth == 320", arg=film)
+        browser.close()
 
 
 @pytest.mark.parametrize("server", ["refuses", "never answers"])
