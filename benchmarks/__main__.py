@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import parts, replay_memory, scale, score, speed
+from benchmarks import parts, rendering, replay_memory, scale, score, speed
 from benchmarks.common import QUICK, ROOT, Effort, Row, console, describe_machine, from_json, show, to_json
 
 ROWS: dict[str, Callable[[Effort], list[Row]]] = {
@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Effort], list[Row]]] = {
     "memory-space-invaders": partial(replay_memory.memory, "space_invaders", 1900),
     "draw": parts.draw,
     "checkpoint": replay_memory.checkpoint,
+    "rendering": rendering.rendering,
     "scale": scale.scale,  # many actors on Ray
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, parts, profile, reel, replay_memory
+from benchmarks import common, parts, profile, reel, rendering, replay_memory
 from benchmarks.common import Effort
 from experiment.settings import config as settings
 
@@ -63,3 +63,10 @@ def test_a_reel_is_what_was_played_over_and_over(tmp_path: Path) -> None:
     for i, time in enumerate(start * replay.stride):
         expected = played[(time + np.arange(replay.length)) % 40, lane[i]]
         np.testing.assert_array_equal(batch.inputs.frames[:, i].numpy(), expected)
+
+
+def test_rendering_gives_a_row_for_each_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "GAME", "breakout")  # random play of it is short
+    rows = rendering.rendering(Effort(pairs=1))
+    assert [row.name for row in rows] == ["film, dqn overlay", "film, the game alone", "film, drqn overlay"]
+    assert all(row.ratio == row.ours > 0 for row in rows)
