@@ -28,6 +28,7 @@ from experiment.studies.study import Cell, collect, make_cells
 from tests import small
 
 GRID = "--games breakout --frames 2400 --episodes 1 --epsilon 0.5 --video none".split()
+LONGER = [word.replace("2400", "6400") for word in GRID]  # lasts while a signal is on its way
 QUICK = (
     "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 0 "
     "--log-frames 400 --checkpoint-frames 400 --track none"
@@ -44,9 +45,9 @@ def results(out: Path) -> dict[str, Any]:
     }
 
 
-def make_jobs(out: Path, *words: str) -> Jobs:
+def make_jobs(out: Path, *words: str, grid: list[str] = GRID) -> Jobs:
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    study, shared = compare.read_command([*words, *GRID, "--out", str(out), "--", *QUICK])
+    study, shared = compare.read_command([*words, *grid, "--out", str(out), "--", *QUICK])
     return Jobs(make_cells(study, shared), study)
 
 
@@ -60,11 +61,15 @@ class InProcess(Children):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The results of the study without Ray."""
-    jobs = make_jobs(out := tmp_path_factory.mktemp("local"), *AGENTS)
+    return run_here(make_jobs(tmp_path_factory.mktemp("local"), *AGENTS))
+
+
+def run_here(jobs: Jobs) -> dict[str, Any]:
+    """The results of these cells, run in this process."""
     for cell in jobs.cells:
         InProcess().run(cell, jobs.study, print)
         collect(cell, jobs.study)
-    return results(out)
+    return results(jobs.study.out)
 
 
 def until(happened: Callable[[], object], process: "subprocess.Popen[str]") -> None:
@@ -79,10 +84,12 @@ def children() -> list[psutil.Process]:
 
 
 def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_command_goes_on(
-    cluster: Any, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--agents", "dqn", *GRID, "--out", str(tmp_path), "--ray", cluster.address, "--", *QUICK]
-    run = tmp_path / "runs" / "dqn-breakout-s1"
+    undisturbed = run_here(make_jobs(tmp_path / "local", "--agents", "dqn", grid=LONGER))
+    out = tmp_path / "ray"
+    words = ["--agents", "dqn", *LONGER, "--out", str(out), "--ray", cluster.address, "--", *QUICK]
+    run = out / "runs" / "dqn-breakout-s1"
     for number, event in (
         (signal.SIGKILL, lambda: (run / "metrics.jsonl").exists() and read_rows(run / "metrics.jsonl")[0]),
         (signal.SIGINT, children),  # before the run can end
@@ -105,7 +112,7 @@ def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_comm
     assert "repeat the command to continue" in output
     monkeypatch.setattr(page, "FILM_SECONDS", 1)
     assert compare.main(words) == 0
-    assert results(tmp_path) == {"dqn-breakout-s1": local["dqn-breakout-s1"]}
+    assert results(out) == undisturbed
     assert not children()
 
 
