@@ -3,6 +3,8 @@
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ from experiment import build
 from experiment.scores import overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import evaluate
-from experiment.scores.films import game_film, overlay_film
+from experiment.scores.films import Film, game_film, overlay_film
 from experiment.settings.config import override, preset
 
 GAME = "boxing"  # all 18 actions; two minutes, whoever plays
@@ -32,9 +34,9 @@ def rendering(effort: Effort) -> list[Row]:
         agent = Agent(Path(), name, config, protocol, network, {})
         (record,) = evaluate(network, config, protocol).records
         played = record.steps / overlay.FPS  # seconds
-        films = {f"{name} overlay": lambda agent=agent, record=record: overlay_film(agent, record)}
+        films: dict[str, Callable[[], Film]] = {f"{name} overlay": partial(overlay_film, agent, record)}
         if not rows:
-            films["the game alone"] = lambda record=record: game_film(record)
+            films["the game alone"] = partial(game_film, record)
         for what, film in films.items():
             speeds, size = [], 0.0
             with TemporaryDirectory() as folder:

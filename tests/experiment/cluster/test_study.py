@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ def results(out: Path) -> dict[str, Any]:
     }
 
 
-def make_jobs(out: Path, *words: str, grid: list[str] = GRID) -> Jobs:
+def make_jobs(out: Path, *words: str, grid: Sequence[str] = GRID) -> Jobs:
     (out / "runs").mkdir(parents=True, exist_ok=True)
     study, shared = compare.read_command([*words, *grid, "--out", str(out), "--", *QUICK])
     return Jobs(make_cells(study, shared), study)
