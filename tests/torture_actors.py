@@ -27,6 +27,8 @@ import numpy as np
 import psutil
 
 import train
+from agents.replay import BLOCK
+from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
 from experiment.cluster.actors import Players, stretch_rows
@@ -141,7 +143,7 @@ def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) 
 def _forget(folder: Path) -> None:
     """Of the stretches those that the newest checkpoint does not hold."""
     config, frames = settings.load(folder / "config.yaml"), [*saved_frames(folder), 0][0]
-    whole = frames // (4 * stretch_rows(config) * config.num_envs // config.actors)
+    whole = frames // (FRAME_SKIP * stretch_rows(config) * config.num_envs // config.actors)
     lines = (folder / LIVES).read_text().splitlines(keepends=True)
     (folder / LIVES).write_text("".join(lines[:whole]))
 
@@ -154,7 +156,7 @@ def differences(folder: Path) -> list[str]:
     shards = build.make_shards(config, build.blueprint(config).state_size)
     shards.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
     found, inserted = [], len(lives(folder)) * rows * lanes
-    if inserted != sum(shard.time for shard in shards.shards) * lanes or inserted * 4 != saved.meta["frames"]:
+    if inserted != sum(shard.time for shard in shards.shards) * lanes or inserted * FRAME_SKIP != saved.meta["frames"]:
         found.append(f"{inserted} rows were inserted, the replay and the counters have others")
     for number, shard in enumerate(shards.shards):
         columns, time_here = shard.state(), 0
@@ -164,7 +166,7 @@ def differences(folder: Path) -> list[str]:
             frame = envs.reset()
             for t in range(time_here, end):
                 envs.send(columns["action"][t])
-                step, kept = envs.recv(), [shard._block(t // 8, lane)[t % 8] for lane in range(lanes)]
+                step, kept = envs.recv(), [shard._block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
                 gap = t == end - 1 and end < shard.time  # there the row is truncated
                 same = [np.array_equal(kept, frame), np.array_equal(columns["reward"][t], step.reward)]
                 same += [np.array_equal(columns["terminated"][t], step.terminated)]
@@ -178,7 +180,7 @@ def differences(folder: Path) -> list[str]:
     for path in (folder / "episodes").glob("*.json"):
         replay_grey(EpisodeRecord.load(path))  # RuntimeError if the episode does not come out as it says
     since, batch = saved.meta["learning_since"], config.batch_size * config.unroll
-    steps = (saved.meta["frames"] - since) // 4
+    steps = (saved.meta["frames"] - since) // FRAME_SKIP
     least, most = (int(config.samples_per_step * n // batch) for n in (steps, steps + rows * lanes))
     if not least <= saved.meta["updates"] <= most:  # those of the stretch under way may be made
         found.append(f"{saved.meta['updates']} updates in {steps} steps, not {least} to {most}")
