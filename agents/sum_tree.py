@@ -20,7 +20,7 @@ class SumTree:
     def set(self, index: np.ndarray, priority: np.ndarray | float) -> None:
         node = self.leaves + index
         self.nodes[node] = priority
-        while node[0] > 1:
+        while (node > 1).any():
             node = np.unique(node >> 1)
             self.nodes[node] = self.nodes[2 * node] + self.nodes[2 * node + 1]
 

@@ -28,7 +28,7 @@ def memory(game: str, limit: int, effort: Effort) -> list[Row]:
     path = reel(game)
     before = _resident()
     replay = filled(config, path)
-    kept = replay.capacity * replay.lanes
+    kept = replay.rings[0].capacity * replay.rings[0].lanes
     size = (_resident() - before) / kept
     note = f"at most {limit} bytes; {kept:,} rows, player: {player(game) or 'random'}"
     return [Row(f"replay memory, {game}", size, RAW, "bytes/row", size / RAW, "<=", limit / RAW, 1, note)]
@@ -44,7 +44,7 @@ def checkpoint(effort: Effort) -> list[Row]:
         warm_up(run)
         fill(run.replay, reel(run.config.game), effort.rows, run.learner.online.state_size)
         run.counters.learning_since, run.learner.updates = None, 0
-        run.counters.frames = run.replay.time * run.config.num_envs * FRAME_SKIP
+        run.counters.frames = run.replay.rings[0].time * run.config.num_envs * FRAME_SKIP
         go(run, STEPS)
 
         def save() -> None:

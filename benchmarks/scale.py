@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
-from agents.replay import Stretch
+from agents.ring import Stretch
 from benchmarks.common import Effort, Row, seconds
 from experiment import build
 from experiment.cluster import actors
@@ -51,7 +51,7 @@ def scale(effort: Effort) -> list[Row]:
     most = max(ACTORS)
     config = replace(preset("drqn"), actors=most, num_envs=most * LANES, replay_rows=effort.rows // 10, threads=1)
     learner = build.make_learner(config, build.make_network(config, len(build.task(config).action_names)))
-    replay = build.make_shards(config, learner.online.state_size)
+    replay = build.make_replay(config, learner.online.state_size)
     Recorded.stretches, alone = _record(config)
     with patch.object(actors, "RemotePlayer", Recorded):
         from ray import cloudpickle

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,8 @@ from agents.actor import Actor
 from agents.exploration import ActorEpsilon, LinearEpsilon
 from agents.learner import Learner
 from agents.networks import QNetwork
-from agents.replay import BLOCK, Replay, Shards, ring_times
+from agents.replay import Replay
+from agents.ring import BLOCK, Ring, ring_times
 from envs import families
 from envs.protocols import Protocol
 from envs.screens import Observe, make_observer, parse_screen
@@ -195,25 +195,25 @@ def replay_shape(config: Config) -> tuple[int, int]:
         raise UsageError(str(error)) from None
 
 
-def make_shards(config: Config, state_size: int) -> Shards:
-    """A replay for each of the run's actors; together they hold the run's rows."""
-    one = replace(config, num_envs=config.num_envs // config.actors, replay_rows=config.replay_rows // config.actors)
-    return Shards([make_replay(one, state_size) for _ in range(config.actors)])
-
-
 def make_replay(config: Config, state_size: int) -> Replay:
-    length, history, _ = lengths(config)
-    generator = rng(config.seed, "replay")
-    return Replay(
-        config,
-        config.num_envs,
-        length=length,
-        history=history,
-        state_size=state_size,
-        pin=config.device.startswith("cuda"),
-        rng=generator,
-        frame_shape=task(config).frame_shape,
-    )
+    """One ring of rows, or one for each of the run's actors; together they hold the run's rows."""
+    length, history, stride = lengths(config)
+    count = config.actors or 1
+    rings = [
+        Ring(
+            config.replay_rows // count,
+            config.num_envs // count,
+            length=length,
+            history=history,
+            stride=stride,
+            state_size=state_size,
+            stored=config.update == "stored",
+            priority_exponent=config.priority_exponent,
+            frame_shape=task(config).frame_shape,
+        )
+        for _ in range(count)
+    ]
+    return Replay(config, rings, rng(config.seed, "replay"), pin=config.device.startswith("cuda"))
 
 
 def lengths(config: Config) -> tuple[int, int, int]:

@@ -1,10 +1,16 @@
-"""Random rows for the tests of networks and learners."""
+"""Random rows for the tests of networks, learners and replays."""
+
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from agents.networks import NetworkSettings, QNetwork
-from agents.rows import Inputs, Sequence
+from agents.replay import Replay, ReplaySettings
+from agents.ring import BLOCK, Ring, Stretch
+from agents.rows import Inputs, Rows, Sequence
 
 ACTIONS = 4
 SMALL = {"hidden": 8, "core_size": 6, "norm": False, "center": False, "last_action_reward": False}
@@ -39,3 +45,84 @@ def random_batch(
     action = torch.randint(0, ACTIONS, (length, lanes), generator=g)
     reward, state = 2 * torch.randn(length, lanes, generator=g), torch.randn(lanes, state_size, generator=g)
     return Sequence(inputs, action, reward, terminated, truncated, state, torch.ones(lanes), np.arange(lanes))
+
+
+FRAME, STATE = (2, 3), 2  # of the rings below; frame[0] is time (two bytes) and lane, which tell a row from all others
+
+
+class Shape(NamedTuple):
+    """A replay of rings, and the rows that are written to it."""
+
+    lanes: int = 2
+    stride: int = 1
+    length: int = 3
+    history: int = 0
+    spare: int = 0  # units of a ring beyond the fewest allowed
+    written: int = 60  # rows appended in each lane
+    priority_exponent: float = 0.0
+    start_rows: int = 0
+    update: Literal["stored", "random"] = "stored"
+
+    @property
+    def unit(self) -> int:
+        """Times of a whole number of blocks and strides."""
+        return int(np.lcm(BLOCK, self.stride))
+
+    def replay(self, seed: int = 0, rings: int = 1) -> Replay:
+        """An empty one."""
+        fewest = (self.length + self.history) // self.unit + 3
+        settings = ReplaySettings(start_rows=self.start_rows, priority_exponent=self.priority_exponent)
+        made = [
+            Ring((fewest + self.spare) * self.unit * self.lanes, self.lanes, length=self.length, history=self.history,
+                 stride=self.stride, state_size=STATE, stored=self.update == "stored",
+                 priority_exponent=self.priority_exponent, frame_shape=FRAME)
+            for _ in range(rings)
+        ]  # fmt: skip
+        return Replay(settings, made, np.random.default_rng(seed))
+
+    def filled(self) -> tuple[Replay, list[Rows]]:
+        """A replay and, as the reference, the plain list of all rows ever written."""
+        replay, written = self.replay(), [*islice(random_rows(self.lanes), self.written)]
+        for row in written:
+            replay.append(row)
+        return replay, written
+
+    def stretches(self, seed: int = 0, ring: int = 0, priorities: bool = False) -> Iterator[Stretch]:
+        """Endless stretches of two units, as an actor elsewhere sends them from a ring of its own."""
+        source = self._replace(spare=3 + self.length // self.unit).replay().rings[0]
+        for time, row in enumerate(random_rows(self.lanes, seed), start=1):
+            source.append(row)
+            if time % (2 * self.unit) == 0:
+                if priorities:
+                    origin = np.array(source.origins)
+                    source.set_priorities(origin, 0.1 + origin % 7)
+                yield source.stretch(time - 2 * self.unit, ring)
+
+
+def random_rows(lanes: int, seed: int = 0) -> Iterator[Rows]:
+    """Endless rows of random content, each told by its frame."""
+    generator = np.random.default_rng(seed)
+    for time in count():
+        frame = generator.integers(0, 256, (lanes, *FRAME), np.uint8)
+        frame[:, 0] = [[time // 256, time % 256, lane] for lane in range(lanes)]
+        yield Rows(
+            frame,
+            (generator.random(lanes) < 0.2) | (time == 0),
+            generator.integers(0, 18, lanes),
+            generator.normal(size=lanes).astype(np.float32),
+            generator.random(lanes) < 0.2,
+            generator.random(lanes) < 0.1,
+            generator.normal(size=(lanes, STATE)).astype(np.float32),
+        )
+
+
+def place(batch: Sequence, history: int, b: int) -> tuple[int, int]:
+    """Time and lane of the first row of sequence b, read from its frame."""
+    high, low, lane = batch.inputs.frames[history, b, 0].tolist()
+    return 256 * high + low, lane
+
+
+def equal(one: Sequence, other: Sequence) -> bool:
+    """Bit for bit."""
+    tensors = zip((*one.inputs, *one[1:-1]), (*other.inputs, *other[1:-1]), strict=True)
+    return all(torch.equal(a, b) for a, b in tensors) and bool((one.origin == other.origin).all())  # type: ignore[arg-type]

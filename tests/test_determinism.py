@@ -23,7 +23,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     for name in (
         "tensor head.advantage.weight",
         "tensor envs.tape_seed",
-        "tensor replay.frames",
+        "tensor replay.0.frames",
         "meta generators",
         "rows",
     ):
@@ -64,6 +64,6 @@ def test_flicker_has_its_own_stream(tmp_path: Path):
     hidden = small.start(tmp_path, "hidden", observe="flicker", **random_play)
     a, b = (load_latest(folder, training=True, report=pytest.fail) for folder in (seen, hidden))
     assert a.meta["generators"] == b.meta["generators"]
-    for name in ("envs.actions", "envs.screen_crc", "replay.action", "replay.reward", "replay.is_first"):
+    for name in ("envs.actions", "envs.screen_crc", "replay.0.action", "replay.0.reward", "replay.0.is_first"):
         assert torch.equal(a.training[name], b.training[name])
-    assert not torch.equal(a.training["replay.open_block"], b.training["replay.open_block"])
+    assert not torch.equal(a.training["replay.0.open_block"], b.training["replay.0.open_block"])

@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 
 import train
-from agents.replay import BLOCK
+from agents.ring import BLOCK
 from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
@@ -41,7 +41,7 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_worker
 RUN: dict[str, Any] = {"num_envs": 4, "actors": 2, "frames": 10**9, "replay_rows": 400_000, "checkpoint_frames": 1_000}
 RUN |= {"torso": "dqn-2013"}  # quick
 PAUSE = 4  # stretches between two kills, at least
-LIVES = "lives.txt"  # in the run's folder: a line for each stretch inserted, with shard, seed of the life, time in it
+LIVES = "lives.txt"  # in the run's folder: a line for each stretch inserted, with ring, seed of the life, time in it
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def learn(folder: Path, words: list[str]) -> int:
         stretch = recv(players)
         if stretch.steps:
             with (folder / LIVES).open("a") as file:
-                file.write(f"{stretch.shard} {players.seats[stretch.shard].seed} {stretch.time}\n")
+                file.write(f"{stretch.ring} {players.seats[stretch.ring].seed} {stretch.time}\n")
         return stretch
 
     Players.recv = recorded  # type: ignore[method-assign]
@@ -153,21 +153,21 @@ def differences(folder: Path) -> list[str]:
     saved = load_latest(folder, training=True, report=print)
     config = settings.from_dict(saved.meta["config"], str(folder))
     rows, lanes = stretch_rows(config), config.num_envs // config.actors
-    shards = build.make_shards(config, build.blueprint(config).state_size)
-    shards.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
+    replay = build.make_replay(config, build.blueprint(config).state_size)
+    replay.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
     found, inserted = [], len(lives(folder)) * rows * lanes
-    if inserted != sum(shard.time for shard in shards.shards) * lanes or inserted * FRAME_SKIP != saved.meta["frames"]:
+    if inserted != sum(ring.time for ring in replay.rings) * lanes or inserted * FRAME_SKIP != saved.meta["frames"]:
         found.append(f"{inserted} rows were inserted, the replay and the counters have others")
-    for number, shard in enumerate(shards.shards):
-        columns, time_here = shard.state(), 0
+    for number, ring in enumerate(replay.rings):
+        columns, time_here = ring.state(), 0
         for seed, stretches in groupby([life for life in lives(folder) if life[0] == number], key=lambda life: life[1]):
             one = replace(config, actors=0, ray="", num_envs=lanes, seed=seed)
             envs, end = build.make_envs(one, build.rules(one)), time_here + rows * len(list(stretches))
             frame = envs.reset()
             for t in range(time_here, end):
                 envs.send(columns["action"][t])
-                step, kept = envs.recv(), [shard._block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
-                gap = t == end - 1 and end < shard.time  # there the row is truncated
+                step, kept = envs.recv(), [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
+                gap = t == end - 1 and end < ring.time  # there the row is truncated
                 same = [np.array_equal(kept, frame), np.array_equal(columns["reward"][t], step.reward)]
                 same += [np.array_equal(columns["terminated"][t], step.terminated)]
                 same += [np.array_equal(columns["truncated"][t], ~step.terminated if gap else step.truncated)]

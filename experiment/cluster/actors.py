@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from agents.learner import Learner, first_priority
-from agents.replay import BLOCK, Replay, Stretch
+from agents.ring import BLOCK, ROW, Ring, Stretch
 from envs.episodes import EpisodeRecord
 from experiment import build
 from experiment.cluster.connect import connected
@@ -29,7 +29,7 @@ PUBLISH = 10  # updates between two versions of the weights
 MAX_AGE = 1_000  # updates: a player whose weights are older is waited for before any other
 WAIT = 1.0  # seconds: of a look for finished stretches, and before a lost player is asked again
 LOSSES, PATIENCE = 30, 900.0  # times that each player is lost in a row, and seconds, before the run gives up
-EMPTY = Stretch(0, -1, {"action": np.empty((0, 0), np.uint8)}, np.empty(0), [], np.empty((0, 0)))
+EMPTY = Stretch(0, -1, np.empty((0, 0), ROW), np.empty(0), [], np.empty(0))
 
 
 def stretch_rows(config: Config) -> int:
@@ -62,7 +62,7 @@ class RemotePlayer:
         build.use_threads(config)
         actions = len(build.task(config).action_names)
         self.network = build.make_network(config, actions)
-        self.ring: Replay = build.make_replay(config, self.network.state_size)
+        self.ring = build.make_replay(config, self.network.state_size).rings[0]
         self.q = np.zeros((self.ring.capacity, config.num_envs, actions), np.float32)  # of the rows in the ring
         self.player = Player(config, self.network)
         self.player.reset()
@@ -84,13 +84,13 @@ class RemotePlayer:
             self._set_priorities(ring, ring.completed(first), version)
         return Answer(seed, ring.stretch(first, self.index), records)
 
-    def _set_priorities(self, ring: Replay, origin: np.ndarray, updates: int) -> None:
+    def _set_priorities(self, ring: Ring, origin: np.ndarray, updates: int) -> None:
         start, lane = np.divmod(origin, ring.lanes)
         rows = start * ring.stride + np.arange(ring.length)[:, None]  # [L, B]
         q = torch.from_numpy(self.q[rows % ring.capacity, lane])  # [L, B, A]
         unseen = torch.empty(0, dtype=torch.uint8)  # Q is known: no frame is decompressed
-        batch = ring.gather(origin, np.ones(len(origin), np.float32), unseen)
-        ring.update_priorities(origin, first_priority(self.config, updates, batch, q))
+        batch = ring.as_sequence(*ring.gather(origin), unseen, np.ones(len(origin), np.float32), origin)
+        ring.set_priorities(origin, first_priority(self.config, updates, batch, q).numpy())
 
 
 @dataclass

@@ -63,14 +63,13 @@ class Run:
         network = build.make_network(config, len(self.task.action_names))
         self.parameters = sum(p.numel() for p in network.parameters())
         self.learner = build.make_learner(config, network)
-        self.replay: Any  # of one shape with its player: rows of a step, or stretches of rows
+        self.replay = build.make_replay(config, network.state_size)
         self.player: Any
         if config.actors:
             from experiment.cluster.actors import Players  # Ray is an extra
 
-            self.replay, self.player = build.make_shards(config, network.state_size), Players(config, self.learner)
+            self.player = Players(config, self.learner)
         else:
-            self.replay = build.make_replay(config, network.state_size)
             self.player = Player(config, self.learner.acting)
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.replay import Replay
 from agents.rows import Rows
 from envs.emulator import FRAME_SKIP
 from experiment import build
@@ -26,15 +25,13 @@ def rows(lanes: int, frames: np.ndarray, state_size: int) -> Rows:
 
 def frames_to_an_update(config: Config) -> int:
     """The frames of the shortest run that makes an update, by filling a replay."""
-    length, history, _ = build.lengths(config)
-    replay = Replay(config, config.num_envs, length=length, history=history, state_size=0,
-                    rng=np.random.default_rng(1), frame_shape=(2, 2))  # fmt: skip
+    replay = build.make_replay(config, 0)
     steps, samples = 0, 0.0
     while True:
         samples += config.num_envs * config.samples_per_step if replay.ready else 0
         if samples >= config.batch_size * config.unroll:
             return FRAME_SKIP * config.num_envs * steps + 1
-        replay.append(rows(config.num_envs, np.zeros((config.num_envs, 2, 2), np.uint8), 0))
+        replay.append(rows(config.num_envs, np.zeros((config.num_envs, 84, 84), np.uint8), 0))
         steps += 1
 
 
@@ -73,11 +70,12 @@ def test_the_estimate_of_the_replay_is_what_a_full_replay_takes(
     config = config_of(**SMALL | {"start_rows": 0, "core_size": 64} | stored)
     state_size = build.blueprint(config).state_size
     replay, rng = build.make_replay(config, state_size), np.random.default_rng(1)
-    for _ in range(replay.capacity):  # frames of which a tenth cannot be compressed
+    ring = replay.rings[0]
+    for _ in range(ring.capacity):  # frames of which a tenth cannot be compressed
         frames = np.zeros((3, 84, 84), np.uint8)
         frames[:, ::10] = rng.integers(256, size=(3, 9, 84))
         replay.append(rows(3, frames, state_size))
-    monkeypatch.setattr(build, "frame_bytes", lambda config: replay._compressed / replay.capacity / 3)
+    monkeypatch.setattr(build, "frame_bytes", lambda config: ring._compressed / ring.capacity / 3)
     assert build.expected_bytes(config)["replay"] == pytest.approx(replay.nbytes, rel=0.03)
 
 

@@ -54,9 +54,9 @@ def test_a_player_sends_the_rows_that_the_loop_here_would_store():
         one.append(here.recv())
     for answer in sent:
         assert answer is not None
-        other.extend(answer.stretch)
+        other.append(answer.stretch)
     a, b = one.state(), other.state()
-    assert all((a[name] == b[name]).all() for name in a.keys() - {"open_block"})
+    assert all((a[name] == b[name]).all() for name in a.keys() - {"0.open_block"})
     here.close()
 
 
@@ -73,9 +73,8 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw():
     assert origin.tolist() == [3 * 2, 3 * 2 + 1, 4 * 2, 4 * 2 + 1]
     rows = np.array([24, 24, 32, 32]) + np.arange(25)[:, None]
     q = torch.from_numpy(remote.q[rows, [0, 1, 0, 1]])
-    frames = torch.empty((25, 4, 84, 84), dtype=torch.uint8)
-    batch = remote.ring.gather(origin, np.ones(4, np.float32), frames)
-    expected = first_priority(settings, 0, batch, q).numpy().reshape(2, 2)
+    batch = remote.ring.as_sequence(*remote.ring.gather(origin), torch.empty(0), np.ones(4, np.float32), origin)
+    expected = first_priority(settings, 0, batch, q).numpy()
     np.testing.assert_allclose(answer.stretch.priority, np.maximum(expected, 1e-6), rtol=1e-6)
 
 
@@ -90,9 +89,9 @@ def test_a_life_that_is_over_plays_no_more_and_the_next_one_differs():
     assert first is not None
     assert second is not None
     assert (first.seed, first.stretch.time, second.seed, second.stretch.time) == (5, 0, 6, 0)
-    assert first.stretch.columns["is_first"][0].all()
-    assert second.stretch.columns["is_first"][0].all()
-    assert (first.stretch.columns["action"] != second.stretch.columns["action"]).any()
+    assert first.stretch.rows["is_first"][0].all()
+    assert second.stretch.rows["is_first"][0].all()
+    assert (first.stretch.rows["action"] != second.stretch.rows["action"]).any()
 
 
 def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again():
@@ -192,7 +191,7 @@ def receive(players: Players, count: int) -> list[Any]:
 def test_stretches_come_in_turn_and_no_player_has_more_than_two_calls_open(ray: StandIn):
     players, _ = make(config())
     stretches = receive(players, 6)
-    assert [(s.shard, s.time) for s in stretches] == [
+    assert [(s.ring, s.time) for s in stretches] == [
         (0, 0),
         (0, 16),
         (1, 0),
@@ -213,11 +212,11 @@ def test_a_killed_player_begins_another_life_and_loses_only_its_open_calls(ray: 
     seed = players.seats[0].seed
     ray.handles[0].restart()
     after = receive(players, 6)
-    mine = [(s.shard, s.time) for s in before + after if s.shard == 0]
+    mine = [(s.ring, s.time) for s in before + after if s.ring == 0]
     times = [time for _, time in mine]
     gap = times[1:].index(0) + 1  # the new life begins at time 0
     assert times == [*range(0, gap * ROWS, ROWS), *range(0, (len(times) - gap) * ROWS, ROWS)]
-    others = [s.time for s in before + after if s.shard == 1]
+    others = [s.time for s in before + after if s.ring == 1]
     assert others == [*range(0, len(others) * ROWS, ROWS)]  # none lost, none twice
     assert players.restarts == 1
     assert players.seats[0].seed != seed
@@ -243,13 +242,13 @@ def test_weights_are_renewed_and_a_player_whose_weights_are_old_is_waited_for(
     for _ in range(3):
         learner.updates += 10
         (stretch,) = receive(players, 1)
-        assert stretch.shard == 1
+        assert stretch.ring == 1
     players.act(np.full(4, 0.5))
     assert players.seats[1].calls[-1].version == 30
     learner.updates += 1
     assert players.recv() is EMPTY  # player 1 has an answer, and is not asked
     ray.handles[0].slow = False
-    assert receive(players, 1)[0].shard == 0
+    assert receive(players, 1)[0].ring == 0
     assert players.metrics(1.0)["weight_age"] == 31
 
 
@@ -305,6 +304,6 @@ def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(
     assert torture_actors.learn(folder, words) == 0
     assert torture_actors.differences(folder) == []
     lives = torture_actors.lives(folder)
-    other = [f"{shard} {seed + (seed == lives[0][1])} {time}\n" for shard, seed, time in lives]
+    other = [f"{ring} {seed + (seed == lives[0][1])} {time}\n" for ring, seed, time in lives]
     (folder / torture_actors.LIVES).write_text("".join(other))
     assert [fault[-7:] for fault in torture_actors.differences(folder)] == ["differs"]

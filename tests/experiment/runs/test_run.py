@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.replay import Replay
 from agents.rows import Rows
 from experiment import build
 from experiment.runs.run import Counters, Run
@@ -37,16 +36,13 @@ UPDATES: dict[str, tuple[str, dict[str, Any], int, int]] = {
 def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_step(case: str):
     name, changes, begun, updates = UPDATES[case]
     config = override(preset(name), changes)
-    length, history, _ = build.lengths(config)
-    lanes = config.num_envs
-    sizes = {"length": length, "history": history, "state_size": 0, "rng": np.random.default_rng(1)}
-    replay = Replay(config, lanes, **sizes, frame_shape=(2, 2))  # type: ignore[arg-type]
+    lanes, replay = config.num_envs, build.make_replay(config, 0)
     run = Run.__new__(Run)  # its schedule alone
     run.config, run.counters, run.replay = config, Counters(), replay
     run.learner, run.task = SimpleNamespace(updates=0), SimpleNamespace(frame_skip=4)  # type: ignore[assignment]
     run.player = SimpleNamespace(steps=lanes)  # type: ignore[assignment]
     none, zero = np.zeros(lanes, bool), np.zeros(lanes, np.float32)
-    rows = Rows(np.zeros((lanes, 2, 2), np.uint8), none, np.zeros(lanes, int), zero, none, none, np.zeros((lanes, 0)))
+    rows = Rows(np.zeros((lanes, 84, 84), np.uint8), none, np.zeros(lanes, int), zero, none, none, np.zeros((lanes, 0)))
     while run.frames < config.frames:
         run.learner.updates += run.updates_due()
         replay.append(rows)

@@ -1,0 +1,267 @@
+"""A ring of the last rows of some lanes (one per env), frames compressed, read as sequences.
+
+All lanes advance together, so a row is addressed by (time, lane). LZ4 looks back 64 KiB, and eight 84x84 frames are
+55 KiB: compressed eight rows at a time, a frame costs little more than its difference to the one before. Frames are
+never stored twice; stacks are made from rows.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import lz4.block
+import numpy as np
+import torch
+
+from agents.rows import Inputs, Rows, Sequence
+from agents.sum_tree import SumTree
+
+BLOCK = 8  # rows compressed together
+BYTES_OBJECT = 41  # of a bytes object and the reference to it, beside its contents
+COLUMNS = {"reward": "f4", "is_first": "?", "action": "u1", "terminated": "?", "truncated": "?"}
+ROW = np.dtype([*COLUMNS.items()])  # of one lane, without frame and core state
+
+
+class Stretch(NamedTuple):
+    """T consecutive rows of all N lanes of a ring, packed as it keeps them: whole blocks and whole strides."""
+
+    ring: int  # that they belong to, among several
+    time: int  # of the first row, where it was packed; 0: nothing comes before it
+    rows: np.ndarray  # ROW [T, N]
+    state: np.ndarray  # [T / stride, N, S] float16
+    blocks: list[list[bytes]]  # [T / BLOCK][N], compressed frames
+    priority: np.ndarray  # float64, as in the sum tree: of the last sequences that these rows complete
+
+    @property
+    def steps(self) -> int:
+        """Rows of all lanes together."""
+        return self.rows.size
+
+
+def ring_times(rows: int, lanes: int, length: int, history: int, stride: int) -> int:
+    """Times a ring of `rows` rows holds: whole blocks, whole strides. ValueError if that is too few to draw from."""
+    unit = int(np.lcm(BLOCK, stride))
+    least = (length + history) // unit * unit + 3 * unit
+    times = rows // lanes // unit * unit
+    if times < least:
+        raise ValueError(
+            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at least "
+            f"{lanes * least}"
+        )
+    return times
+
+
+class Ring:
+    """The last rows of all lanes, read as sequences of `length` rows with the `history` of frames before them.
+
+    Sequences may start at every `stride` rows; the actor's core state is kept there, in half precision, if `stored`.
+    The *origin* of a sequence counts all these places: time / stride * lanes + lane.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        lanes: int,
+        *,
+        length: int,
+        history: int,
+        stride: int,
+        state_size: int,
+        stored: bool = True,
+        priority_exponent: float = 0.0,
+        frame_shape: tuple[int, int] = (84, 84),
+    ) -> None:
+        self.lanes, self.length, self.history, self.stride = lanes, length, history, stride
+        self.capacity = ring_times(rows, lanes, length, history, stride)  # in times
+        self.time = 0  # rows written so far in every lane
+        self.before = max(history, 1)  # a sequence needs the row before its first for the previous action
+        self._state_size, self._exponent = state_size, priority_exponent
+        self._rows = np.zeros((self.capacity, lanes), ROW)
+        self._state = np.zeros((self.capacity // stride, lanes, state_size if stored else 0), np.float16)
+        self._blocks = [[b""] * lanes for _ in range(self.capacity // BLOCK)]
+        self._compressed = 0  # bytes in `_blocks`
+        self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)  # the block being filled
+        self._places = self.capacity // stride * lanes  # origins once round the ring
+        self._tree = SumTree(self._places) if priority_exponent else None
+        self._max_priority = 1.0
+
+    def __len__(self) -> int:
+        """Rows that can be read."""
+        return (self.time - self._oldest) * self.lanes
+
+    @property
+    def _oldest(self) -> int:
+        """The first time that can be read: the block being filled takes the place of the oldest one."""
+        return max(0, (self.time // BLOCK + 1) * BLOCK - self.capacity)
+
+    @property
+    def origins(self) -> range:
+        """The origins of the sequences that can be drawn."""
+        first = -(-(self._oldest + self.before) // self.stride)  # rounded up
+        stop = (self.time - self.length) // self.stride + 1
+        return range(first * self.lanes, max(first, stop) * self.lanes)
+
+    @property
+    def frames_shape(self) -> tuple[int, ...]:
+        """Images of a sequence, with those before it, their height and width."""
+        return (self.history + self.length, *self._open_block.shape[2:])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in use: all arrays whole, and the compressed frames so far."""
+        arrays = [self._rows, self._state, self._open_block, *([self._tree.nodes] if self._tree else [])]
+        objects = BYTES_OBJECT * len(self._blocks) * self.lanes
+        return sum(array.nbytes for array in arrays) + objects + self._compressed
+
+    @property
+    def nbytes_when_full(self) -> int:
+        """`nbytes` of a full ring, if the frames to come compress like those so far. The first block tells."""
+        blocks = min(self.time // BLOCK, len(self._blocks))
+        return self.nbytes + (self._compressed * (len(self._blocks) - blocks) // blocks if blocks else 0)
+
+    def append(self, rows: Rows) -> None:
+        """Write one row in every lane."""
+        slot, place, before = self.time % self.capacity, self.time % BLOCK, self.origins
+        self._open_block[:, place] = rows.frame
+        for name in COLUMNS:
+            self._rows[name][slot] = getattr(rows, name)
+        if self.time % self.stride == 0:
+            self._state[slot // self.stride] = rows.core_state[:, : self._state.shape[2]]
+        if place == BLOCK - 1:
+            self._keep_block(slot // BLOCK, [lz4.block.compress(lane, store_size=False) for lane in self._open_block])
+        self.time += 1
+        self._prioritise(before, np.empty(0))
+
+    def extend(self, stretch: Stretch) -> None:
+        """Write the rows of a stretch in every lane, after those here: whole blocks and strides as well.
+
+        Where nothing comes before the stretch, the last row here is truncated: no target crosses the gap.
+        """
+        before, slots = self.origins, (self.time + np.arange(len(stretch.rows))) % self.capacity
+        if stretch.time == 0 and self.time:
+            last = self._rows[(self.time - 1) % self.capacity]
+            last["truncated"] |= ~last["terminated"]
+        self._rows[slots] = stretch.rows
+        self._state[slots[:: self.stride] // self.stride] = stretch.state
+        for slot, lanes in zip(slots[::BLOCK], stretch.blocks, strict=True):
+            self._keep_block(slot // BLOCK, lanes)
+        self.time += len(slots)
+        self._prioritise(before, stretch.priority)
+
+    def stretch(self, first: int, ring: int = 0) -> Stretch:
+        """The rows from time `first` on, packed for that ring. Both ends are whole blocks and strides, and kept."""
+        slots = np.arange(first, self.time) % self.capacity
+        blocks = [self._blocks[slot // BLOCK] for slot in slots[::BLOCK]]
+        priority = self._tree.get(self.completed(first) % self._places) if self._tree else np.empty(0)
+        return Stretch(
+            ring, first, self._rows[slots], self._state[slots[:: self.stride] // self.stride], blocks, priority
+        )
+
+    def completed(self, first: int) -> np.ndarray:
+        """The origins of the sequences that the rows from time `first` on have completed."""
+        begin = (first - self.length) // self.stride + 1
+        return np.arange(max(self.origins.start, begin * self.lanes), self.origins.stop)
+
+    def _prioritise(self, before: range, priority: np.ndarray) -> None:
+        """Priorities of the sequences that new rows completed, the last ones as given; `before` could be drawn."""
+        if self._tree:
+            now = self.origins
+            gone = np.arange(before.start, min(now.start, before.stop))  # overwritten: never drawn again
+            new = np.arange(max(before.stop, now.start), now.stop)
+            value = np.full(len(new), self._max_priority**self._exponent)
+            given = min(len(new), len(priority))
+            value[len(new) - given :] = priority[len(priority) - given :]
+            self._tree.set(gone % self._places, 0.0)
+            self._tree.set(new % self._places, value)
+
+    def _keep_block(self, index: int, lanes: list[bytes]) -> None:
+        self._compressed += sum(map(len, lanes)) - sum(map(len, self._blocks[index]))
+        self._blocks[index] = lanes
+
+    @property
+    def mass(self) -> float:
+        """Points to draw among: the sum of the priorities, or the number of sequences where all are equal."""
+        return self._tree.total if self._tree else len(self.origins)
+
+    def locate(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The origins [B] of the sequences at points from 0 to `mass`, and the mass of each."""
+        first = self.origins.start
+        if self._tree is None:
+            return first + point, np.ones(len(point))
+        leaf = self._tree.draw(point)
+        return first + (leaf - first) % self._places, self._tree.get(leaf)
+
+    def set_priorities(self, origin: np.ndarray, priority: np.ndarray) -> None:
+        """New priorities [B] of sequences; those overwritten since are passed over."""
+        alive = (origin >= self.origins.start) & (origin < self.origins.stop)
+        if self._tree and alive.any():
+            new = np.maximum(priority[alive].astype(np.float64), 1e-6)
+            self._max_priority = max(self._max_priority, float(new.max()))
+            self._tree.set(origin[alive] % self._places, new**self._exponent)
+
+    def gather(self, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the sequences of these origins, with those before them, ROW [B, before + L], and states [B, S]."""
+        start, lane = np.divmod(origin, self.lanes)
+        times = start[:, None] * self.stride + np.arange(-self.before, self.length)
+        state = np.zeros((len(origin), self._state_size), np.float32)
+        state[:, : self._state.shape[2]] = self._state[start % len(self._state), lane]
+        return self._rows[times % self.capacity, lane[:, None]], state
+
+    def as_sequence(
+        self, rows: np.ndarray, state: np.ndarray, frames: torch.Tensor, weight: np.ndarray, origin: np.ndarray
+    ) -> Sequence:
+        """Rows and states of `gather`, frames [history + L, B, H, W], weights and origins [B] -> a batch."""
+        column = {name: torch.from_numpy(rows[name].T.copy()) for name in COLUMNS}  # [before + L, B] each
+        here, previous, action = slice(self.before, None), slice(self.before - 1, -1), column["action"].long()
+        is_first, reward = column["is_first"][self.before - self.history :], column["reward"]
+        return Sequence(
+            Inputs(frames, is_first, action[previous], reward[previous]),
+            action[here],
+            reward[here],
+            column["terminated"][here],
+            column["truncated"][here],
+            torch.from_numpy(state),
+            torch.from_numpy(weight),
+            origin,
+        )
+
+    def frames(self, origin: int) -> np.ndarray:
+        """The frames [history + L, H, W] of the sequence of this origin: whole blocks, then cut."""
+        start, lane = divmod(origin, self.lanes)
+        time = start * self.stride - self.history
+        first, end = time // BLOCK, time + self.history + self.length
+        blocks = [self.block(block, lane) for block in range(first, (end - 1) // BLOCK + 1)]
+        return np.concatenate(blocks)[time - first * BLOCK : end - first * BLOCK]
+
+    def block(self, block: int, lane: int) -> np.ndarray:
+        """Eight frames [8, H, W] of a lane."""
+        images = self._open_block[lane]
+        if block == self.time // BLOCK:
+            return images
+        data = lz4.block.decompress(self._blocks[block % len(self._blocks)][lane], images.nbytes)
+        return np.frombuffer(data, np.uint8).reshape(images.shape)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything, as arrays. Frames stay compressed."""
+        blocks = [data for lanes in self._blocks for data in lanes]
+        return {
+            "open_block": self._open_block,
+            "state": self._state,
+            **{name: self._rows[name].copy() for name in COLUMNS},
+            "frames": np.frombuffer(bytearray().join(blocks), np.uint8),
+            "frame_bytes": np.array([*map(len, blocks)]),
+            "time": np.array(self.time),
+            "max_priority": np.array(self._max_priority),
+            **({"priority": self._tree.nodes[self._tree.leaves :]} if self._tree else {}),
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take back what `state` gave. KeyError or ValueError if it does not fit."""
+        for name in COLUMNS:
+            self._rows[name] = state[name]
+        self._open_block[:], self._state[:] = state["open_block"], state["state"]
+        self.time, self._max_priority = int(state["time"]), float(state["max_priority"])
+        blocks = [part.tobytes() for part in np.split(state["frames"], np.cumsum(state["frame_bytes"])[:-1])]
+        for index in range(len(self._blocks)):
+            self._keep_block(index, blocks[index * self.lanes : (index + 1) * self.lanes])
+        if self._tree:
+            self._tree.set(np.arange(self._tree.leaves), state["priority"])
