@@ -115,7 +115,7 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
         note = f"{speed * row_bytes / 1e6:.1f} MB/s, {packed}; other: one actor that plays, on one core"
         rows.append(Row(f"rows from {who}", speed, alone, "rows/s", speed / alone, ">=", count, pairs, note))
         store = (whole["object_store_memory"] - free["object_store_memory"]) / 1e6
-        most = actors.CALLS * count * sample.steps * row_bytes / 1e6 + 3 * size
+        most = count * sample.steps * row_bytes / 1e6 + 3 * size
         note = "other: the stretches of all open calls, and three versions of the weights"
         rows.append(Row(f"object store, {who}", store, most, "MB", store / most, "<=", 1.0, 1, note))
         broadcast()

@@ -1,15 +1,14 @@
 """Actors of one run on Ray: each plays some of its envs, and sends finished stretches of rows to the learner.
 
-The learner asks: every player has at most CALLS calls open, each with the newest weights. So nobody plays ahead of a
-learner that is behind, and weights are never much older than MAX_AGE updates. A call is answered once or never, and it
-is never repeated: no row is inserted twice, and a lost player loses what was under way.
+The learner asks: every player has at most one call open, with the newest weights. So nobody plays ahead of a learner
+that is behind, and weights are never much older than MAX_AGE updates. A call is answered once or never, and it is never
+repeated: no row is inserted twice, and a lost player loses what was under way.
 """
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +23,6 @@ from experiment.cluster.connect import connected
 from experiment.runs.player import Player
 from experiment.settings.config import Config, UsageError
 
-CALLS = 2  # open at a time to each player: one is played, one waits
-PUBLISH = 10  # updates between two versions of the weights
 MAX_AGE = 1_000  # updates: a player whose weights are older is waited for before any other
 WAIT = 1.0  # seconds: of a look for finished stretches, and before a lost player is asked again
 LOSSES, PATIENCE = 30, 900.0  # times that each player is lost in a row, and seconds, before the run gives up
@@ -93,16 +90,7 @@ class RemotePlayer:
         ring.set_priorities(origin, first_priority(self.config, updates, batch, q).numpy())
 
 
-@dataclass
-class Call:
-    """A call that is not yet answered."""
-
-    ref: Any
-    number: int  # all calls in their order
-    version: int | None  # of the weights; None: `begin`
-
-
-@dataclass
+@dataclass(eq=False)
 class Seat:
     """A player as the learner knows it."""
 
@@ -111,7 +99,6 @@ class Seat:
     rows: int = 0  # inserted from this life: the time of the next stretch
     alive: bool = False  # has begun
     ask_at: float = 0.0  # monotonic seconds: not before
-    calls: deque[Call] = field(default_factory=deque)
     steps: int = 0  # inserted since the last row of metrics
 
 
@@ -122,11 +109,11 @@ class Players:
         """UsageError if Ray is missing, or if there is no cluster with a core at the address."""
         self.config, self.learner = config, learner
         self.rng = build.rng(config.seed, "exploration")  # gives each life of a player its seed
-        self.lanes = config.num_envs // config.actors
-        self.steps = stretch_rows(config) * self.lanes
-        self.restarts = self.refused = self.age = self._losses = self._calls = 0
+        self.steps = stretch_rows(config) * config.num_envs // config.actors
+        self.restarts = self.age = self._losses = 0
         self._records: list[EpisodeRecord] = []
         self._version, self._weights, self._answered = -1, None, time.monotonic()
+        self._open: dict[Any, tuple[Seat, int]] = {}  # calls in their order: a player and the version of its weights
         self._stack = contextlib.ExitStack()
         self._ray = self._stack.enter_context(connected(config.ray or "local"))
         cores = self._ray.cluster_resources().get("CPU", 0.0)
@@ -141,67 +128,65 @@ class Players:
         """The players begin when `act` asks them."""
 
     def act(self, epsilon: np.ndarray) -> None:
-        """Ask every player for stretches with the newest weights; epsilon [N] of all envs."""
-        learner = self.learner
-        if self._weights is None or learner.updates - self._version >= PUBLISH:
-            weights = {k: v.cpu() for k, v in learner.acting.state_dict().items()}
-            self._version, self._weights = learner.updates, self._ray.put(weights)
+        """Ask every player that has no call open for a stretch with the newest weights; epsilon [N] of all envs."""
+        busy = [seat for seat, _ in self._open.values()]
         for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
-            if not seat.alive and not seat.calls and time.monotonic() >= seat.ask_at:
+            if seat in busy or time.monotonic() < seat.ask_at:
+                continue
+            if seat.alive:
+                call = seat.handle.play.remote(seat.seed, self._newest_weights(), self._version, own)
+            else:
                 seat.seed, seat.rows = int(self.rng.integers(2**31)), 0
-                self._call(seat, seat.handle.begin.remote(seat.seed), None)
-            while seat.alive and len(seat.calls) < CALLS:
-                call = seat.handle.play.remote(seat.seed, self._weights, self._version, own)
-                self._call(seat, call, self._version)
+                call = seat.handle.begin.remote(seat.seed)
+            self._open[call] = seat, self.learner.updates
 
-    def _call(self, seat: Seat, ref: Any, version: int | None) -> None:
-        self._calls += 1
-        seat.calls.append(Call(ref, self._calls, version))
+    def _newest_weights(self) -> Any:
+        """A reference to the acting network's weights in the object store."""
+        if self._version != self.learner.updates:
+            weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
+            self._version, self._weights = self.learner.updates, self._ray.put(weights)
+        return self._weights
 
     def recv(self) -> Stretch:
         """The finished stretch that was asked for first; an empty one if none is finished within WAIT seconds."""
         self._records = []
-        heads = sorted((seat.calls[0].number, seat) for seat in self.seats if seat.calls)  # numbers differ
-        late = [(n, seat) for n, seat in heads if self._age(seat.calls[0]) >= MAX_AGE]
-        waited = {seat.calls[0].ref: seat for _, seat in late or heads}
-        ready = self._ray.wait(list(waited), timeout=WAIT)[0] if waited else time.sleep(WAIT)
-        return self._take(waited[ready[0]]) if ready else EMPTY
+        oldest = self.learner.updates - MAX_AGE
+        late = [ref for ref, (seat, version) in self._open.items() if seat.alive and version <= oldest]
+        refs = late or [*self._open]
+        ready = self._ray.wait(refs, timeout=WAIT)[0] if refs else time.sleep(WAIT)
+        return self._take(ready[0]) if ready else EMPTY
 
-    def _age(self, call: Call) -> int:
-        return 0 if call.version is None else self.learner.updates - call.version
-
-    def _take(self, seat: Seat) -> Stretch:
-        """The answer to a player's first call, which has come."""
+    def _take(self, ref: Any) -> Stretch:
+        """The answer to a call, which has come."""
+        seat, version = self._open.pop(ref)
         errors = self._ray.exceptions
         try:
-            answer: Answer | None = self._ray.get(seat.calls[0].ref)
+            answer: Answer | None = self._ray.get(ref)
         except errors.RayTaskError:  # an error of our own, not a loss
             raise
         except errors.RayError as error:
             self._lose(seat, error)
             return EMPTY
-        call, self._losses, self._answered = seat.calls.popleft(), 0, time.monotonic()
-        if call.version is None:
+        self._losses, self._answered = 0, time.monotonic()
+        if not seat.alive:  # the answer to `begin`
             seat.alive = True
             return EMPTY
         if answer is None or (answer.seed, answer.stretch.time) != (seat.seed, seat.rows):
-            self.refused += 1
             self._lose(seat, "an answer out of its order")
             return EMPTY
         seat.rows += stretch_rows(self.config)
         seat.steps += answer.stretch.steps
-        self.age, self._records = max(self.age, self._age(call)), answer.records
+        self.age, self._records = max(self.age, self.learner.updates - version), answer.records
         return answer.stretch
 
     def _lose(self, seat: Seat, why: object) -> None:
-        """The player is asked to begin another life; calls that are open are given up."""
+        """The player is asked to begin another life."""
         self.restarts += seat.alive
         self._losses += 1
         # Until there is room for them, Ray says at once that players are restarting: a node may be away for minutes.
         if self._losses > LOSSES * len(self.seats) and time.monotonic() - self._answered > PATIENCE:
             raise UsageError(f"--actors {len(self.seats)}: no player answers any more ({' '.join(str(why).split())})")
         seat.alive, seat.ask_at = False, time.monotonic() + WAIT
-        seat.calls.clear()
 
     def finished(self) -> list[EpisodeRecord]:
         """The episodes that ended in the last stretch."""
@@ -209,17 +194,16 @@ class Players:
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """Of the time since the last row of metrics."""
-        refs = [call.ref for seat in self.seats for call in seat.calls if call.version is not None]
+        refs = [ref for ref, (seat, _) in self._open.items() if seat.alive]
         waiting = self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
-        frame_skip = build.task(self.config).frame_skip
-        speeds = [seat.steps * frame_skip / seconds for seat in self.seats]
+        speeds = np.array([seat.steps for seat in self.seats]) * build.task(self.config).frame_skip / seconds
         age, self.age = self.age, 0
         for seat in self.seats:
             seat.steps = 0
         return {
             "actors_alive": sum(seat.alive for seat in self.seats),
-            "actor_frames_per_second": round(float(np.mean(speeds)), 1),
-            "actor_frames_per_second_min": round(min(speeds), 1),
+            "actor_frames_per_second": round(float(speeds.mean()), 1),
+            "actor_frames_per_second_min": round(float(speeds.min()), 1),
             "weight_age": age,
             "stretches_waiting": len(waiting),
             "actor_restarts": self.restarts,
