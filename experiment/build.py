@@ -18,7 +18,7 @@ from agents.replay import Replay
 from agents.ring import BLOCK, Ring, ring_times
 from envs import families
 from envs.protocols import Protocol
-from envs.screens import Observe, make_observer, parse_screen
+from envs.screens import make_observer, parse_screen
 from envs.tapes import Envs
 from experiment.settings.config import Config, UsageError, flag
 from experiment.settings.resources import cores, free_memory
@@ -31,11 +31,6 @@ TRAIN_ENVS, EVAL_ENVS = 0, 1
 def rng(seed: int, stream: str) -> np.random.Generator:
     """The named stream of a run."""
     return np.random.default_rng(np.random.SeedSequence([seed, STREAMS[stream]]))
-
-
-def observe(config: Config) -> Observe:
-    """The agent's view."""
-    return parse_screen(config.observe)
 
 
 def rules(config: Config) -> Protocol:
@@ -71,8 +66,9 @@ def precision(config: Config) -> str:
 
 
 def autocast(config: Config) -> Callable[[], torch.autocast]:
-    kind = config.device.partition(":")[0]
-    return partial(torch.autocast, kind, torch.bfloat16, enabled=precision(config) == "bf16")
+    return partial(
+        torch.autocast, torch.device(config.device).type, torch.bfloat16, enabled=precision(config) == "bf16"
+    )
 
 
 # --- checks before a start -----------------------------------------------------------------------------------------
@@ -130,7 +126,7 @@ SIZED_BY = {  # the settings that decide each part
 
 def frame_bytes(config: Config) -> int:
     """Estimated bytes of one frame in the replay: those of the game, and those of the noise that its screen adds."""
-    screen = make_observer(observe(config), config.seed)
+    screen = make_observer(parse_screen(config.observe), config.seed)
     grey = np.full(task(config).frame_shape, 128, np.uint8)
     block = np.stack([screen(grey, i == 0) for i in range(BLOCK)])
     return min(FRAME_BYTES + len(lz4.block.compress(block)) // BLOCK, grey.nbytes)
@@ -158,7 +154,7 @@ def expected_bytes(config: Config) -> dict[str, int]:
 
 
 def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> Envs:
-    options = {"num_envs": config.num_envs, "seed": config.seed, "observe": observe(config)} | changes
+    options = {"num_envs": config.num_envs, "seed": config.seed, "observe": parse_screen(config.observe)} | changes
     return Envs(config.game, protocol=chosen.name, threads=threads(config), stream=stream, **options)
 
 
@@ -174,10 +170,8 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
     try:
         with torch.device("meta"):
             return make_network(config, num_actions)
-    except ValueError as error:
-        raise UsageError(f"--torso {config.torso}: {error}") from None
-    except (RuntimeError, TypeError, OverflowError):
-        raise UsageError("no network can be built from its settings: too large") from None
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # the others: a layer is too large
+        raise UsageError(f"--torso {config.torso}: no such network can be built ({error})") from None
 
 
 def make_learner(config: Config, network: QNetwork) -> Learner:
@@ -226,6 +220,5 @@ def make_actor(config: Config, network: QNetwork, num_envs: int, generator: np.r
 
 
 def make_epsilon(config: Config) -> LinearEpsilon | ActorEpsilon:
-    if config.exploration == "per-actor":
-        return ActorEpsilon()
-    return LinearEpsilon(config.epsilon_start, config.epsilon_final, config.epsilon_frames)
+    linear = LinearEpsilon(config.epsilon_start, config.epsilon_final, config.epsilon_frames)
+    return ActorEpsilon() if config.exploration == "per-actor" else linear

@@ -203,7 +203,7 @@ def to_go_on(cell: Cell) -> Files:
     with replacing(cell.folder / "config.yaml") as temporary:
         save(cell.config, temporary)
     if checkpoints.saved_frames(cell.folder):
-        position = checkpoints.newest_manifest(cell.folder)["metrics_position"]
+        position = checkpoints.load_latest(cell.folder, training=False, report=print).meta["metrics_position"]
     elif not is_young(cell.folder, cell.config):
         raise UsageError(f"{cell.folder}: holds no checkpoint")
     with refused(cell.folder / "metrics.jsonl", "opened"):

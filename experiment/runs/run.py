@@ -46,6 +46,13 @@ class Counters:
 
 
 RESERVE = 2**28  # bytes of free memory beside what a checkpoint needs: what a run may take between two rows
+# Activities whose seconds are measured -> the part of the run and the method that does them.
+TIMED = {
+    "environment": ("player", "recv"),
+    "acting": ("player", "act"),
+    "sampling": ("replay", "sample"),
+    "learning": ("learner", "update"),
+}
 
 
 class Run:
@@ -57,9 +64,8 @@ class Run:
         UsageError if the checkpoint does not fit the settings; then metrics.jsonl stays as it is.
         """
         self.config, self.folder, self.commit = config, folder, commit()
-        self.protocol = build.rules(config)
+        self.protocol, self.task = build.rules(config), build.task(config)
         build.use_threads(config)
-        self.task = build.task(config)
         network = build.make_network(config, len(self.task.action_names))
         self.parameters = sum(p.numel() for p in network.parameters())
         self.learner = build.make_learner(config, network)
@@ -73,48 +79,41 @@ class Run:
             self.player = Player(config, self.learner.acting)
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
-        self.stop_asked = False
+        self.stop_asked = self._save_failed = self._memory_warned = False
         self.listeners: list[Callable[[dict[str, Any]], object]] = []  # each is called with every row of metrics
-        self._save_failed = self._memory_warned = False
         self.display = Display(f"{config.preset} on {config.game}", config.frames)
-        position = 0
         try:
-            if saved is None:
-                self.player.reset()
-            else:
-                with refused(folder, "resumed from its checkpoint"):
+            with refused(folder, "resumed from its checkpoint" if saved else "written"):
+                if saved:
                     self._restore(saved)
-                    position = saved.meta["metrics_position"]
-            with refused(folder / "metrics.jsonl", "opened"):
+                else:
+                    self.player.reset()
+                position = saved.meta["metrics_position"] if saved else 0
                 self.metrics = MetricsFile(folder / "metrics.jsonl", position)
         except BaseException:
             self.player.close()
             raise
         self._saved = (self.frames, position) if saved else None  # frames and metrics position of the last checkpoint
         self._row_time = time.monotonic()
-        self._times: dict[str, float] = {}  # seconds since the last row, by activity
-        self._time("environment", self.player, "recv")
-        self._time("acting", self.player, "act")
-        self._time("sampling", self.replay, "sample")
-        self._time("learning", self.learner, "update")
+        self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row, by activity
+        for name, (part, method) in TIMED.items():
+            owner = getattr(self, part)
+            setattr(owner, method, self._timed(name, getattr(owner, method)))
 
     @property
     def frames(self) -> int:
         return self.counters.frames
 
-    def _time(self, name: str, part: object, method: str) -> None:
-        """From now on, add the seconds in this method of a part to `_times`."""
-        call: Callable[..., Any] = getattr(part, method)
-        self._times[name] = 0.0
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, which adds its seconds to `_times`."""
 
         def timed(*arguments: Any, **named: Any) -> Any:
             begun = time.perf_counter()
-            try:
-                return call(*arguments, **named)
-            finally:
-                self._times[name] += time.perf_counter() - begun
+            result = call(*arguments, **named)
+            self._times[name] += time.perf_counter() - begun
+            return result
 
-        setattr(part, method, timed)
+        return timed
 
     # --- the learner's share ---------------------------------------------------------------------------------
 
@@ -171,18 +170,16 @@ class Run:
 
     def _record_episodes(self) -> None:
         """Keep the best episode of training and every 20th, as records of a few KB."""
+        counters, folder = self.counters, self.folder / "episodes"
         for record in self.player.finished():
-            counters, record = self.counters, replace(record, finished_at=self.frames)
             counters.episodes += 1
             counters.returns.append(record.score)
             is_best = counters.best_score is None or record.score > counters.best_score
             counters.best_score = record.score if is_best else counters.best_score
             with contextlib.suppress(OSError):  # a full disk costs the record, not the run
-                (self.folder / "episodes").mkdir(exist_ok=True)
-                if is_best:
-                    record.save(self.folder / "episodes" / "best.json")
-                if counters.episodes % 20 == 1:
-                    record.save(self.folder / "episodes" / "latest.json")
+                folder.mkdir(exist_ok=True)
+                for name in ["best"] * is_best + ["latest"] * (counters.episodes % 20 == 1):
+                    replace(record, finished_at=self.frames).save(folder / f"{name}.json")
 
     def _write_row(self, epsilon: float) -> None:
         self._check_finite()
@@ -219,8 +216,10 @@ class Run:
         used, full, free = self.replay.nbytes, self.replay.nbytes_when_full, free_memory()
         if used == full or 2 * full - used <= free:  # a checkpoint copies the replay
             return
-        rows, full, left = f"--replay-rows {self.config.replay_rows}", f"{full / 1e9:.2f} GB", f"{free / 1e9:.2f} GB"
-        sizes = f"{rows}: a full replay needs {full}, and as much again to be saved; {left} are free"
+        sizes = (
+            f"--replay-rows {self.config.replay_rows}: a full replay needs {full / 1e9:.2f} GB, "
+            f"and as much again to be saved; {free / 1e9:.2f} GB are free"
+        )
         if not self._memory_warned:
             self.display.say(f"warning: {sizes}; the run will stop before memory runs out")
         self._memory_warned = True
@@ -229,9 +228,7 @@ class Run:
             raise UsageError(f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. Resume it with more memory")
 
     def _publish(self, row: dict[str, Any]) -> None:
-        self.metrics.write(row)
-        self.display.show(row)
-        for listen in self.listeners:
+        for listen in (self.metrics.write, self.display.show, *self.listeners):
             listen(row)
 
     def _count_time(self) -> None:
@@ -243,9 +240,8 @@ class Run:
     def _check_finite(self) -> None:
         """NonFiniteError if a metric, a weight or the optimiser's memory is no longer a number."""
         self.counters.sums = {name: float(total) for name, total in self.counters.sums.items()}
-        for name, total in self.counters.sums.items():
-            if not np.isfinite(total):
-                raise NonFiniteError(f"update {self.learner.updates}: {name}")
+        if names := [name for name, total in self.counters.sums.items() if not np.isfinite(total)]:
+            raise NonFiniteError(f"update {self.learner.updates}: {', '.join(names)}")
         self.learner.check_finite()
 
     def evaluate_if_due(self) -> None:
@@ -262,15 +258,22 @@ class Run:
             self._row_time = time.monotonic()  # evaluation is not training time
         self.counters.evaluation_due = False
         summary = result.summary(config.game)
-        about = {"preset": config.preset, "game": config.game, "protocol": self.protocol.name, "frames": self.frames}
-        about |= {"epsilon": config.eval_epsilon, "train_seed": config.seed, "eval_seed": config.seed}
+        about = {
+            "preset": config.preset,
+            "game": config.game,
+            "protocol": self.protocol.name,
+            "frames": self.frames,
+            "epsilon": config.eval_epsilon,
+            "train_seed": config.seed,
+            "eval_seed": config.seed,
+        }
         try:
             write_evaluation(stem, result, summary, about)
         except OSError as error:
             self.display.say(f"evaluation at {self.frames:,} frames: its file is not written ({error.strerror})")
         low, high = summary["interval_95"]
         score = {"eval_score": summary["mean"], "eval_low": low, "eval_high": high, "eval_protocol": self.protocol.name}
-        self._publish({"frames": self.frames, **score})
+        self._publish({"frames": self.frames} | score)
         self.display.say(
             f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
             f"({spread(summary)}, {summary['episodes']} episodes)"
@@ -281,43 +284,36 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. A full or forbidden disk pauses saving, says so, and training goes on."""
         self._check_finite()
+        trouble = ""
         try:
             self.metrics.sync()  # rows first: a checkpoint must not remember rows that are not on the disk
             if self._saved != (self.frames, self.metrics.position):
                 checkpoints.save(self.folder / "checkpoint", self.state())
-        except OSError as error:
-            if not self._save_failed:
-                self.display.say(
-                    f"checkpoint at {self.frames:,} frames not saved ({error.strerror or error}); "
-                    "training goes on and saving is tried again"
-                )
-            self._save_failed = True
-        else:
-            if self._save_failed:
-                self.display.say(f"checkpoints are saved again, at {self.frames:,} frames")
-            self._save_failed = False
             self._saved = (self.frames, self.metrics.position)
+        except OSError as error:
+            trouble = (
+                f"checkpoint at {self.frames:,} frames not saved ({error.strerror or error}); "
+                "training goes on and saving is tried again"
+            )
+        if bool(trouble) != self._save_failed:
+            self.display.say(trouble or f"checkpoints are saved again, at {self.frames:,} frames")
+        self._save_failed = bool(trouble)
 
     def finish(self) -> None:
         """Save, whether the run is over or was asked to stop."""
         self.save()
         if self._save_failed:
             raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
-        word, more = ("done", " --frames MORE") if self.frames >= self.config.frames else ("stopped", "")
-        if not self.learner.updates:
-            word = f"{word} without one update: the agent is untrained,"
-        path = shlex.quote(str(self.folder))
-        self.display.say(f"{word} at {self.frames:,} frames; go on with: {command('train')} --resume {path}{more}")
-
-    @property
-    def _acts(self) -> str:
-        """Prefix of the weights that act, among those of `Learner.state`."""
-        return "acting." if self.config.average else "online."
+        done = self.frames >= self.config.frames
+        untrained = "" if self.learner.updates else " without one update: the agent is untrained,"
+        self.display.say(
+            f"{'done' if done else 'stopped'}{untrained} at {self.frames:,} frames; go on with: "
+            f"{command('train')} --resume {shlex.quote(str(self.folder))}{' --frames MORE' * done}"
+        )
 
     def state(self) -> Checkpoint:
         """Everything, for a checkpoint."""
         self._count_time()
-        learner = self.learner.state()
         meta = {
             **asdict(self.counters),
             "updates": self.learner.updates,
@@ -334,20 +330,14 @@ class Run:
             },
             "metrics_position": self.metrics.position,
         }
-        acts = self._acts
-        weights = {k.removeprefix(acts): v for k, v in learner.items() if k.startswith(acts)}
-        training = tensor_tree(
-            learner={k: v for k, v in learner.items() if not k.startswith(acts)},
-            replay=self.replay.state(),
-            **self.player.state(),
-        )
-        return Checkpoint(meta, weights, training)
+        parts = {"learner": self.learner.state(), "replay": self.replay.state()} | self.player.state()
+        return Checkpoint(meta, self.learner.acting.state_dict(), tensor_tree(**parts))
 
     def _restore(self, saved: Checkpoint) -> None:
         """Take back what `state` gave. Any error if it does not fit this run."""
         meta, training = saved.meta, saved.training
         self.counters = Counters(**{f.name: meta[f.name] for f in fields(Counters)})
-        self.learner.restore({f"{self._acts}{k}": v for k, v in saved.weights.items()} | subtree(training, "learner"))
+        self.learner.restore(subtree(training, "learner"))
         self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
         self.player.rng.bit_generator.state = meta["generators"]["exploration"]
         self.replay.rng.bit_generator.state = meta["generators"]["replay"]

@@ -1,7 +1,6 @@
 """One sitting of a run: its folder, its lock, resuming, signals and the tracker."""
 
 import contextlib
-import errno
 import os
 import shlex
 import shutil
@@ -14,9 +13,9 @@ from rich.console import Console
 
 from agents.learner import NonFiniteError
 from experiment import build
-from experiment.runs.console import Display, announce
+from experiment.runs.console import Display
 from experiment.runs.run import Run
-from experiment.runs.trackers import start_tracker
+from experiment.runs.trackers import tracking
 from experiment.settings import config as settings
 from experiment.settings.cli import command
 from experiment.settings.config import Config, UsageError
@@ -44,16 +43,14 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
         try:
             stack.enter_context(checkpoints.lock(folder))
             run = (_resume if resume else Run)(config, folder)
-        except BaseException as error:
+        except BaseException:
             if resume is None:
                 shutil.rmtree(folder, ignore_errors=True)  # nothing has begun: the name stays free
-            if isinstance(error, KeyboardInterrupt):
-                raise UsageError(f"{folder}: interrupted before the first step; nothing is lost") from None
             raise
         stack.callback(run.player.close)
         stack.callback(run.metrics.close)
         stack.enter_context(stop_signals(run.stop))
-        stack.callback(start_tracker(folder, config.track).finish)
+        stack.enter_context(tracking(folder, config.track))
         if quiet:
             run.display = Display("", config.frames, Console(quiet=True))
         else:
@@ -62,12 +59,28 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
         try:
             yield run
         except NonFiniteError as error:
-            saved = checkpoints.saved_frames(folder)
-            kept = f"the last good checkpoint, of {saved[0]:,} frames, is kept" if saved else "there is no checkpoint"
+            last = [f"the last good checkpoint, of {n:,} frames, is kept" for n in checkpoints.saved_frames(folder)]
             raise UsageError(
-                f"{folder}: stopped after {run.frames:,} frames, not finite at {error}; {kept}; "
-                "resuming would repeat this; start a new run with other settings"
+                f"{folder}: stopped after {run.frames:,} frames, not finite at {error}; "
+                f"{last[0] if last else 'there is no checkpoint'}; start a new run with other settings"
             ) from None
+
+
+def announce(run: Run) -> None:
+    """Print game, protocol, network, replay, learning, device and length."""
+    c, images = run.config, "frame" if run.config.frame_stack == 1 else "frames"
+    core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
+    lines = {
+        "run": f"{run.folder}" + f", resumed at {run.frames:,} frames" * (run.frames > 0),
+        "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",
+        "network": f"{c.preset}: {c.torso} torso, {c.frame_stack} {images}, core {core}, "
+        f"{run.parameters:,} parameters, {len(run.task.action_names)} actions",
+        "replay": f"{c.replay_rows:,} rows, about {build.expected_bytes(c)['replay'] / 1e9:.2f} GB when full",
+        "learning": f"{c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update",
+        "device": f"{c.device}, {build.precision(c)}, {build.threads(c)} threads",
+        "length": f"{c.frames:,} frames; the first row of metrics tells the speed",
+    }
+    print("\n".join(f"{name:12}{text}" for name, text in lines.items()), flush=True)
 
 
 def _resume(config: Config, folder: Path) -> Run:
@@ -86,10 +99,9 @@ def _resume(config: Config, folder: Path) -> Run:
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, folder, saved)
     try:  # config.yaml follows, so that the next resume need not be told again
-        if not path.exists() or settings.load(path) != config:
-            with replacing(path) as temporary:
-                settings.save(config, temporary)
-    except (OSError, UsageError) as error:
+        with replacing(path) as temporary:
+            settings.save(config, temporary)
+    except OSError as error:
         print(f"{path}: not updated ({error})")
     return run
 
@@ -104,21 +116,18 @@ def is_young(folder: Path, config: Config) -> bool:
 
 def _make_folder(folder: Path, config: Config) -> None:
     """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
-    resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
-    taken = UsageError(f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another --name")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            raise taken
-        temporary.mkdir(exist_ok=True)
-        (temporary / "episodes").mkdir(exist_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
         settings.save(replace(config, name=folder.name), temporary / "config.yaml")
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno == errno.ENOTEMPTY:  # another process was faster
-            raise taken from None
+        if folder.exists():
+            resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
+            raise UsageError(
+                f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another --name"
+            ) from None
         raise UsageError(f"--runs-dir {folder.parent}: cannot be written ({error.strerror})") from None
 
 

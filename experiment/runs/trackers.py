@@ -7,6 +7,7 @@ same command sends an old run by hand:
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from filelock import FileLock, Timeout
 from experiment.store.files import write_json
 from experiment.store.metrics import read_rows
 
+ROOT = Path(__file__).resolve().parents[2]  # `experiment` lies here
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
 # CleanRL's names where they mean the same; every other metric keeps its own.
@@ -36,40 +39,31 @@ WANDB_SECONDS = 10.0  # to connect, and again to finish
 FILM_FRAMES = 1800  # 30 seconds of an evaluation
 
 
-class Tracker:
-    """The tracking processes as training sees them; none is the null object."""
-
-    def __init__(self, processes: "list[subprocess.Popen[bytes]]") -> None:
-        self.processes = processes
-
-    def finish(self, timeout: float = 20.0) -> None:
-        """Let the processes send what is written, then end them whatever they do, within `timeout` seconds each."""
-        for process in self.processes:
+@contextlib.contextmanager
+def tracking(run: Path, track: str, timeout: float = 20.0) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that send `run`/metrics.jsonl on. After the block they send what is written, then they are ended
+    whatever they do, within `timeout` seconds each. Trouble at the start is one line, never an exception."""
+    processes = []
+    for kind in KINDS[track]:
+        command = [sys.executable, "-m", "experiment.runs.trackers", str(run.resolve()), "--track", kind, "--follow"]
+        own: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}  # Ctrl-C in the terminal is for training only
+        try:
+            with open(run / "tracking.log", "ab") as log:
+                processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, **own))
+        except OSError as error:
+            print(f"tracking did not start ({error}); metrics.jsonl is still written", file=sys.stderr)
+    try:
+        yield processes
+    finally:
+        for process in processes:
             assert process.stdin
             process.stdin.close()  # the process reads the end of its input: send the rest and leave
-        for process in self.processes:
+        for process in processes:
             try:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)  # it leads its own session, with the processes that wandb starts
                 process.wait()
-        self.processes = []
-
-
-def start_tracker(run: Path, track: str) -> Tracker:
-    """Start the processes that send `run`/metrics.jsonl on. Trouble is one line, never an exception."""
-    processes = []
-    for kind in KINDS[track]:
-        command = [sys.executable, "-m", "experiment.runs.trackers", str(run.resolve()), "--track", kind, "--follow"]
-        root = Path(__file__).resolve().parents[2]  # where `experiment` is found
-        try:
-            with open(run / "tracking.log", "ab") as log:
-                # A session of its own: Ctrl-C in the terminal is for training only.
-                processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=root,
-                                                  start_new_session=True))  # fmt: skip
-        except OSError as error:
-            print(f"tracking did not start ({error}); metrics.jsonl is still written", file=sys.stderr)
-    return Tracker(processes)
 
 
 def trackio_folder(run: Path) -> Path:
@@ -78,10 +72,9 @@ def trackio_folder(run: Path) -> Path:
 
 
 def page_command(run: Path) -> str:
-    """The shell command that opens the local page, from here. `--host` keeps it off the network."""
+    """The shell command that opens the local page. `--host` keeps it off the network."""
     paths = trackio_folder(run), Path(sys.executable).with_name("trackio")  # whether or not the environment is active
-    here = Path.cwd()
-    folder, program = (shlex.quote(str(p.relative_to(here) if p.is_relative_to(here) else p)) for p in paths)
+    folder, program = (shlex.quote(str(path)) for path in paths)
     return f"TRACKIO_DIR={folder} {program} show --project {PROJECT} --host 127.0.0.1"
 
 
@@ -90,36 +83,37 @@ def page_command(run: Path) -> str:
 Sink = tuple[Any, Callable[[str], Any]]  # a tracker's run, with `log` and `finish`; and its video of a file
 
 
-def local(run: Path, note: dict[str, Any], config: dict[str, Any], group: str) -> Sink:
+def local(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
     """trackio writes straight into its SQLite file: no server, no network."""
     import trackio
 
-    resume = "allow" if "sent" in note else "never"  # a new folder with an old name is a new run
-    options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
-    return trackio.init(PROJECT, run.name, group, config=config, resume=resume, **options), trackio.Video
+    resume = "allow" if note["sent"] else "never"  # a new folder with an old name is a new run
+    quiet: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
+    return trackio.init(PROJECT, resume=resume, **about, **quiet), trackio.Video
 
 
-def wandb(run: Path, note: dict[str, Any], config: dict[str, Any], group: str) -> Sink:
+def wandb(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
     """wandb, online where a key is configured, else offline: files in the run's folder for `wandb sync`."""
     import wandb
 
     note.setdefault("id", uuid.uuid4().hex[:12])  # for the life of the folder: a resumed run is one run
     quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True, "x_disable_stats": True}
     settings = wandb.Settings(init_timeout=WANDB_SECONDS, login_timeout=WANDB_SECONDS, save_code=False, **quiet)
-    options: dict[str, Any] = {"project": PROJECT, "name": run.name, "group": group, "config": config, "id": note["id"],
-                               "resume": "allow", "dir": str(run), "settings": settings}  # fmt: skip
+    start = partial(
+        wandb.init, project=PROJECT, id=note["id"], resume="allow", dir=str(run), settings=settings, **about
+    )
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     try:
-        started = wandb.init(mode=mode, **options)
+        started = start(mode=mode)
     except Exception as error:  # its text is left out: it might quote a request with the key
         print(f"wandb: {mode} failed ({type(error).__name__}); offline now, `wandb sync` sends it later", flush=True)
         wandb.teardown()  # its service still holds the run's id
-        started = wandb.init(mode="offline", **options)
+        started = start(mode="offline")
     started.define_metric("*", step_metric="frames")
     return started, lambda path: wandb.Video(path, format="mp4")
 
 
-SINKS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any], str], Sink]] = {"local": local, "wandb": wandb}
+SINKS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any]], Sink]] = {"local": local, "wandb": wandb}
 
 
 def film(run: Path, frames: int) -> Path | None:
@@ -132,9 +126,9 @@ def film(run: Path, frames: int) -> Path | None:
     if not records:
         return None
     path.parent.mkdir(exist_ok=True)
-    record = records[len(records) // 2]
-    if not path.exists():
-        write_video(itertools.islice(replay_colour(record, every_frame=True), FILM_FRAMES), path)
+    images = replay_colour(records[len(records) // 2], every_frame=True)
+    if not path.exists():  # the other tracker may have made it
+        write_video(itertools.islice(images, FILM_FRAMES), path)
     return path
 
 
@@ -144,11 +138,11 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
     A resumed run writes the rows since its checkpoint again, bit for bit: those sent already are counted off.
     """
     mark, metrics = run / f"tracking-{kind}.json", run / "metrics.jsonl"
-    note = json.loads(mark.read_text()) if mark.exists() else {}
+    note = {"sent": 0, "filmed": 0} | (json.loads(mark.read_text()) if mark.exists() else {})  # rows
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    config = {k: v for k, v in config.items() if v is not None}
-    sink, video = SINKS[kind](run, note, config, f"{config['game']} {config['observe']}")  # agents of one task
-    note = {"sent": 0, "filmed": 0} | note  # rows
+    plain = {name: value for name, value in config.items() if value is not None}
+    about = {"name": run.name, "group": f"{config['game']} {config['observe']}", "config": plain}
+    sink, video = SINKS[kind](run, note, about)
     position, count, last_frames, films = 0, 0, 0, []
     while True:
         last = done.is_set()  # asked before reading: what was written before `done` is still read
@@ -191,13 +185,8 @@ def main(words: list[str] | None = None) -> None:
     if not (run / "config.yaml").is_file():
         parser.error(f"{options.run}: not a run's folder")
     # Little CPU, no GPU, and nothing on the network but what was asked for: trackio alone would look for a token.
-    quiet = {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_ERROR_REPORTING": "false",
-    }
-    os.environ.update(quiet, TRACKIO_DIR=str(trackio_folder(run)))
+    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    os.environ.update(quiet, WANDB_ERROR_REPORTING="false", TRACKIO_DIR=str(trackio_folder(run)))
     for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL"):  # they make "local" remote
         os.environ.pop(name, None)
     os.nice(10)

@@ -14,7 +14,7 @@ from agents.networks import QNetwork
 from agents.rows import Inputs
 from envs.episodes import EpisodeRecord, replay_grey
 from envs.protocols import Protocol
-from envs.screens import Observe
+from envs.screens import Observe, parse_screen
 from experiment import build
 from experiment.scores import zoo
 from experiment.scores.evaluation import Evaluation, evaluate
@@ -37,7 +37,7 @@ class Agent:
 
     @property
     def screen(self) -> Observe:
-        return build.observe(self.config)
+        return parse_screen(self.config.observe)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from experiment.settings.presets import PRESETS
 
 T = TypeVar("T", bound=Settings)
 Main = Callable[[list[str]], int]
-RENAMED = {"--hide-probability": "--observe flicker:P", "--observe-parameter": "--observe KIND:NUMBER"}
 
 
 def exit_on_usage_error(main: Main) -> Main:
@@ -40,9 +39,10 @@ def exit_on_usage_error(main: Main) -> Main:
     @functools.wraps(main)
     def wrapped(argv: list[str]) -> int:
         try:
-            status = main(argv)
-            sys.stdout.flush()
-            return status
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()
         except BrokenPipeError:  # the reader of our output has left, such as head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
             return 0
@@ -69,27 +69,11 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        sys.stdout.flush()  # here, a reader of the help that has left is noticed
-        super().exit(status, message)
-
-
-class _Once(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if hasattr(namespace, self.dest):
-            parser.error(f"{option_string}: given twice")
-        setattr(namespace, self.dest, values)
-
-
-@functools.cache
-def _schema(kind: type[Settings]) -> dict[str, Any]:
-    return TypeAdapter(kind).json_schema()
-
 
 def _parser(prog: str, default: Settings, description: str) -> _Parser:
     """A flag for each field of the record, in the groups of its classes; the help shows explanation, range, default."""
     kind = type(default)
-    fields = _schema(kind)["properties"]
+    fields = TypeAdapter(kind).json_schema()["properties"]
     words = [k.upper() for k, field in fields.items() if field.get("positional")]
     usage = " ".join([prog, *words, "[--SETTING VALUE ...]"])
     parser = _Parser(usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
@@ -99,8 +83,8 @@ def _parser(prog: str, default: Settings, description: str) -> _Parser:
             field, about = fields[name], owner.__pydantic_fields__[name].description  # type: ignore[attr-defined]
             variants, many = field.get("anyOf", [field]), field.get("type") == "array"
             limits = [f"{sign} {v[key]:g}" for v in variants for key, sign in LIMITS.items() if key in v]
-            notes = [" and ".join(limits)] * bool(limits) + [f"default: {getattr(default, name)}"]
-            text = f"{about} ({'; '.join(notes)})".replace("%", "%%")
+            limit = f"{' and '.join(limits)}; " if limits else ""
+            text = f"{about} ({limit}default: {getattr(default, name)})".replace("%", "%%")
             if field.get("positional"):
                 group.add_argument(name, metavar=name.upper(), nargs="*" if many else "?", help=text)
             else:
@@ -108,7 +92,7 @@ def _parser(prog: str, default: Settings, description: str) -> _Parser:
                 alone = field.get("alone", "True" if variants[0].get("type") == "boolean" else None)
                 takes: dict[str, Any] = {"nargs": "?", "const": alone} if alone else {"nargs": "+" if many else None}
                 names = [flag(name), *field.get("aliases", [])]
-                group.add_argument(*names, dest=name, action=_Once, **takes, metavar=metavar, help=text)
+                group.add_argument(*names, dest=name, **takes, metavar=metavar, help=text)
     return parser
 
 
@@ -120,10 +104,13 @@ def given(prog: str, argv: list[str], default: Settings, description: str = "") 
     """The fields that the command line names, as words; the record validates them. --help leaves with status 0."""
     parser = _parser(prog, default, description)
     argv = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in argv]
+    names = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]}: given twice")
     values, rest = parser.parse_known_args(argv)
     for name in (word.partition("=")[0] for word in rest):
-        hint = f" Use {RENAMED[name]}." if name in RENAMED else near(name, parser._option_string_actions)
-        raise UsageError(f"unknown flag {name}.{hint} See --help." if name.startswith("-") else f"{name}: not expected")
+        hint = f"unknown flag {name}.{near(name, parser._option_string_actions)} See --help."
+        raise UsageError(hint if name.startswith("-") else f"{name}: not expected")
     return vars(values)
 
 

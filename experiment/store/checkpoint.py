@@ -68,23 +68,20 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     The run's folder must be there: one that was moved away is not made anew. One process at a time (`lock`).
     """
     target = folder / f"{checkpoint.meta['frames']:012d}"
-    same = [path for path in _newest_first(folder) if path.stem == target.name]
+    same = [path for path in candidates(folder.parent) if path.stem == target.name]
     if same:  # a resumed run saves the same frame again
         target = target.with_suffix(f".{int(same[0].suffix[1:] or 0) + 1}")
     with placed(target) as temporary:
         files = {}
         for name, tensors in ((NETWORK, checkpoint.weights), (TRAINING, checkpoint.training)):
-            path = temporary / name
             try:
-                save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+                save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / name)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(errno.ENOSPC, f"cannot write {name}: {error}") from None
-            _sync(path)
-            files[name] = digest(path)
+            files[name] = digest(temporary / name)
         manifest = {"version": VERSION, **checkpoint.meta, "files": files}
         text = json.dumps(manifest | {"sha256": signature(manifest)}, indent=1, allow_nan=False)
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
-        _sync(temporary / MANIFEST)
     return target
 
 
@@ -97,45 +94,36 @@ def placed(target: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        _sync(temporary)
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
         temporary.rename(target)
         _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _newest_first(folder)[KEEP:]:
+    for old in candidates(folder.parent)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """Checkpoint folders. OSError if the folder cannot be read."""
-    paths = folder.iterdir() if folder.is_dir() else ()
+def candidates(run: Path) -> list[Path]:
+    """A run's checkpoint folders, newest first. OSError if they cannot be read."""
+    paths = (run / "checkpoint").iterdir() if (run / "checkpoint").is_dir() else ()
     ours = [path for path in paths if re.fullmatch(r"[0-9]{12,16}(\.[0-9]{1,9})?", path.name)]
     return sorted(ours, key=lambda path: [*map(int, path.name.split("."))], reverse=True)
-
-
-def candidates(run: Path) -> list[Path]:
-    """A run's checkpoint folders, newest first. UsageError if they cannot be read."""
-    with refused(run / "checkpoint", "read"):
-        return _newest_first(run / "checkpoint")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     with refused(path, "read"):
         manifest = json.loads(read(path / MANIFEST))
-        if manifest["version"] != VERSION:
-            raise ValueError(f"version {manifest['version']}, this program reads {VERSION}")
-        if manifest["sha256"] != signature(manifest):
-            raise ValueError(f"{MANIFEST}: the checksum does not match")
+        if manifest["version"] != VERSION or manifest["sha256"] != signature(manifest):
+            raise ValueError(f"{MANIFEST}: not of version {VERSION}, or the checksum does not match")
         return manifest
 
 
 def _read_tensors(path: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     file = path / name
     with refused(file, "read"):
-        if not file.is_file():
-            raise ValueError("missing, or not a file")
-        if digest(file) != manifest["files"][name]:
-            raise ValueError("the checksum does not match")
+        if not file.is_file() or digest(file) != manifest["files"][name]:  # opening a pipe would wait for ever
+            raise ValueError("missing, or the checksum does not match")
         return load_file(file)
 
 
@@ -148,17 +136,12 @@ def load(path: Path, *, training: bool) -> Checkpoint:
 
 def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> Checkpoint:
     """The newest whole checkpoint of a run; damaged ones are reported and passed over. UsageError if there is none."""
-    if not run.is_dir():
-        raise UsageError(f"{run}: no such run folder")
-    problems = []
     for path in candidates(run):
-        if problems:
-            report(f"damaged checkpoint: {problems[-1]}; going back to the one before")
         try:
             return load(path, training=training)
         except UsageError as error:
-            problems.append(str(error))
-    raise UsageError(f"no whole checkpoint: {problems[0]}" if problems else f"{run}: holds no checkpoint")
+            report(f"damaged checkpoint: {error}")
+    raise UsageError(f"{run}: holds no checkpoint that can be read")
 
 
 def saved_frames(run: Path) -> list[int]:
@@ -166,38 +149,25 @@ def saved_frames(run: Path) -> list[int]:
     return [int(path.stem) for path in candidates(run)]
 
 
-def newest_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run's newest checkpoint. UsageError if there is none, or if it is damaged."""
-    for path in candidates(run):
-        return _read_manifest(path)
-    raise UsageError(f"{run}: holds no checkpoint")
-
-
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[None]:
     """Hold the run's folder for this process. UsageError if another process holds it."""
-    held = FileLock(run / "lock", timeout=0)
     with refused(run / "lock", "opened"):
         try:
-            held.acquire()
+            held = FileLock(run / "lock", timeout=0).acquire()
         except Timeout:
             raise UsageError(f"{run}: another process is using this run") from None
-    try:
+    with held:
         yield
-    finally:
-        held.release()
 
 
 def tensor_tree(**parts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """{part: {name: array or tensor}} -> {"part.name": tensor}."""
-    return {f"{part}.{k}": _tensor(v) for part, state in parts.items() for k, v in state.items()}
-
-
-def _tensor(value: Any) -> Tensor:
-    """Without a copy, except of the few small arrays that torch would warn about because they cannot be written."""
-    if isinstance(value, np.ndarray) and not value.flags.writeable:
-        value = value.copy()
-    return torch.as_tensor(value)
+    """{part: {name: array or tensor}} -> {"part.name": tensor}, copied where torch would warn of a read-only array."""
+    return {
+        f"{part}.{k}": v if isinstance(v, Tensor) else torch.from_numpy(np.require(v, requirements="W"))
+        for part, state in parts.items()
+        for k, v in state.items()
+    }
 
 
 def subtree(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -10,14 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 MAX_PENDING_ROWS = 10_000  # a few MB: what a full disk may cost in memory
-
-
-def _plain(value: Any) -> float | int | str | None:
-    """A JSON value: numpy scalars unpacked, NaN and infinity as null (JSON has neither)."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetricsFile:
@@ -33,25 +27,21 @@ class MetricsFile:
         self._file.seek(max(position - 1, 0))
         if position and self._file.read(1) != b"\n":
             self._file.close()
-            raise ValueError(f"cut or changed since the checkpoint, which expects a row up to byte {position}")
+            raise ValueError(
+                f"{path.name}: cut or changed since the checkpoint, which expects a row up to byte {position}"
+            )
         self._file.truncate(position)
         self.position = position  # bytes: the end of the last whole row
-        self._pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)  # oldest rows are dropped first
-
-    @property
-    def pending(self) -> int:
-        """Rows that wait for room on the disk."""
-        return len(self._pending)
+        self.pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)  # rows that wait for room; the oldest are dropped
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers (numpy's too), strings and nulls. A full disk is no error."""
-        line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
-        self._pending.append(line.encode() + b"\n")
+        """Append one row of numbers (numpy's too), strings and nulls; NaN becomes null. A full disk is no error."""
+        self.pending.append(to_json(row, inf_nan_mode="null", fallback=lambda number: number.item()) + b"\n")
         with suppress(OSError):
             self._write_pending()
 
     def _write_pending(self) -> None:
-        rows = b"".join(self._pending)
+        rows = b"".join(self.pending)
         try:
             if self._file.write(rows) != len(rows):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part went in
@@ -59,7 +49,7 @@ class MetricsFile:
             self._file.truncate(self.position)  # half a row must never stay
             raise
         self.position += len(rows)
-        self._pending.clear()
+        self.pending.clear()
 
     def sync(self) -> None:
         """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one cannot be written."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -26,11 +27,11 @@ def machine() -> dict[str, str]:
 
 def _cpu() -> str:
     """The processor's model; Linux alone tells it."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    model = re.search(
+        r"^model name\s*:\s*(.+)", info.read_text(errors="replace") if info.exists() else "", re.MULTILINE
+    )
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

@@ -40,7 +40,7 @@ from experiment.settings.config import (
     preset,
     to_dict,
 )
-from experiment.store.checkpoint import newest_manifest
+from experiment.store.checkpoint import load_latest
 from experiment.store.files import read, refused, write_json
 from experiment.store.metrics import read_rows
 
@@ -265,7 +265,7 @@ def collect(cell: Cell, study: Study) -> Result:
         logged = [row for row in rows if "samples" in row]
         curve = [(r["frames"], r["eval_score"], r["eval_low"], r["eval_high"]) for r in rows if "eval_score" in r]
     frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
-    manifest = newest_manifest(cell.folder)
+    manifest = load_latest(cell.folder, training=False, report=print).meta
     result = Result(
         agent=cell.agent,
         game=config.game,

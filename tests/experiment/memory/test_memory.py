@@ -111,7 +111,7 @@ def test_the_gradient_command_draws_the_trained_core_and_new_ones_each_1_at_k_0(
         ("", "is not one of recall, gradient, horizon"),
         ("recal", "Did you mean recall?"),
         ("horizon", "needs the folder of one run"),
-        ("horizon nowhere", "nowhere: no such run folder"),
+        ("horizon nowhere", "nowhere: holds no checkpoint"),
         ("horizon RUN --every 4 x", "--every x: "),
         ("horizon RUN --every 0 4", "--every 0: "),
         ("gradient RUN --steps 0", "--steps 0: "),

@@ -17,41 +17,39 @@ from experiment.settings.config import override, preset
 from tests import small
 
 # Settings of a run -> rows of all envs when learning begins, updates at the end.
-UPDATES: dict[str, tuple[str, dict[str, Any], int, int]] = {
+UPDATES: list[tuple[dict[str, Any], int, int]] = [
     # 4 envs, a ring of 5000 / 4 / 8 whole blocks = 1248 times: full at 4992 rows; 4 x (15000 - 4992) / 64 = 625.5
-    "ring_of_start_rows": ("drqn", {"num_envs": 4, "replay_rows": 5_000, "start_rows": 5_000, "batch_size": 4,
-                                    "frames": 60_000}, 4_992, 625),
-    "almost_the_ring": ("drqn", {"num_envs": 4, "replay_rows": 5_000, "start_rows": 4_988, "batch_size": 4,
-                                 "frames": 60_000}, 4_988, 625),  # 4 x (15000 - 4988) / 64 = 625.75
+    ({"num_envs": 4, "replay_rows": 5_000, "start_rows": 5_000, "frames": 60_000}, 4_992, 625),
+    ({"num_envs": 4, "replay_rows": 5_000, "start_rows": 4_988, "frames": 60_000}, 4_988, 625),  # 625.75
     # The first sequence of 8 + 16 + 1 rows is whole when 3 envs have made 1 stride and 25 steps: 33 x 3 = 99 rows.
-    "from_the_start": ("drqn", {"num_envs": 3, "replay_rows": 600, "start_rows": 0, "batch_size": 5, "frames": 24_000,
-                                "samples_per_step": 0.7}, 99, 51),  # 0.7 x (6000 - 99) / 80 = 51.6
+    ({"num_envs": 3, "replay_rows": 600, "start_rows": 0, "batch_size": 5, "frames": 24_000, "samples_per_step": 0.7},
+     99, 51),  # 0.7 x (6000 - 99) / 80 = 51.6
     # 7 envs: 1001 is the first multiple of 7 from 1000 on; 2.3 x (7000 - 1001) / (32 x 16) = 26.9
-    "odd_envs": ("dqn", {"num_envs": 7, "replay_rows": 2_000, "start_rows": 1_000, "frames": 28_000, "batch_size": 32,
-                         "samples_per_step": 2.3}, 1_001, 26),
-}  # fmt: skip
+    ({"num_envs": 7, "replay_rows": 2_000, "start_rows": 1_000, "batch_size": 32, "frames": 28_000,
+      "samples_per_step": 2.3}, 1_001, 26),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", UPDATES)
-def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_step(case: str):
-    name, changes, begun, updates = UPDATES[case]
-    config = override(preset(name), changes)
-    lanes, replay = config.num_envs, build.make_replay(config, 0)
+@pytest.mark.parametrize(("changes", "begun", "updates"), UPDATES)
+def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_step(
+    changes: dict[str, Any], begun: int, updates: int
+):
+    config = override(preset("drqn"), changes)
+    lanes = config.num_envs
     run = Run.__new__(Run)  # its schedule alone
-    run.config, run.counters, run.replay = config, Counters(), replay
-    run.learner, run.task = SimpleNamespace(updates=0), SimpleNamespace(frame_skip=4)  # type: ignore[assignment]
-    run.player = SimpleNamespace(steps=lanes)  # type: ignore[assignment]
+    run.config, run.counters, run.learner = config, Counters(), SimpleNamespace(updates=0)  # type: ignore[assignment]
+    run.replay = build.make_replay(config, 0)
+    run.task, run.player = SimpleNamespace(frame_skip=4), SimpleNamespace(steps=lanes)  # type: ignore[assignment]
     none, zero = np.zeros(lanes, bool), np.zeros(lanes, np.float32)
     rows = Rows(np.zeros((lanes, 84, 84), np.uint8), none, np.zeros(lanes, int), zero, none, none, np.zeros((lanes, 0)))
     while run.frames < config.frames:
         run.learner.updates += run.updates_due()
-        replay.append(rows)
+        run.replay.append(rows)
         run.counters.frames += 4 * lanes
         if (since := run.counters.learning_since) is not None:
             steps = (run.frames - since) / 4
             assert run.learner.updates == int(config.samples_per_step * steps // (config.batch_size * config.unroll))
-    assert run.counters.learning_since == 4 * begun
-    assert run.learner.updates == updates
+    assert (run.counters.learning_since, run.learner.updates) == (4 * begun, updates)
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +57,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.start(tmp_path_factory.mktemp("runs"), "run", eval_frames=1_600)
 
 
-def table() -> dict[str, str]:
-    """Metric -> its name in trackers, from docs/metrics.md."""
-    text = (small.ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    lines = text.partition("| with `--actors`")[0].splitlines()
-    cells = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
-    pairs = [
-        (name, (re.findall(r"`(.+?)`", other) or [name])[0])
-        for names, other in cells
-        for name in re.findall(r"`(.+?)`", names)
-    ]
-    return dict(pairs)
-
-
 def test_the_documented_metrics_are_those_of_a_run(finished: Path):
+    text = (small.ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("| with `--actors`")[0]
+    cells = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    names = {name: re.findall(r"`(.+?)`", other) for names, other in cells for name in re.findall(r"`(.+?)`", names)}
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert {name for row in rows for name in row} == set(table())
-    assert {name: other for name, other in table().items() if name != other} == NAMES
+    assert {name for row in rows for name in row} == set(names)
+    assert {name: other[0] for name, other in names.items() if other} == NAMES
 
 
 def test_a_row_adds_up(finished: Path):
@@ -94,7 +82,7 @@ def test_a_row_adds_up(finished: Path):
 def test_a_metric_of_the_learner_reaches_the_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record = Run.record_update
     monkeypatch.setattr(Run, "record_update", lambda run, metrics: record(run, {**metrics, "new": metrics["loss"] * 2}))
-    rows = small.rows(small.start(tmp_path, "run"))
+    rows = small.rows(small.start(tmp_path, "run", frames=800))
     assert [row["new"] for row in rows if "loss" in row] == [2 * row["loss"] for row in rows if "loss" in row] != []
 
 

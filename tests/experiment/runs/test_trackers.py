@@ -1,5 +1,7 @@
 """Trackers show every row and film of a run once, and cannot harm it."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -18,7 +20,7 @@ import pytest
 
 from envs.protocols import PROTOCOLS
 from experiment import build
-from experiment.runs.trackers import Tracker, page_command, start_tracker
+from experiment.runs.trackers import page_command, tracking
 from experiment.settings.config import Config
 from experiment.store.metrics import MetricsFile
 
@@ -54,17 +56,21 @@ def write_rows(folder: Path, frames: range, position: int = 0, **more: Any) -> M
 
 def track(folder: Path, kind: str, timeout: float = 300.0) -> None:
     """Start and finish at once, which sends all there is."""
-    start_tracker(folder, kind).finish(timeout)
+    with tracking(folder, kind, timeout):
+        pass
     assert "tracking ends" not in (folder / "tracking.log").read_text()
 
 
 def trackio_values(folder: Path, metric: str) -> list[tuple[int, Any]]:
     """(step, value) of a metric, from trackio's own command."""
-    command = [str(Path(sys.executable).with_name("trackio")), "get", "metric", "--project", "recall", "--json"]
-    words = [*command, "--run", folder.name, "--metric", metric]
-    env = os.environ | {"TRACKIO_DIR": str(folder.parent / "trackio")}
-    said = subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
-    return [(value["step"], value["value"]) for value in json.loads(said)["values"]]
+    from trackio import cli
+
+    words = ["trackio", "get", "metric", "--project", "recall", "--json", "--run", folder.name, "--metric", metric]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", folder.parent / "trackio")
+        patch.setattr("sys.argv", words)
+        cli.main()
+    return [(value["step"], value["value"]) for value in json.loads(said.getvalue())["values"]]
 
 
 def wandb_rows(folder: Path) -> list[dict[str, Any]]:
@@ -99,29 +105,26 @@ def files_with(text: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])  # SIGSTOP: deaf to everything but SIGKILL
-def test_a_process_that_is_killed_or_hangs_is_gone_after_finish(run: Path, number: signal.Signals) -> None:
-    tracker = start_tracker(run, "local")
-    pid = tracker.processes[0].pid
-    assert os.getsid(pid) != os.getsid(0)  # Ctrl-C in the terminal does not reach it
-    os.kill(pid, number)
-    tracker.finish(0.5)
-    assert is_gone(pid)
+def test_a_process_that_hangs_is_gone_at_the_end(run: Path) -> None:
+    with tracking(run, "local", 0.5) as (process,):
+        assert os.getsid(process.pid) != os.getsid(0)  # Ctrl-C in the terminal does not reach it
+        os.kill(process.pid, signal.SIGSTOP)  # deaf to everything but SIGKILL
+    assert is_gone(process.pid)
 
 
 def test_the_process_sends_what_is_written_and_ends_when_training_is_killed(run: Path) -> None:
     write_rows(run, range(3))
     code = (
-        "import sys, time, pathlib; from experiment.runs.trackers import start_tracker\n"
-        "tracker = start_tracker(pathlib.Path(sys.argv[1]), 'local')\n"
-        "print(tracker.processes[0].pid, flush=True); time.sleep(60)"
+        "import sys, time, pathlib; from experiment.runs.trackers import tracking\n"
+        "with tracking(pathlib.Path(sys.argv[1]), 'local') as (process,):\n"
+        "    print(process.pid, flush=True), time.sleep(60)"
     )
     training = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert training.stdout is not None
-    tracking = psutil.Process(int(training.stdout.readline()))
+    child = psutil.Process(int(training.stdout.readline()))
     training.kill()
     training.wait()
-    psutil.wait_procs([tracking])
+    psutil.wait_procs([child])
     assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [0, 1, 2]
 
 
@@ -164,26 +167,22 @@ def test_rows_and_films_arrive_once_in_both_trackers_across_a_resume(
     assert files_with(FAKE_KEY, run.parent) == []
 
 
-def test_agents_of_one_game_and_screen_share_a_group(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agents_of_one_game_and_screen_share_a_group_and_a_new_folder_with_an_old_name_is_a_new_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import trackio
 
-    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", run.parent / "trackio")
-    write_rows(run, range(1))
+    write_rows(run, range(3))
     track(run, "local")
-    (stored,) = trackio.Api().runs("recall")
-    config = stored.config or {}
-    assert (config["_Group"], config["core"]) == ("breakout full", "lstm")
-    assert "device" not in config  # a null
-
-
-def test_a_new_folder_with_an_old_name_is_a_new_run(run: Path) -> None:
-    for frames in (3, 2):
-        for path in run.iterdir():
-            path.unlink()
-        run.rmdir()
-        write_rows(make_run(run), range(frames))
-        track(run, "local")
+    shutil.rmtree(run)
+    write_rows(make_run(run), range(2))
+    track(run, "local")
     assert "Resumed" not in (run / "tracking.log").read_text()
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", run.parent / "trackio")
+    for stored in trackio.Api().runs("recall"):
+        config = stored.config or {}
+        assert (config["_Group"], config["core"]) == ("breakout full", "lstm")
+        assert "device" not in config  # a null
 
 
 def by_hand(run: Path, kind: str) -> str:
@@ -196,27 +195,19 @@ def by_hand(run: Path, kind: str) -> str:
     return result.stdout
 
 
-def test_an_old_run_is_sent_by_hand(run: Path) -> None:
+def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run: Path) -> None:
     write_rows(run, range(40, 43))
     assert "--host 127.0.0.1" in by_hand(run, "local")
     assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [40, 41, 42]
-
-
-@pytest.mark.parametrize("spoilt", ["config.yaml", "metrics.jsonl"])
-def test_a_spoilt_file_ends_tracking_in_one_line(run: Path, spoilt: str) -> None:
-    write_rows(run, range(1))
-    (run / spoilt).write_text("{[\n")
-    said = by_hand(run, "local").splitlines()
-    assert len([line for line in said if line.startswith("local: tracking ends (")]) == 1
+    (run / "metrics.jsonl").write_text("{[\n")
+    assert by_hand(run, "local").count("\nlocal: tracking ends (") == 1
 
 
 def test_the_page_command_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "my runs" / "pong-1"
-    program = Path(sys.executable).with_name("trackio")
-    monkeypatch.chdir(tmp_path)
-    assert page_command(folder) == (f"TRACKIO_DIR='my runs/trackio' {program} show --project recall --host 127.0.0.1")
+    show = f"{Path(sys.executable).with_name('trackio')} show --project recall --host 127.0.0.1"
+    assert page_command(tmp_path / "my runs" / "x") == f"TRACKIO_DIR='{tmp_path}/my runs/trackio' {show}"
     monkeypatch.setenv("TRACKIO_DIR", "/data/trackio")
-    assert page_command(folder).startswith("TRACKIO_DIR=/data/trackio ")
+    assert page_command(tmp_path / "runs" / "x") == f"TRACKIO_DIR=/data/trackio {show}"
 
 
 # Whether a chart has pixels in the colour of the dot before a run's name.
@@ -274,29 +265,16 @@ def test_in_a_browser_the_page_lists_the_runs_draws_their_curves_and_plays_a_fil
         browser.close()
 
 
-@pytest.mark.parametrize("server", ["refuses", "never answers"])
-def test_without_a_wandb_server_rows_are_kept_offline(
-    run: Path, server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))  # it accepts no connection
-    request.addfinalizer(listener.close)
-    monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    if server == "refuses":
-        listener.close()
-    write_rows(run, range(40, 43))
-    assert "offline now" in by_hand(run, "wandb")
-    assert [row["_step"] for row in wandb_rows(run)] == [40, 41, 42]
-    assert files_with(FAKE_KEY, run.parent) == []
-
-
-def test_finish_does_not_wait_for_a_tracker_that_waits_for_its_server(
+def test_with_a_wandb_server_that_never_answers_rows_are_kept_offline_and_training_does_not_wait(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_rows(run, range(40, 43))
     with socket.create_server(("127.0.0.1", 0)) as listener:  # it accepts no connection
         monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        tracker: Tracker = start_tracker(run, "wandb")
-        pid = tracker.processes[0].pid
-        tracker.finish(0.5)
-        assert is_gone(pid)
+        with tracking(run, "wandb", 0.5) as (process,):
+            pass
+        assert is_gone(process.pid)
+        assert "offline now" in by_hand(run, "wandb")
+    assert [row["_step"] for row in wandb_rows(run)] == [40, 41, 42]
+    assert files_with(FAKE_KEY, run.parent) == []

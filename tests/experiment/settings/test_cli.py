@@ -1,5 +1,6 @@
 """Bad words on a command line: one line that names the flag, status 2, nothing written. For every setting there is."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import train
-from experiment.settings.cli import RENAMED, exit_on_usage_error, given, parse_train
+from experiment.settings.cli import exit_on_usage_error, given, parse_train
 from experiment.settings.config import Config, flag, preset, save
 from experiment.settings.presets import PRESETS
 
@@ -31,48 +32,33 @@ def refused(argv: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 def wrong_values(name: str) -> list[str]:
     """Words outside the setting's own range: its neighbours, another type, an unknown name."""
-    wrong = []
+    wrong: list[str] = []
     for part in SCHEMA[name].get("anyOf", [SCHEMA[name]]):
         step = 1 if part.get("type") == "integer" else 1e-3
         limits = {"minimum": -step, "maximum": step, "exclusiveMinimum": 0, "exclusiveMaximum": 0}
         wrong += [str(part[limit] + beyond) for limit, beyond in limits.items() if limit in part]
         wrong += {"integer": ["many", "1.5", "None"], "number": ["many", "nan"], "boolean": ["maybe", "2"]}.get(
-            part.get("type", "enum"), []
+            part.get("type", "enum"), ["zzz"] if "enum" in part else []
         )
-        wrong += ["zzz"] if "enum" in part else []
-    texts = {"name": "a/b", "runs_dir": None}
-    if not wrong and (text := texts.get(name, "zzz")):
-        wrong.append(text)
-    return wrong
+    return wrong or {"name": ["a/b"]}.get(name, ["zzz"])
 
 
-@pytest.mark.parametrize(("name", "word"), [(name, word) for name in FLAGS for word in wrong_values(name)])
-def test_a_value_outside_a_settings_range_is_one_line_that_names_its_flag(
-    name: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert refused([f"{flag(name)}={word}"], tmp_path, capsys).startswith(f"error: {flag(name)} {word}: ")
-
-
-@pytest.mark.parametrize("name", FLAGS)
-def test_a_flag_with_a_typing_error_is_refused_and_the_right_one_is_suggested(
+@pytest.mark.parametrize("name", sorted({*FLAGS} - {"runs_dir"}))
+def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused([flag(name)[:-1] + "q", "1"], tmp_path, capsys)
-    assert line == f"error: unknown flag {flag(name)[:-1]}q. Did you mean {flag(name)}? See --help."
-
-
-@pytest.mark.parametrize("name", FLAGS)
-def test_a_flag_needs_one_value_and_is_given_once(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    for word in wrong_values(name):  # outside its range
+        assert refused([f"{flag(name)}={word}"], tmp_path, capsys).startswith(f"error: {flag(name)} {word}: ")
+    typo = flag(name)[:-1] + "q"
+    line = refused([typo, "1"], tmp_path, capsys)
+    assert line == f"error: unknown flag {typo}. Did you mean {flag(name)}? See --help."
     alone = "True" if SCHEMA[name].get("type") == "boolean" else SCHEMA[name].get("alone")
     if alone:  # without a value it says this
         assert given("", [flag(name)], Config()) == {name: alone}
     else:
-        line = refused([flag(name)], tmp_path, capsys)
-        assert re.match(rf"error: {flag(name)}(/--env)?: expected one argument", line)
-    value = str(getattr(Config(), name))
-    assert f"{flag(name)}: given twice" in refused([f"{flag(name)}={value}"] * 2, tmp_path, capsys)
+        assert re.match(rf"error: {flag(name)}(/--env)?: expected one", refused([flag(name)], tmp_path, capsys))
+    value = f"{flag(name)}={getattr(Config(), name)}"
+    assert f"{flag(name)}: given twice" in refused([value, value], tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
@@ -92,20 +78,13 @@ def test_a_flag_needs_one_value_and_is_given_once(
         ("--config y --resume x", "--config y: takes the place of resume x"),
         ("--resume", "--resume: expected one argument"),
         ("--resume=nowhere", "--runs-dir"),  # the folder says where the run lies
-        ("--config=nowhere", "nowhere: cannot be read (no such file)"),
+        ("--config=nowhere", "nowhere: cannot be read ([Errno 2] No such file"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(
     words: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in refused(words.split(), tmp_path, capsys)
-
-
-@pytest.mark.parametrize("old", RENAMED)
-def test_a_flag_of_old_is_answered_with_its_new_spelling(
-    old: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert f"unknown flag {old}. Use {RENAMED[old]}." in refused([old, "0.5"], tmp_path, capsys)
 
 
 def test_flags_override_a_preset() -> None:
@@ -117,16 +96,12 @@ def test_flags_override_a_preset() -> None:
     assert parse_train(["--reward-clip", "None"])[0].reward_clip is None
 
 
-def test_config_starts_the_run_of_a_saved_file_and_flags_override_it(tmp_path: Path) -> None:
+def test_config_starts_from_a_saved_file_or_one_by_hand_and_flags_override_it(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     save(parse_train("r2d2 --game pong --core gru".split())[0], path)
     config, resume = parse_train(["--config", str(path), "--seed", "3"])
     assert vars(config) == vars(preset("r2d2")) | {"game": "pong", "core": "gru", "seed": 3}
     assert resume is None
-
-
-def test_config_takes_a_file_by_hand_over_the_preset_that_it_names(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
     path.write_text("preset: dqn\ngame: pong\nreward_clip: null\n")
     changes = {"game": "pong", "reward_clip": None}
     assert vars(parse_train(["--config", str(path)])[0]) == vars(preset("dqn")) | changes
@@ -167,20 +142,13 @@ def test_help_shows_explanation_range_and_the_presets_value_of_every_setting(
 
 
 def test_help_into_a_pipe_that_nobody_reads_is_no_traceback() -> None:
-    with subprocess.Popen(
-        [sys.executable, "train.py", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as reading:
-        assert reading.stdout is not None
-        assert reading.stderr is not None
-        reading.stdout.close()
-        assert reading.stderr.read() == ""
-    assert reading.returncode == 0
-
-
-def test_the_process_itself_leaves_with_status_2_and_one_line() -> None:
-    done = subprocess.run([sys.executable, "train.py", "--core", "lstmm"], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.decode().count("\n") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

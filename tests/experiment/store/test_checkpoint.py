@@ -24,6 +24,9 @@ def made(frames: int, size: int = 50) -> Checkpoint:
     return Checkpoint(meta, weights, {"b": torch.arange(size), "empty": torch.zeros(0, dtype=torch.uint8)})
 
 
+FILES = ("manifest.json", "network.safetensors", "training.safetensors")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run's folder with two checkpoints, of 100 and 200 frames."""
@@ -54,13 +57,6 @@ def test_what_is_saved_is_what_is_loaded(run: Path):
     assert load(newest(run), training=False).training == {}
 
 
-def test_folders_of_any_name_can_be_saved_and_loaded(run: Path):
-    odd = made(300)
-    odd.meta["config"] |= {"name": "a\nb\u00a0", "runs_dir": "/x\udcff\t"}
-    save(run / "checkpoint", odd)
-    assert load_latest(run, training=True, report=pytest.fail).meta["config"] == odd.meta["config"]
-
-
 def test_the_last_two_are_kept_and_nothing_else(run: Path):
     save(run / "checkpoint", made(300))
     assert saved_frames(run) == [300, 200]
@@ -79,43 +75,27 @@ def test_the_same_frame_can_be_saved_again_and_the_newest_is_loaded(run: Path):
     assert saved_frames(run) == [300, 200]
 
 
-FILES = ("manifest.json", "network.safetensors", "training.safetensors")
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_every_flipped_bit_is_found(run: Path, name: str):
+def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(run: Path, name: str):
     path = newest(run) / name
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 5):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         said: list[str] = []
-        frames = loaded(run, said)
-        if frames == 200:  # white space of the manifest alone may change: it says the same
-            assert name == "manifest.json"
+        if loaded(run, said) == 200:  # white space of the manifest alone may change: it says the same
             assert json.loads(damaged) == json.loads(whole)
         else:
-            assert frames == 100
-            assert len(said) == 1
-            assert "damaged checkpoint" in said[0]
-            assert "\n" not in said[0]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_cut_is_found(run: Path, name: str):
-    path = newest(run) / name
-    whole = path.read_bytes()
-    for length in range(0, len(whole) - (name == "manifest.json"), 3):
-        path.write_bytes(whole[:length])
+            (line,) = said
+            assert line.startswith("damaged checkpoint: ")
+            assert "\n" not in line
+        path.write_bytes(whole[:place])
         assert loaded(run) == 100
     path.write_bytes(whole + b"x")
     assert loaded(run) == 100
     path.unlink()
     assert loaded(run) == 100
-    path.mkdir()
-    assert loaded(run) == 100
-    path.rmdir()
     os.mkfifo(path)  # opening it would wait for ever
     assert loaded(run) == 100
 
@@ -127,61 +107,37 @@ def test_names_that_are_almost_numbers_are_no_checkpoints(run: Path):
     assert loaded(run) == 200
 
 
-def test_a_file_that_may_not_be_read_is_reported_and_the_one_before_is_used(run: Path):
-    """Root may read everything: then be no one for a while."""
-    for path in (run, *run.rglob("*"), *run.parents):
-        with contextlib.suppress(PermissionError):
-            path.chmod(0o755)
-    (newest(run) / FILES[2]).chmod(0)
-    said: list[str] = []
-    root = os.geteuid() == 0
-    try:
-        os.seteuid(65534 if root else os.geteuid())
-        assert loaded(run, said) == 100
-    finally:
-        os.seteuid(0 if root else os.geteuid())
-    assert "Permission denied" in said[0]
-
-
 def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch):
     """Every call that changes the disk is the last one, in turn; the clean-up does not happen either."""
 
     class KilledError(BaseException):
         pass
 
-    calls, allowed = 0, 0
+    calls = 0
 
     def counted(function: Callable) -> Callable:
         def call(*arguments: object, **more: object) -> object:
             nonlocal calls
-            calls += 1
-            if calls > allowed:
+            calls -= 1
+            if calls < 0:
                 raise KilledError
             return function(*arguments, **more)
 
         return call
 
-    for where, name in (
-        (Path, "mkdir"),
-        (Path, "rename"),
-        (shutil, "rmtree"),
-        (os, "fsync"),
-        (checkpoint, "save_file"),
-    ):
-        monkeypatch.setattr(where, name, counted(getattr(where, name)))
     shutil.copytree(run, original := run.with_name("original"))
-    while True:
-        calls = 0
-        try:
+    for allowed in range(50):
+        with monkeypatch.context() as patch, contextlib.suppress(KilledError):
+            for where, name in ((Path, "mkdir"), (Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
+                patch.setattr(where, name, counted(getattr(where, name)))
+            patch.setattr(checkpoint, "save_file", counted(checkpoint.save_file))
+            calls = allowed
             save(run / "checkpoint", made(300 if allowed % 2 else 200))
             break
-        except KilledError:
-            assert loaded(run) in (100, 200, 300)
-        allowed += 1
-        calls = -10_000
+        assert loaded(run) in (100, 200, 300)
         shutil.rmtree(run)
         shutil.copytree(original, run)
-    assert allowed > 12
+    assert 12 < allowed < 49
 
 
 @pytest.mark.parametrize("disk", ["1m"], indirect=True)
@@ -223,4 +179,4 @@ def test_a_manifest_of_another_version_or_without_a_part_is_refused(run: Path):
     small.sign(newest(run), lambda manifest: manifest | {"version": 2})
     said: list[str] = []
     assert loaded(run, said) == 100
-    assert f"version 2, this program reads {checkpoint.VERSION}" in said[0]
+    assert f"not of version {checkpoint.VERSION}" in said[0]
