@@ -42,7 +42,7 @@ class Screen:
         self._live = Live(console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal and not self.console.quiet:
+        if self.console.is_terminal:
             self._try(self._live.start)
         return self
 
@@ -51,7 +51,8 @@ class Screen:
 
     def _try(self, write: Callable[[], object]) -> None:
         try:
-            write()
+            if not self.console.quiet:
+                write()
         except (OSError, SystemExit):  # the terminal or the pipe was closed; rich itself exits on a broken pipe
             self.console.quiet = True
 
