@@ -17,8 +17,9 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Files go to the cores in the order of tests/conftest.py: a long one that begins last would leave the others idle.
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Our equations against rlax's, an independent implementation (it brings JAX); our environments with others' agents,
 # and our agents in others' environments.

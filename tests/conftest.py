@@ -22,6 +22,12 @@ settings.load_profile("recall")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where nohup started the suite
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that all cores end together: this folder's, then those that need Ray."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: (item.path.parent != here, item.path.parent.name != "cluster"))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
