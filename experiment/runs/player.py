@@ -42,10 +42,9 @@ class Player:
         """Wait for the envs: the row that `act` began."""
         step = self.envs.recv()
         terminated = step.terminated | (step.life_lost & self._life_loss_terminal)
-        ends = terminated, step.truncated
-        rows = Rows(self.frame, self.is_first, self._action, step.reward, *ends, self._core_state)
+        played = self.frame, self.is_first, self._action, step.reward, terminated, step.truncated, self._core_state
         self.frame, self.is_first, self.prev_reward = step.frame, step.is_first, step.reward
-        return rows
+        return Rows(*played)
 
     def finished(self) -> list[EpisodeRecord]:
         """The episodes that ended in the last `recv`."""
@@ -60,8 +59,11 @@ class Player:
 
     def state(self) -> dict[str, Mapping[str, Any]]:
         """Everything but the generator and the network, as arrays and tensors of each part."""
-        loop = {"is_first": self.is_first, "prev_reward": self.prev_reward}
-        return {"actor": self.actor.state(), "envs": self.envs.state(), "loop": loop}
+        return {
+            "actor": self.actor.state(),
+            "envs": self.envs.state(),
+            "loop": {"is_first": self.is_first, "prev_reward": self.prev_reward},
+        }
 
     def restore(self, training: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave; the envs play their tapes again. Any error if it does not fit."""

@@ -118,7 +118,7 @@ def _make_folder(folder: Path, config: Config) -> None:
     """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
+        (temporary / "episodes").mkdir(parents=True, exist_ok=True)
         settings.save(replace(config, name=folder.name), temporary / "config.yaml")
         temporary.rename(folder)
     except OSError as error:

@@ -77,8 +77,7 @@ def _sentence(error: ValidationError, kind: type) -> str:
     if not first["loc"]:
         return reason
     name, value = str(first["loc"][0]), f"{first['input']!s:.60}"
-    field = kind.__pydantic_fields__.get(name)  # type: ignore[attr-defined]
-    extra = getattr(field, "json_schema_extra", None) or {}
+    extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
     place = name if extra.get("positional") else flag(name)
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
@@ -241,8 +240,7 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
     if data.get("munchausen") is False:  # as in every past result
         del data["munchausen"]
     try:
-        name = data.get("preset", "drqn")
-        start = PRESETS.get(name, {}) if isinstance(name, str) else {}
+        start = PRESETS.get(str(data.get("preset", "drqn")), {})
         return TypeAdapter(Config).validate_json(json.dumps({**start, **data}), strict=True)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Checkpoint:
 
     meta: dict[str, Any]
     weights: dict[str, Tensor]
-    training: dict[str, Tensor]
+    training: dict[str, Tensor] = field(default_factory=dict)
 
 
 def _sync(path: Path) -> None:
@@ -111,27 +111,18 @@ def candidates(run: Path) -> list[Path]:
     return sorted(ours, key=lambda path: [*map(int, path.name.split("."))], reverse=True)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    with refused(path, "read"):
-        manifest = json.loads(read(path / MANIFEST))
-        if manifest["version"] != VERSION or manifest["sha256"] != signature(manifest):
-            raise ValueError(f"{MANIFEST}: not of version {VERSION}, or the checksum does not match")
-        return manifest
-
-
-def _read_tensors(path: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
-    file = path / name
-    with refused(file, "read"):
-        if not file.is_file() or digest(file) != manifest["files"][name]:  # opening a pipe would wait for ever
-            raise ValueError("missing, or the checksum does not match")
-        return load_file(file)
-
-
 def load(path: Path, *, training: bool) -> Checkpoint:
     """Read one checkpoint folder. UsageError if anything is missing, cut, changed or foreign."""
-    manifest = _read_manifest(path)
-    weights = _read_tensors(path, NETWORK, manifest)
-    return Checkpoint(manifest, weights, _read_tensors(path, TRAINING, manifest) if training else {})
+    with refused(path, "read"):
+        manifest, tensors = json.loads(read(path / MANIFEST)), []
+        if manifest["version"] != VERSION or manifest["sha256"] != signature(manifest):
+            raise ValueError(f"{MANIFEST}: not of version {VERSION}, or the checksum does not match")
+        for name in (NETWORK, TRAINING)[: 1 + training]:
+            file = path / name
+            if not file.is_file() or digest(file) != manifest["files"][name]:  # opening a pipe would wait for ever
+                raise ValueError(f"{name}: missing, or the checksum does not match")
+            tensors.append(load_file(file))
+    return Checkpoint(manifest, *tensors)
 
 
 def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> Checkpoint:

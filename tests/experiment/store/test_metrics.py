@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiment.store.metrics import MAX_PENDING_ROWS, MetricsFile, read_rows
+from experiment.store.metrics import MetricsFile, read_rows
 
 
 def write_rows(folder: Path, frames: range, position: int = 0) -> MetricsFile:
@@ -59,18 +59,6 @@ def test_rows_wait_in_memory_while_the_disk_is_full(tmp_path: Path) -> None:
     assert not metrics.pending
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"frames": 1}, {"frames": 2}, {"frames": 3}, {"frames": 4}]
-
-
-def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
-
-    def no_space() -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(metrics, "_write_pending", no_space)
-    for frames in range(MAX_PENDING_ROWS + 5):
-        metrics.write({"frames": frames})
-    assert len(metrics.pending) == MAX_PENDING_ROWS
 
 
 def test_a_growing_file_is_read_in_whole_rows(tmp_path: Path) -> None:
