@@ -40,9 +40,9 @@ class Head(nn.Module, ABC):
         a = _last_in_fp32(self.advantage, x).unflatten(-1, self.shape)
         return a if self.value is None else _last_in_fp32(self.value, x)[..., None, :] + a - a.mean(-2, keepdim=True)
 
-    @abstractmethod
     def samples(self, out: Tensor) -> Tensor:
-        """out [..., K] -> samples of the return [..., N]"""
+        """out [..., K] -> samples of the return [..., N]: here the numbers themselves"""
+        return out
 
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
@@ -60,9 +60,6 @@ def _last_in_fp32(stream: nn.Module, x: Tensor) -> Tensor:
 class MeanHead(Head):
     """Q itself, trained with the TD loss of the settings. K = N = 1."""
 
-    def samples(self, out: Tensor) -> Tensor:
-        return out
-
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return self.td_loss(target - out).squeeze(-1)
 
@@ -71,9 +68,6 @@ class QrHead(Head):
     """The quantiles of the return at the middles of K = N = 32 equal parts (QR-DQN, Dabney et al. 2018)."""
 
     outputs = 32
-
-    def samples(self, out: Tensor) -> Tensor:
-        return out
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return losses.quantile_huber(target[..., None, :] - out[..., None])

@@ -248,7 +248,6 @@ class Learner:
 
         for role, network in self._networks.items():
             network.load_state_dict(part(f"{role}."))
-        self.optimizer.state.clear()
         for i, parameter in enumerate(self.online.parameters()):
             slots = part(f"optimizer.{i}.")
             if slots:  # the moments take their parameter's memory layout: fused optimisers walk both in step

@@ -68,10 +68,13 @@ class TileConv(PixelConv):
         super().__init__(images, outputs, 8, 4)
 
     def forward(self, input: Tensor) -> Tensor:
-        """input [N, 16 K, 21, 21], tiles of `NatureTorso.planes` -> [N, outputs, 20, 20]"""
+        """input [N, 16 K, 21, 21], tiles of 4x4 pixels -> [N, outputs, 20, 20]"""
         w = (self.weight / 255).unflatten(2, (2, 4)).unflatten(4, (2, 4))  # [O, K, Y, 4, X, 4]
         tiles = w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # [O, 16 K, 2, 2]
         return F.conv2d(input, tiles.contiguous(memory_format=torch.channels_last), self.bias)
+
+
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # as wide as so many pixels
 
 
 class Torso(nn.Sequential):
@@ -79,17 +82,19 @@ class Torso(nn.Sequential):
 
     output_size: int
     sides: tuple[int, int] | None = (84, 84)  # height and width of the images it takes; None: any
+    tile = 1  # height and width of the tiles whose pixels become channels
 
-    @staticmethod
-    def planes(frames: Tensor) -> Tensor:
-        """[T, B, H, W] -> [T, B, H, W, 1]: the image as it is."""
-        return frames[..., None]
+    @classmethod
+    def planes(cls, frames: Tensor) -> Tensor:
+        """[T, B, H, W] uint8 -> [T, B, H / n, W / n, n n]: tiles of n x n pixels as channels."""
+        words = frames.view(WORDS[cls.tile])  # [T, B, H, W / n]: the n pixels of a row move at once
+        return words.unflatten(2, (-1, cls.tile)).transpose(3, 4).contiguous().view(torch.uint8)
 
 
 class NatureTorso(Torso):
     """The three convolutions of Mnih et al. 2015: stacks of [21, 21, 16 K] tiles -> [N, 3136]."""
 
-    output_size = 64 * 7 * 7
+    output_size, tile = 64 * 7 * 7, 4
     # outputs, kernel, stride, side of the image that comes out
     layers = ((32, 8, 4, 20), (64, 4, 2, 9), (64, 3, 1, 7))
 
@@ -101,12 +106,6 @@ class NatureTorso(Torso):
             layers += [*([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
             inputs = outputs
         super().__init__(*layers, ChannelsLastFlatten())
-
-    @staticmethod
-    def planes(frames: Tensor) -> Tensor:
-        """[T, B, 84, 84] uint8 -> [T, B, 21, 21, 16]: tiles of 4x4 pixels as channels."""
-        words = frames.view(torch.int32)  # [T, B, 84, 21]: four pixels move at once
-        return words.unflatten(2, (21, 4)).transpose(3, 4).contiguous().view(torch.uint8)
 
 
 class Torso2013(NatureTorso):
@@ -139,7 +138,7 @@ class HalfTorso(Torso):
     second position in place of the pool, at a quarter of its cost.
     """
 
-    output_size = 32 * 6 * 6
+    output_size, tile = 32 * 6 * 6, 2
     blocks, strided = 2, False
 
     def __init__(self, images: int, norm: bool) -> None:
@@ -150,12 +149,6 @@ class HalfTorso(Torso):
             layers += [] if self.strided else [nn.MaxPool2d(3, 2, padding=1)]
             layers += [Residual(outputs, side, norm) for _ in range(self.blocks)]
         super().__init__(*layers, nn.ReLU(), ChannelsLastFlatten())
-
-    @staticmethod
-    def planes(frames: Tensor) -> Tensor:
-        """[T, B, 84, 84] uint8 -> [T, B, 42, 42, 4]: tiles of 2x2 pixels as channels."""
-        words = frames.view(torch.int16)  # [T, B, 84, 42]: two pixels move at once
-        return words.unflatten(2, (42, 2)).transpose(3, 4).contiguous().view(torch.uint8)
 
 
 class LeanTorso(HalfTorso):

@@ -73,6 +73,7 @@ class Ring:
         self.lanes, self.length, self.history, self.stride = lanes, length, history, stride
         self.capacity = ring_times(rows, lanes, length, history, stride)  # in times
         self.time = 0  # rows written so far in every lane
+        self.frames_shape = (history + length, *frame_shape)  # images of a sequence and those before it, their size
         self.before = max(history, 1)  # a sequence needs the row before its first for the previous action
         self._state_size, self._exponent = state_size, priority_exponent
         self._rows = np.zeros((self.capacity, lanes), ROW)
@@ -99,11 +100,6 @@ class Ring:
         first = -(-(self._oldest + self.before) // self.stride)  # rounded up
         stop = (self.time - self.length) // self.stride + 1
         return range(first * self.lanes, max(first, stop) * self.lanes)
-
-    @property
-    def frames_shape(self) -> tuple[int, ...]:
-        """Images of a sequence, with those before it, their height and width."""
-        return (self.history + self.length, *self._open_block.shape[2:])
 
     @property
     def nbytes(self) -> int:

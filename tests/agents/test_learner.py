@@ -141,14 +141,6 @@ def test_a_restored_learner_goes_on_bit_for_bit(optimizer: str) -> None:
         assert same(other.state(), one.state())
 
 
-def test_a_learner_restored_before_its_first_update_starts_afresh() -> None:
-    one, other, batch = make_learner(), make_learner(make_network(7)), random_batch(2)
-    other.update(batch)  # leaves moments behind
-    other.restore(through_a_file(one.state()))
-    assert one.update(batch).metrics == other.update(batch).metrics
-    assert same(one.state(), other.state())
-
-
 def test_the_weights_of_another_network_are_refused() -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         make_learner(make_network(core="gru")).restore(make_learner().state())

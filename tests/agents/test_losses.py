@@ -35,12 +35,9 @@ def discount_and_trace(reward: Tensor, **ends: Tensor) -> tuple[Tensor, Tensor]:
     return 0.9 * ~terminated, (~truncated).to(reward.dtype)
 
 
-def test_a_1_step_target_is_the_reward_and_the_next_value() -> None:
-    assert n_step(column(1, 2, 99), column(-7, 5, 6), 1) == pytest.approx([1 + 0.9 * 5, 2 + 0.9 * 6])
-
-
 def test_an_n_step_target_sums_n_rewards_and_the_value_n_rows_on() -> None:
-    reward, value = column(1, 2, 3, 4, 99), column(-7, -7, -7, 10, 20)
+    reward, value = column(1, 2, 3, 4, 99), column(-7, 5, 6, 10, 20)
+    assert n_step(reward, value, 1) == pytest.approx([1 + 0.9 * 5, 2 + 0.9 * 6, 3 + 0.9 * 10, 4 + 0.9 * 20])
     assert n_step(reward, value, 3) == pytest.approx(
         [1 + 0.9 * 2 + 0.9**2 * 3 + 0.9**3 * 10, 2 + 0.9 * 3 + 0.9**2 * 4 + 0.9**3 * 20]
     )

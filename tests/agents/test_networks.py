@@ -2,9 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.cores import CORES
 from agents.networks import TORSOS, HalfTorso, QNetwork, Residual, stack_frames
-from agents.rows import Inputs
 from tests.batches import ACTIONS, make_network, random_inputs
 
 L, B = 7, 3
@@ -84,46 +82,6 @@ def test_a_centred_network_sees_the_same_game_on_any_background(torso: str) -> N
     assert (q(plain, 87) - q(plain, 0)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("core", "torso", "depth"),
-    [*((core, "nature", depth) for core in CORES for depth in (1, 3)), ("lstm", "half", 2), ("lstm", "lean", 2)],
-)
-def test_acting_with_one_row_at_a_time_equals_an_unroll(core: str, torso: str, depth: int) -> None:
-    network = make_network(core=core, torso=torso, frame_stack=depth, norm=True, last_action_reward=True)
-    batch = random_inputs(L, depth=depth)
-    with torch.no_grad():
-        state = network.initial_state(B) + 0.5
-        whole, last = network(batch, state)
-        assert whole.shape == (L, B, ACTIONS)
-        for t in range(L):
-            q, state = network(batch.rows(t, t + 1), state)
-            torch.testing.assert_close(q[0], whole[t], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(state, last, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("core", CORES)
-def test_what_follows_a_start_does_not_depend_on_what_came_before(core: str) -> None:
-    """Frames, actions, rewards and state of the episode before are replaced by decoys."""
-    network = make_network(core=core, frame_stack=3, norm=True, last_action_reward=True)
-    batch = random_inputs(L, depth=3, starts=0.0)
-    batch.is_first[2 + 3] = True  # row 3; two rows of history come before row 0
-    with torch.no_grad():
-        q, last = network(batch, network.initial_state(B))
-        batch.frames[: 2 + 3] = 99
-        batch.prev_action[: 3 + 1] = ACTIONS - 1
-        batch.prev_reward[: 3 + 1] = -7
-        decoyed, last_decoyed = network(batch, network.initial_state(B) - 7)
-    torch.testing.assert_close(decoyed[3:], q[3:], rtol=0, atol=0)
-    torch.testing.assert_close(last_decoyed, last, rtol=0, atol=0)
-    assert (decoyed[:3] != q[:3]).all()
-
-
-def seen(network: QNetwork, batch: Inputs) -> Tensor:
-    """What the network makes of the batch."""
-    with torch.no_grad():
-        return network(batch, network.initial_state(B))[0]
-
-
 def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start() -> None:
     batch = random_inputs(L, starts=0.3)
     batch.prev_reward[:3, 0] = torch.tensor([99.0, -7.0, 0.25])
@@ -136,13 +94,3 @@ def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start
         assert torch.equal(given, torch.cat([network.features(batch), action, reward], dim=-1))
         assert given.shape[-1] == network.core.input_size == size + ACTIONS + 1
         assert make_network(hidden=hidden).see(batch).shape[-1] == size
-
-
-def test_q_and_state_are_in_single_precision_under_autocast() -> None:
-    network = make_network(core="lstm", norm=True, last_action_reward=True, dueling=True)
-    batch = random_inputs(L)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        q, state = network(batch, network.initial_state(B))
-    assert q.dtype == state.dtype == torch.float32
-    assert not torch.equal(q, q.bfloat16().float())  # not bf16 in a wider box: actions differ by less than its steps
-    torch.testing.assert_close(q, seen(network, batch), rtol=0, atol=0.05)

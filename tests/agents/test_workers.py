@@ -38,11 +38,6 @@ def test_results_come_in_the_order_of_the_parts_from_all_threads() -> None:
     assert threads == (1, 1)  # of each operation
 
 
-def test_one_thread_computes_in_the_thread_that_asks() -> None:
-    workers.use_threads(1)
-    assert share(lambda part: threading.current_thread(), [1, 2]) == [threading.current_thread()] * 2
-
-
 def test_an_error_in_a_part_reaches_the_caller() -> None:
     workers.use_threads(2)
     with pytest.raises(ZeroDivisionError):
