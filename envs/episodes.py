@@ -53,7 +53,16 @@ class EpisodeRecord:
     def load(path: Path) -> "EpisodeRecord":
         """Read what `save` wrote. ValueError in one line for any other file, damaged or made up."""
         try:
-            return _read(path)
+            fields = json.loads(path.read_bytes())
+            if fields.pop("format") != FORMAT or fields.pop("check") != _check({"format": FORMAT} | fields):
+                raise ValueError(f"its checksum is wrong, or its format is not {FORMAT}")
+            unpacked = zlib.decompressobj().decompress(base64.b64decode(fields["actions"]), MAX_ACTIONS)
+            fields |= {"observe": Observe(**fields["observe"]), "actions": np.frombuffer(unpacked, np.uint8)}
+            record = EpisodeRecord(**fields)
+            choices = len(task(record.game, rules(record.game, record.protocol)).action_names)
+            if record.start + record.steps != len(record.actions) or record.actions.max() >= choices:  # would hang
+                raise ValueError(f"its actions are not {record.start} + {record.steps}, each below {choices}")
+            return record
         except Exception as error:  # whatever is wrong with the file
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise ValueError(f"{path}: not a whole episode record: {reason:.200}") from None
@@ -62,20 +71,6 @@ class EpisodeRecord:
 def _check(fields: dict[str, Any]) -> int:
     """A checksum of all fields, so that a flipped bit is noticed."""
     return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
-
-
-def _read(path: Path) -> EpisodeRecord:
-    fields = json.loads(path.read_bytes())
-    if fields.pop("format") != FORMAT or fields.pop("check") != _check({"format": FORMAT} | fields):
-        raise ValueError(f"its checksum is wrong, or its format is not {FORMAT}")
-    fields["observe"] = Observe(**fields["observe"])
-    unpacked = zlib.decompressobj().decompress(base64.b64decode(fields["actions"]), MAX_ACTIONS)
-    fields["actions"] = np.frombuffer(unpacked, np.uint8)
-    record = EpisodeRecord(**fields)
-    choices = len(task(record.game, rules(record.game, record.protocol)).action_names)
-    if record.start + record.steps != len(record.actions) or record.actions.max() >= choices:  # would hang
-        raise ValueError(f"its actions are not {record.start} + {record.steps}, each below {choices}")
-    return record
 
 
 class _Moment(NamedTuple):
@@ -94,22 +89,18 @@ def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
     RuntimeError if the record's episode does not come out as it says.
     """
     games = open_games(record.game, 1, rules(record.game, record.protocol), **images)
-    one = np.ones(1, np.bool_)
-    screens, _ = games.reset(one, np.array([record.seed]))
-    first, score, terminated, over = 0, 0.0, False, False
-    yield _Moment(screens[0], 0.0, 0, is_first=True, over=False)
-    for played, action in enumerate(record.actions.astype(np.int64), start=1):
+    first, score, terminated, over = 0, 0.0, False, True
+    for t, action in enumerate(record.actions.astype(np.int64)):
         if over:
-            screens, _ = games.reset(one, -one.astype(np.int64))
-            first, score, over = played - 1, 0.0, False
-            yield _Moment(screens[0], 0.0, first, is_first=True, over=False)
+            screens, _ = games.reset(np.ones(1, np.bool_), np.array([record.seed if t == 0 else -1]))
+            first, score, over = t, 0.0, False
+            yield _Moment(screens[0], 0.0, t, is_first=True, over=False)
         for _ in range(games.steps_an_action):
             if not over:
                 games.send(np.array([action]))
-                screens, reward, terminations, truncations, _ = games.recv()
-                terminated, over = bool(terminations[0]), bool(terminations[0] or truncations[0])
-                score += float(reward[0])
-                yield _Moment(screens[0], float(reward[0]), played, is_first=False, over=over)
+                screens, (reward,), (terminated,), (truncated,), _ = games.recv()
+                score, over = score + float(reward), bool(terminated or truncated)
+                yield _Moment(screens[0], float(reward), t + 1, is_first=False, over=over)
     games.close()
     if not over or (first, score, terminated) != (record.start, record.score, record.terminated):
         raise RuntimeError(

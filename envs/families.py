@@ -29,14 +29,14 @@ class Games(Interface):
 
     def send(self, actions: np.ndarray) -> None:
         """Set the environments going. actions: int64 [N], in range."""
-        ...
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Wait. Returns images, rewards [N], terminated and truncated, bool [N], and lives, int [N]. An environment
         whose episode is over is reset before its next step."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop the environments."""
 
 
 class Task(NamedTuple):

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from envs.emulator import available_games
 from envs.families import MAX_SEED, open_games, rules, task
@@ -62,7 +63,6 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         self.observation_space, self.action_space = Box(0, 255, shape, np.uint8), Discrete(len(names))
         # In colour, a second emulator plays the same tape.
         self._games = [open_games(game, 1, played, colour=colour) for colour in (False, True)[: 1 + bool(render_mode)]]
-        self._observer = make_observer(self._how, 0)
         self._screens: list[np.ndarray] = []
 
     def reset(
@@ -82,14 +82,14 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
             raise ValueError(f"action {action!r} is not in {self.action_space}")
         for games in self._games:
             games.send(np.array([action], np.int64))
-        images, reward, terminated, truncated, lives = zip(*(games.recv() for games in self._games), strict=True)
-        self._screens = [image[0] for image in images]
-        points, over, cut = float(reward[0][0]), bool(terminated[0][0]), bool(truncated[0][0])
-        self._score, self._steps = self._score + points, self._steps + 1
-        info: dict[str, Any] = {"lives": int(lives[0][0])}
-        if over or cut:
+        outcomes = [games.recv() for games in self._games]
+        self._screens = [screens[0] for screens, *_ in outcomes]
+        reward, terminated, truncated, lives = (x[0].item() for x in outcomes[0][1:])
+        self._score, self._steps = self._score + reward, self._steps + 1
+        info: dict[str, Any] = {"lives": lives}
+        if terminated or truncated:
             info["episode"] = {"r": self._score, "l": self._steps, "t": time.monotonic() - self._begun}
-        return self._observer(self._screens[0], False), points, over, cut, info
+        return self._observer(self._screens[0], False), float(reward), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The screen in colour and its native size, with render_mode rgb_array."""
@@ -103,8 +103,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
 class AtariVectorEnv(gym.vector.VectorEnv):
     """Many games side by side on native threads, as our agents play them (`envs.tapes.Envs`).
 
-    An ended episode is followed by the next one in the same step: its last image is in info["final_obs"], and its true
-    score, steps and seconds are in info["episode"]; info["_episode"] is True where an episode ended.
+    An ended episode is followed by the next one in the same step: its last image is in info["final_obs"].
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 - as gymnasium has it
@@ -112,10 +111,11 @@ class AtariVectorEnv(gym.vector.VectorEnv):
     def __init__(
         self, num_envs: int = 1, game: str = "breakout", protocol: str = "v5", observe: str = "full", threads: int = 1
     ) -> None:
-        shape, _, names = task(game, rules(game, protocol))
-        self.num_envs, self._envs = num_envs, None
-        self._make = lambda seed: Envs(game, num_envs, protocol, seed, observe=parse_screen(observe), threads=threads)
-        self.single_observation_space, self.single_action_space = Box(0, 255, shape, np.uint8), Discrete(len(names))
+        at_random = np.random.SeedSequence().generate_state(1)
+        self._envs = Envs(game, num_envs, protocol, int(at_random[0]), observe=parse_screen(observe), threads=threads)
+        self.num_envs, shape = num_envs, self._envs.frame_shape
+        self.single_observation_space = Box(0, 255, shape, np.uint8)
+        self.single_action_space = Discrete(self._envs.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -123,36 +123,31 @@ class AtariVectorEnv(gym.vector.VectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A seed, or one for each game, gives all randomness; without one, the random numbers go on."""
-        if seed is not None or self._envs is None:
-            given = [s or 0 for s in seed] if isinstance(seed, Sequence) else seed
-            self.close_extras()
-            self._envs = self._make(int(np.random.SeedSequence(given).generate_state(1)[0]))
-        self._begun = np.full(self.num_envs, time.monotonic())
-        return self._envs.reset(), {}
+        given = [s or 0 for s in seed] if isinstance(seed, Sequence) else seed
+        return self._envs.reset(None if seed is None else int(np.random.SeedSequence(given).generate_state(1)[0])), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        assert self._envs is not None, "step() comes after reset()"
         self._envs.send(np.asarray(actions))
-        moved, info = self._envs.recv(), {}
-        if moved.is_first.any():
-            episode = {"r": np.zeros(self.num_envs), "l": np.zeros(self.num_envs, int), "t": np.zeros(self.num_envs)}
-            final, now = np.full(self.num_envs, None, dtype=object), time.monotonic()
-            for record in self._envs.finished():
-                i = record.env
-                episode["r"][i], episode["l"][i], episode["t"][i] = record.score, record.steps, now - self._begun[i]
-                final[i], self._begun[i] = self._envs.final_frames[i], now
-            info = {"episode": episode, "_episode": moved.is_first, "final_obs": final, "_final_obs": moved.is_first}
+        moved, final = self._envs.recv(), np.full(self.num_envs, None, dtype=object)
+        for i, image in self._envs.final_frames.items():
+            final[i] = image
+        info = {"final_obs": final, "_final_obs": moved.is_first} if moved.is_first.any() else {}
         return moved.frame, moved.reward.astype(np.float64), moved.terminated, moved.truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
-        if self._envs is not None:
-            self._envs.close()
+        self._envs.close()
+
+
+def make_vector(**settings: Any) -> RecordEpisodeStatistics:
+    """`AtariVectorEnv`, with the true score r, the steps l and the seconds t of ended episodes in info["episode"];
+    info["_episode"] is True where an episode ended."""
+    return RecordEpisodeStatistics(AtariVectorEnv(**settings))
 
 
 for _game in available_games():
     gym.register(
         f"recall/{''.join(map(str.capitalize, _game.split('_')))}-v0",
         entry_point="envs.gym:AtariEnv",
-        vector_entry_point="envs.gym:AtariVectorEnv",
+        vector_entry_point="envs.gym:make_vector",
         kwargs={"game": _game},
     )

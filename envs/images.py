@@ -1,32 +1,18 @@
 """Any registered gymnasium environment that shows images and takes discrete actions, as grey images."""
 
-from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from PIL import Image
 
 from envs.emulator import FRAME_SKIP, MAX_FRAMES, SIZE, check_game
 
 MAX_STEPS = MAX_FRAMES // FRAME_SKIP  # of an episode: it is truncated then, at the latest
-
-
-def _minigrid(env: gym.Env) -> gym.Env:
-    """MiniGrid observes numbers of objects; its own wrapper draws them, 8 pixels a tile."""
-    from minigrid.wrappers import RGBImgPartialObsWrapper  # an extra
-
-    return RGBImgPartialObsWrapper(env)
-
-
-DRAWN: dict[str, Callable[[gym.Env], gym.Env]] = {"minigrid": _minigrid}  # package of the environment: its wrapper
-
-
-def _is_picture(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
 class GreyImage(gym.ObservationWrapper):
@@ -42,8 +28,9 @@ class GreyImage(gym.ObservationWrapper):
         space = env.observation_space
         self._key = isinstance(space, Dict) and "image" in space.spaces
         image = space["image"] if isinstance(space, Dict) and self._key else space
-        if not isinstance(image, Box) or image.dtype != np.uint8 or not _is_picture(image.shape):
-            what = f"{type(image).__name__}, {image.dtype} {list(image.shape or ())}"
+        shape = image.shape or ()
+        if not isinstance(image, Box) or image.dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
+            what = f"{type(image).__name__}, {image.dtype} {list(shape)}"
             raise ValueError(f"it observes {what}, not an image: uint8 [H, W], [H, W, 1] or [H, W, 3]")
         self.shape = (SIZE, SIZE) if min(image.shape[:2]) >= 36 else (image.shape[0], image.shape[1])
         self.observation_space = Box(0, 255, self.shape, np.uint8)
@@ -74,7 +61,11 @@ def single(name: str, colour: bool = False) -> GreyImage:
         actions = env.action_space
         if not isinstance(actions, Discrete) or actions.start != 0 or actions.n > 256:
             raise ValueError(f"its actions are {actions}, not Discrete(n) with n up to 256")
-        return GreyImage(DRAWN.get(type(env.unwrapped).__module__.partition(".")[0], lambda env: env)(env))
+        if type(env.unwrapped).__module__.startswith("minigrid"):
+            from minigrid.wrappers import RGBImgPartialObsWrapper  # an extra
+
+            env = RGBImgPartialObsWrapper(env)  # MiniGrid observes numbers of objects: this draws them, 8 pixels a tile
+        return GreyImage(env)
     except ValueError as error:
         env.close()
         raise ValueError(f"environment {name!r}: {error}") from None
@@ -97,32 +88,24 @@ class Images:
 
     def __init__(self, name: str, num_envs: int, *, colour: bool = False) -> None:
         """colour: images are what the environment renders, [height, width, 3]; they may be of any size."""
-        self._envs = [single(name, colour) for _ in range(num_envs)]
-        self._colour = colour
-        self._screens: list[np.ndarray] = [np.zeros(0)] * num_envs
-        self._actions = np.zeros(num_envs, np.int64)
-        self._lives = np.zeros(num_envs, np.int64)
+        makers = [partial(single, name, colour)] * num_envs
+        self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        self._colour, self._lives, self._actions = colour, np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        for i in np.flatnonzero(mask).tolist():
-            image, _ = self._envs[i].reset(seed=int(seeds[i]) if seeds[i] >= 0 else None)
-            self._screens[i] = self._seen(i, image)
-        return np.stack(self._screens), self._lives
+        given = [seed if seed >= 0 else None for seed in seeds.tolist()]
+        image, _ = self._envs.reset(seed=given, options={"reset_mask": mask})
+        return self._screens(image), self._lives
 
     def send(self, actions: np.ndarray) -> None:
         self._actions = actions
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        image, reward, terminated, truncated, _ = zip(
-            *(env.step(a) for env, a in zip(self._envs, self._actions, strict=True)), strict=True
-        )
-        self._screens = [self._seen(i, seen) for i, seen in enumerate(image)]
-        ends = np.array(terminated, np.bool_), np.array(truncated, np.bool_)
-        return np.stack(self._screens), np.array(reward, np.float64), *ends, self._lives
+        image, reward, terminated, truncated, _ = self._envs.step(self._actions)
+        return self._screens(image), reward, terminated, truncated, self._lives
 
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
+        self._envs.close()
 
-    def _seen(self, env: int, image: np.ndarray) -> np.ndarray:
-        return np.asarray(self._envs[env].render()) if self._colour else image
+    def _screens(self, image: np.ndarray) -> np.ndarray:
+        return np.stack(self._envs.render()) if self._colour else image

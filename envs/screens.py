@@ -95,9 +95,7 @@ class Blackout(Observer):
     meaning = "frames hidden at a time, a third of all in the mean"
     default, lowest, highest, clear = 8, 1, 1000, None
 
-    def __init__(self, parameter: float, seed: int) -> None:
-        super().__init__(parameter, seed)
-        self.left = 0  # frames still to hide
+    left = 0  # frames still to hide
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         if is_first:
@@ -116,13 +114,9 @@ class Delay(Observer):
     meaning = "steps that the screen is late"
     default, lowest, highest = 4, 0, 1000
 
-    def __init__(self, parameter: float, seed: int) -> None:
-        super().__init__(parameter, seed)
-        self.frames: deque[np.ndarray] = deque()  # of this episode, oldest first, at most n + 1
-
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         if is_first:
-            self.frames.clear()
+            self.frames = deque[np.ndarray]()  # of this episode, oldest first, at most n + 1
         self.frames.append(frame.copy())  # a view would keep the frames of all the other environments alive
         return self.frames.popleft() if len(self.frames) > self.parameter else np.zeros_like(frame)
 
@@ -149,10 +143,8 @@ class Noise(Observer):
     default, lowest, highest, whole = 25.0, 0.0, 255.0, False
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
-        noise = self.rng.standard_normal(frame.shape, dtype=np.float32)
-        noise *= self.parameter
-        noise += frame
-        return np.clip(np.rint(noise), 0, 255).astype(np.uint8)
+        noise = self.parameter * self.rng.standard_normal(frame.shape, dtype=np.float32)
+        return np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8)
 
 
 KINDS: dict[str, type[Observer]] = {

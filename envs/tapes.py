@@ -81,8 +81,11 @@ class Envs:
         self._finished: list[EpisodeRecord] = []
         self._sent = False
 
-    def reset(self) -> np.ndarray:
-        """Start a tape in every environment, its first or the next one. Returns frames, uint8 [N, H, W]."""
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start a tape in every environment: its first, also of another seed, or the next one. Returns frames, uint8
+        [N, H, W]."""
+        if seed is not None:
+            self._seed, self._tapes = seed, []
         self._tapes = [self._tape(i, self._tapes[i].number + 1 if self._tapes else 0) for i in range(self.num_envs)]
         self._finished = []
         every = np.ones(self.num_envs, np.bool_)
@@ -149,12 +152,10 @@ class Envs:
         `progress` is told the steps done and their total. ValueError if the state belongs to other environments, or
         if these do not repeat themselves.
         """
-        numbers, lengths, actions = state["tape_number"], state["tape_length"], state["actions"]
-        if len(lengths) != self.num_envs or lengths.min() < 0 or lengths.sum() != len(actions):
-            raise ValueError(f"saved environments: tape lengths {lengths.tolist()} with {len(actions)} actions")
-        if len(actions) and actions.max() >= self.num_actions:
-            raise ValueError(f"saved environments: action {actions.max()} where {self.game} has {self.num_actions}")
-        if [self._tape(i, n).seed for i, n in enumerate(numbers.tolist())] != state["tape_seed"].tolist():
+        numbers, lengths = state["tape_number"].tolist(), state["tape_length"]
+        same_seeds = [self._tape(i, n).seed for i, n in enumerate(numbers)] == state["tape_seed"].tolist()
+        whole = len(lengths) == self.num_envs and lengths.min() >= 0 and lengths.sum() == len(state["actions"])
+        if not same_seeds or not whole:
             raise ValueError("saved environments: the tapes belong to another seed, stream or program version")
         # All tapes are played at the same time, flush at their ends, where play goes on (time runs to the right):
         #
@@ -166,24 +167,24 @@ class Envs:
         total = int(lengths.max())
         begins = total - lengths  # [N]
         script = np.zeros((total, self.num_envs), np.uint8)
-        for i, tape in enumerate(np.split(actions, np.cumsum(lengths)[:-1])):
+        for i, tape in enumerate(np.split(state["actions"], np.cumsum(lengths)[:-1])):
             script[begins[i] :, i] = tape
         self._tapes = [self._tape(i, 0) for i in range(self.num_envs)]
         every = np.ones(self.num_envs, np.bool_)
         self._begin(every, ~every)
         frames = self._screens.copy()
         for t in range(total + 1):
-            if t > 0:
-                self.send(script[t - 1])
-                frames = self.recv().frame
-                progress(t, total)
             if (starts := begins == t).any():
                 first = np.flatnonzero(starts).tolist()
                 for i in first:
-                    self._tapes[i] = self._tape(i, int(numbers[i]))
+                    self._tapes[i] = self._tape(i, numbers[i])
                 self._begin(starts, starts)
                 for i in first:
                     frames[i] = self._tapes[i].observer(self._screens[i], True)
+            if t < total:
+                self.send(script[t])
+                frames = self.recv().frame
+                progress(t + 1, total)
         self._finished = []
         for name, value in self.state().items():
             if not np.array_equal(value, state[name]):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,15 @@ def test_a_callback_can_stop_training(tmp_path: Path):
 
 
 def test_the_values_of_an_episode_are_those_that_chose_its_actions(trained: tuple[Path, list[dict[str, Any]]]):
-    agent = recall.load_agent(trained[0], eval_episodes=1, eval_epsilon=0.02, seed=3)
+    agent = recall.load_agent(trained[0], eval_episodes=1, eval_epsilon=0.5, seed=3)
     (episode,) = recall.play(agent)
     steps = episode.record.steps
     assert episode.frames.shape == (steps, 84, 84)
     assert episode.q.shape == (steps, 4)
     assert episode.core_states.shape[0] == steps
     assert episode.core_states.any()
-    # two of a hundred actions are random, and one in four of these is the greedy one by chance
-    assert (episode.q.argmax(1) == episode.actions).mean() > 0.9
+    # every second action is random, and one in four of these is the greedy one by chance: 0.625 of all are greedy
+    assert (episode.q.argmax(1) == episode.actions).mean() > 0.5
     assert next(iter(episode.render())).shape == (210, 160, 3)
 
 
@@ -84,19 +85,19 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    flags = [
-        word for name, value in (FEW | {"frames": 800}).items() for word in ("--" + name.replace("_", "-"), str(value))
-    ]
-    run("-m", "recall", "train", "drqn", "--name", "away", *flags)
+    few = [word for k, v in (FEW | {"frames": 400}).items() for word in ("--" + k.replace("_", "-"), str(v))]
+    run("-m", "recall", "train", "drqn", "--name", "away", *few)
     assert (away / "runs" / "away" / "metrics.jsonl").exists()
-    assert "mean" in run(
-        "-m", "recall", "evaluate", "runs/away", "--episodes", "1", "--epsilon", "0.5", "--threads", "1"
-    )
-    assert run("-m", "recall", "train", "--help").startswith("usage: recall train ")
-    assert run("-c", "import recall, sys; print(str(recall.ROOT) in sys.path)") == "False\n"
-    assert Path(run("-c", "import recall; recall.play; import agents; print(agents.__file__)")).is_relative_to(site)
-    made = "gymnasium.make('recall.gym:recall/Pong-v0', observe='flicker:0.5').reset(seed=1)[0].shape"
-    assert run("-c", f"import gymnasium; print({made})") == "(84, 84)\n"
+    script = """
+        import gymnasium, recall, sys
+        print(str(recall.ROOT) in sys.path, recall.load_agent("runs/away").config.name)
+        import agents
+        print(agents.__file__)
+        print(gymnasium.make("recall.gym:recall/Pong-v0", observe="flicker:0.5").reset(seed=1)[0].shape)
+    """
+    on_path, file, shape = run("-c", textwrap.dedent(script)).splitlines()
+    assert (on_path, shape) == ("False away", "(84, 84)")
+    assert Path(file).is_relative_to(site)
 
 
 def test_unknown_names_and_programs_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -34,18 +34,14 @@ def equal(a: EpisodeRecord, b: EpisodeRecord) -> bool:
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(EpisodeRecord))
 
 
-@pytest.mark.parametrize(
-    ("game", "rules", "how"),
-    [
-        ("breakout", "v5", parse_screen("flicker")),
-        ("space_invaders", "dqn-2015", parse_screen("blackout")),
-        ("qbert", "machado18", parse_screen("noise")),
-        ("seaquest", "dqn-2015", parse_screen("delay")),
-    ],
-)
-def test_an_episode_is_replayed_bit_for_bit(game: str, rules: str, how: Observe, tmp_path: Path):
-    episodes = played(game, rules, how)
-    for record, frames, rewards in episodes:
+@pytest.fixture(scope="module")
+def episodes() -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
+    return played("breakout", "v5", parse_screen("flicker"))
+
+
+@pytest.mark.parametrize("other", [(), ("breakout", "dqn-2015", parse_screen("delay"))])
+def test_an_episode_is_replayed_bit_for_bit(other: tuple, episodes: list, tmp_path: Path):
+    for record, frames, rewards in played(*other) if other else episodes:
         record.save(tmp_path / "episode.json")
         record = EpisodeRecord.load(tmp_path / "episode.json")
         again, points = replay_grey(record)
@@ -54,22 +50,23 @@ def test_an_episode_is_replayed_bit_for_bit(game: str, rules: str, how: Observe,
         assert points.dtype == np.float32
         assert (points == rewards).all()
         assert points.sum() == record.score
+
+
+def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame(episodes: list):
     record = episodes[1][0]
     assert record.start > 0
-    # Both ways in colour: each checks score, start and end itself.
-    steps = list(replay_colour(record))
-    every = list(replay_colour(record, every_frame=True))
+    # Each checks score, start and end itself.
+    steps, every = list(replay_colour(record)), list(replay_colour(record, every_frame=True))
     assert len(steps) == record.steps + 1
     assert 4 * record.steps - 3 <= len(every) - 1 <= 4 * record.steps  # it stops when the game is over
     assert steps[0].dtype == np.uint8
     assert steps[0].shape == (210, 160, 3)
-    for t in range(record.steps):  # the last step may be cut short
-        assert (steps[t] == every[4 * t]).all()
+    assert all((steps[t] == every[4 * t]).all() for t in range(record.steps))  # the last step may be cut short
 
 
 @pytest.fixture(scope="module")
-def record() -> EpisodeRecord:
-    return replace(played("breakout", "v5", parse_screen("flicker"))[1][0], finished_at=123_456)
+def record(episodes: list) -> EpisodeRecord:
+    return replace(episodes[0][0], finished_at=123_456)
 
 
 @pytest.fixture
@@ -100,8 +97,6 @@ def test_an_episode_that_comes_out_otherwise_is_reported(record: EpisodeRecord):
     ):
         with pytest.raises(RuntimeError, match="breakout episode of score"):
             replay_grey(lie)
-    with pytest.raises(RuntimeError, match="came out with"):
-        list(replay_colour(replace(record, score=99.0)))
 
 
 def refused(path: Path) -> str:
@@ -113,17 +108,13 @@ def refused(path: Path) -> str:
     return str(error.value)
 
 
-def test_a_cut_record_is_refused(path: Path):
+def test_a_cut_record_is_refused_and_a_flipped_byte_is_refused_or_changes_nothing(record: EpisodeRecord, path: Path):
     whole = path.read_bytes()
-    for size in range(0, len(whole) - 2, 5):  # the last two bytes are "}" and a new line
+    for size in range(0, len(whole) - 2, 25):  # the last two bytes are "}" and a new line
         path.write_bytes(whole[:size])
         refused(path)
-
-
-def test_a_flipped_byte_is_refused_or_changes_nothing(record: EpisodeRecord, path: Path):
-    whole = path.read_bytes()
     unharmed = 0
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 9):
         for flip in (0x01, 0x20, 0x80):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
             try:
@@ -131,7 +122,7 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(record: EpisodeRecord, pat
                 unharmed += 1
             except ValueError:
                 pass
-    assert unharmed < len(whole) / 10
+    assert unharmed < len(whole) / 30
 
 
 def test_foreign_files_are_refused(tmp_path: Path):

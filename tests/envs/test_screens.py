@@ -10,8 +10,8 @@ RNG = np.random.default_rng(0)
 
 
 def frames(n: int) -> np.ndarray:
-    """[n, 84, 84], all different, none black anywhere."""
-    return np.stack([np.full((84, 84), 10 + i % 240, np.uint8) for i in range(n)])
+    """[n, 8, 8], all different, none black anywhere."""
+    return np.stack([np.full((8, 8), 10 + i % 240, np.uint8) for i in range(n)])
 
 
 def watch(how: Observe, shown: np.ndarray, firsts: set[int] = frozenset({0}), seed: int = 5) -> np.ndarray:  # type: ignore[assignment]
@@ -27,12 +27,12 @@ def hidden(seen: np.ndarray) -> np.ndarray:
 
 
 def test_flicker_hides_each_frame_with_its_probability_and_leaves_the_others_alone():
-    shown = frames(4000)
+    shown = frames(2000)
     dark = hidden(seen := watch(Observe("flicker", 0.25), shown))
     assert (seen[~dark] == shown[~dark]).all()
-    assert dark.mean() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
+    assert dark.mean() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
     # independent: after a hidden frame the next is hidden as often as any
-    assert dark[1:][dark[:-1]].mean() == pytest.approx(0.25, abs=0.06)
+    assert dark[1:][dark[:-1]].mean() == pytest.approx(0.25, abs=0.08)
 
 
 def stretches(dark: np.ndarray, value: bool) -> list[int]:
@@ -53,19 +53,16 @@ def test_blackout_hides_stretches_of_n_frames_and_a_third_of_all(n: int):
 
 
 def test_a_blackout_ends_with_its_episode():
-    shown, n = frames(400), 1000
-    first_dark = int(np.argmax(hidden(watch(Observe("blackout", n), frames(20_000), seed=1))))
-    shown = frames(first_dark + 3)
-    dark = hidden(watch(Observe("blackout", n), shown, {0, first_dark + 2}, seed=1))
-    assert dark[first_dark]
-    assert dark[first_dark + 1]
-    assert not dark[first_dark + 2]
+    how = Observe("blackout", 1000)
+    first = int(np.argmax(hidden(watch(how, frames(20_000), seed=1))))
+    dark = hidden(watch(how, frames(first + 3), {0, first + 2}, seed=1))
+    assert dark[first:].tolist() == [True, True, False]
 
 
 def test_delay_shows_the_screen_of_n_steps_ago_and_never_one_of_another_episode():
     shown = frames(7)
     seen = watch(Observe("delay", 2), shown, {0, 4})
-    black = np.zeros((84, 84), np.uint8)
+    black = np.zeros((8, 8), np.uint8)
     expected = [black, black, shown[0], shown[1], black, black, shown[4]]
     assert (seen == np.stack(expected)).all()
 
@@ -74,7 +71,7 @@ def test_delay_0_is_full_and_delay_keeps_its_own_copy():
     shown = frames(5)
     assert (watch(Observe("delay", 0), shown) == shown).all()
     observer = make_observer(Observe("delay", 1), 0)
-    buffer = np.full((84, 84), 7, np.uint8)
+    buffer = np.full((8, 8), 7, np.uint8)
     observer(buffer, True)
     buffer[:] = 99  # the caller uses its buffer again
     assert (observer(buffer, False) == 7).all()
@@ -82,10 +79,8 @@ def test_delay_0_is_full_and_delay_keeps_its_own_copy():
 
 def test_blinkered_shows_a_band_in_the_middle():
     shown = frames(1)
-    seen = watch(Observe("blinkered", 0.5), shown)[0]  # 42 rows of 84: 21 dark, 42 seen, 21 dark
-    assert (seen[:21] == 0).all()
-    assert (seen[21:63] == 10).all()
-    assert (seen[63:] == 0).all()
+    seen = watch(Observe("blinkered", 0.5), shown)[0]
+    assert seen[:, 0].tolist() == [0, 0, 10, 10, 10, 10, 0, 0]
     assert (watch(Observe("blinkered", 1), shown) == shown).all()
     assert (watch(Observe("blinkered", 0), shown)[0] != 0).any(axis=1).sum() == 1  # at least one row
 
@@ -103,7 +98,7 @@ def test_noise_has_its_standard_deviation_and_is_cut_off():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_repeats_itself_from_its_seed_and_leaves_the_given_frame_alone(kind: str):
-    shown = RNG.integers(1, 256, (60, 84, 84)).astype(np.uint8)
+    shown = RNG.integers(1, 256, (60, 8, 8)).astype(np.uint8)
     before = shown.copy()
     how = parse_screen(kind)
     one = watch(how, shown, {0, 30}, seed=3)
@@ -116,7 +111,7 @@ def test_every_kind_repeats_itself_from_its_seed_and_leaves_the_given_frame_alon
 
 
 def test_the_clear_value_of_a_kind_hides_nothing():
-    shown = RNG.integers(1, 256, (60, 84, 84)).astype(np.uint8)
+    shown = RNG.integers(1, 256, (60, 8, 8)).astype(np.uint8)
     for kind, made in KINDS.items():
         if made.clear is not None:
             assert (watch(Observe(kind, made.clear), shown) == shown).all()
