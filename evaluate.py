@@ -11,6 +11,7 @@ python evaluate.py [runs/NAME --overlay] --watch RECORD.json [--terminal]
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
@@ -25,7 +26,7 @@ from experiment.plots import draw_sweep
 from experiment.runs.session import stop_signals
 from experiment.scores import zoo
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.evaluation import Evaluation, StoppedError, spread, write_evaluation
+from experiment.scores.evaluation import Evaluation, spread, write_evaluation
 from experiment.scores.films import beside, chosen, game_film, overlay_film, show
 from experiment.settings.cli import command, exit_on_usage_error, parse
 from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError, file_name
@@ -42,8 +43,6 @@ class EvaluateConfig(Settings):
     """Whole episodes to play."""
     protocol: str = ""
     """v5, machado18 or dqn-2015. Default: the run's own."""
-    game: str = ""
-    """Refuse the run unless it was trained on this game."""
     observe: str = ""
     """The agent's view: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default: as in
     training."""
@@ -80,6 +79,8 @@ def screens_of(option: str, text: str) -> list[Observe]:
     """The screens that KIND:P,P,... names. UsageError on a wrong one."""
     kind, colon, values = text.partition(":")
     try:
+        if option == "--sweep" and kind == "full":
+            raise ValueError("it has no parameter; name a kind that has, such as flicker:0,0.5")
         return [parse_screen(kind + colon + value) for value in values.split(",")]
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}") from None
@@ -91,10 +92,7 @@ def prepare(folder: Path, asked: EvaluateConfig) -> Agent:
     if asked.protocol:
         overrides["protocol"] = asked.protocol
     screen = screens_of("--observe", asked.observe)[0] if asked.observe else None
-    agent = open_agent(folder, screen, threads=asked.threads, **overrides)
-    if asked.game and asked.game != agent.config.game:
-        raise UsageError(f"--game {asked.game}: {folder} was trained on {agent.config.game}")
-    return agent
+    return open_agent(folder, screen, threads=asked.threads, **overrides)
 
 
 def make_place(agent: Agent, asked: EvaluateConfig) -> Path:
@@ -107,28 +105,45 @@ def make_place(agent: Agent, asked: EvaluateConfig) -> Path:
     return place
 
 
-def play(agent: Agent) -> Evaluation:
-    """Play the episodes. After Ctrl-C: those that have ended; KeyboardInterrupt if none has."""
+def score(agent: Agent, place: Path, tell: Callable[[Agent, dict[str, Any]], None]) -> Evaluation:
+    """Play the episodes, tell their summary, write scores and records.
+
+    After Ctrl-C KeyboardInterrupt; the episodes that have ended are written, in files that say so.
+    """
     stop: list[bool] = []
-    try:
-        with stop_signals(lambda: stop.append(True)):
-            return agent.play(should_stop=lambda: bool(stop))
-    except StoppedError as stopped:
-        if not stopped.partial.scores:
-            raise KeyboardInterrupt from None
-        return stopped.partial
-
-
-def finish(agent: Agent, place: Path, result: Evaluation) -> int:
-    """Write scores and records. The status: 130 if the evaluation was stopped; its files say so."""
+    with stop_signals(lambda: stop.append(True)):
+        result = agent.play(should_stop=lambda: bool(stop))
     planned, done = agent.config.eval_episodes, len(result.scores)
     about, stem = agent.about, place / "eval" / agent.label
     if done < planned:
         about, stem = about | {"planned_episodes": planned}, stem.with_name(f"{stem.name}-first{done}")
         print(f"stopped after {done} of {planned} episodes; short ones end first, so the mean is biased")
-    with refused(stem.parent, "written"):
-        print(f"scores  {write_evaluation(stem, result, result.summary(agent.config.game), about)}")
-    return 130 if done < planned else 0
+    if done:
+        summary = result.summary(agent.config.game)
+        tell(agent, summary)
+        with refused(stem.parent, "written"):
+            print(f"scores  {write_evaluation(stem, result, summary, about)}")
+    if done < planned:
+        raise KeyboardInterrupt
+    return result
+
+
+def tell(agent: Agent, summary: dict[str, Any]) -> None:
+    """Print the scores, and what they were measured with."""
+    c = agent.config
+    print(f"{agent.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
+    print(f"trained for {agent.trained['frames']:,} frames, {summary['episodes']} episodes, epsilon {c.eval_epsilon:g}")
+    print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}")
+    if summary["human_normalised"] is not None:
+        reference = f"random  {summary['random_score']}   human {summary['human_score']}"
+        print(f"{reference}   human-normalised {summary['human_normalised']:.3f}")
+
+
+# --- a sweep -------------------------------------------------------------------------------------------------------
+
+
+def tell_point(agent: Agent, summary: dict[str, Any]) -> None:
+    print(f"{agent.screen!s:16}mean {summary['mean']:8.1f}   {spread(summary)}", flush=True)
 
 
 def known_scores(agent: Agent, place: Path) -> list[float]:
@@ -136,12 +151,15 @@ def known_scores(agent: Agent, place: Path) -> list[float]:
     with suppress(OSError, ValueError):
         data = json.loads((place / "eval" / f"{agent.label}.json").read_text(encoding="utf-8"))
         if isinstance(data, dict) and agent.about.items() <= data.items():
+            tell_point(agent, data)
             return data["scores"]
     return []
 
 
-def sweep(agents: list[Agent], places: list[Path], screens: list[Observe]) -> int:
+def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) -> None:
     """Score each agent on each screen, the one on which nothing is hidden first, and draw them all."""
+    check_sweep(agents)
+    places = [make_place(agent, asked) for agent in agents]
     kind = KINDS[screens[0].kind]
     clear = Observe() if kind.clear is None else Observe(screens[0].kind, kind.clear)
     series: dict[str, dict[Observe, list[float]]] = {}
@@ -150,25 +168,16 @@ def sweep(agents: list[Agent], places: list[Path], screens: list[Observe]) -> in
         scores = series[f"{agent.folder}, {agent.trained['frames'] / 1e6:.3g} M frames"] = {}
         for screen in dict.fromkeys([clear, *screens]):
             on = agent.on(screen)
-            known = known_scores(on, place)
-            result = Evaluation(known) if known else play(on)
-            summary = result.summary(on.config.game)
-            print(f"{screen!s:16}mean {summary['mean']:8.1f}   {spread(summary)}", flush=True)
-            if not known and (status := finish(on, place, result)):
-                return status
-            scores[screen] = result.scores
+            scores[screen] = known_scores(on, place) or score(on, place, tell_point).scores
     c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
     rules = f"protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, epsilon {c.eval_epsilon:g}"
     with refused(out, "written"):
         draw_sweep(out, series, f"{c.game}, {rules}")
     print(f"figure  {out}")
-    return 0
 
 
-def check_sweep(agents: list[Agent], screens: list[Observe]) -> None:
-    """UsageError unless the agents can share a figure: one game and protocol, no run twice, a screen that varies."""
-    if screens[0].kind == "full":
-        raise UsageError("--sweep full: the full screen has no parameter; name a kind that has, such as flicker:0,0.5")
+def check_sweep(agents: list[Agent]) -> None:
+    """UsageError unless the agents can share a figure: one game and protocol, no run twice."""
     for one, other in combinations(agents, 2):
         if one.folder.resolve() == other.folder.resolve():
             raise UsageError(f"{other.folder}: given twice")
@@ -177,92 +186,66 @@ def check_sweep(agents: list[Agent], screens: list[Observe]) -> None:
             raise UsageError(f"--sweep: all runs must have one game and protocol: {'; '.join(of)}")
 
 
-def describe(agent: Agent, result: Evaluation) -> None:
-    """Print the scores, and what they were measured with."""
-    c, summary = agent.config, result.summary(agent.config.game)
-    print(f"{agent.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
-    print(f"trained for {agent.trained['frames']:,} frames, {summary['episodes']} episodes, epsilon {c.eval_epsilon:g}")
-    error = "" if summary["standard_error"] is None else f", standard error {summary['standard_error']:.2f}"
-    print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}{error}")
-    if summary["human_normalised"] is not None:
-        reference = f"random  {summary['random_score']}   human {summary['human_score']}"
-        print(f"{reference}   human-normalised {summary['human_normalised']:.3f}")
+# --- films ---------------------------------------------------------------------------------------------------------
 
 
 def film(records: list[EpisodeRecord], agents: list[Agent], asked: EvaluateConfig, path: Path) -> None:
     """Write a film of one record, or of two side by side, or show it in the terminal."""
+    caption = "  |  ".join(f"{record.game} {record.observe}  {record.score:g}" for record in records)
+    films = [game_film(record) for record in records]
     if asked.overlay:
         films = [overlay_film(agent, record, asked.saliency) for agent, record in zip(agents, records, strict=True)]
-    else:
-        films = [game_film(record) for record in records]
     whole = films[0] if len(films) == 1 else beside(*films)
     if asked.terminal:
         return show(whole, sys.stdout)
-    caption = "  |  ".join(f"{record.game} {record.observe}  {record.score:g}" for record in records)
     with refused(path, "written"):
         print(f"video   {whole.write(path, None if asked.overlay else caption)}", flush=True)
 
 
-def check_together(asked: EvaluateConfig) -> None:
-    """UsageError on flags that do not go together, and on a wrong number of runs."""
-    only = [flag for flag in ("sweep", "side_by_side", "watch", "export") if getattr(asked, flag)]
-    if len(only) > 1:
-        raise UsageError(f"--{only[1].replace('_', '-')}: does not go with --{only[0].replace('_', '-')}")
-    if asked.sweep and asked.observe:
-        raise UsageError(f"--observe {asked.observe}: --sweep names the screens")
-    if asked.saliency and not asked.overlay:
-        raise UsageError("--saliency: needs --overlay")
-    few, many = (
-        (1, 10**9) if asked.sweep else (2, 2) if asked.side_by_side else (int(asked.overlay or not asked.watch), 1)
-    )
-    if len(asked.runs) < few:
-        raise UsageError(
-            f"{command('evaluate')} needs the folder of {'two runs' if few == 2 else 'a run, such as runs/NAME'}"
-        )
-    if len(asked.runs) > many:
-        raise UsageError(f"{asked.runs[many]}: more than one run needs --sweep or --side-by-side")
-
-
-def watch(record_file: Path, asked: EvaluateConfig) -> int:
+def watch(record_file: Path, agents: list[Agent], asked: EvaluateConfig) -> None:
     """Film a record that is there already."""
     with refused(record_file, "read"):
         record = EpisodeRecord.load(record_file)
-    agents = [prepare(folder, asked) for folder in asked.runs]
     for agent in agents:
         if (agent.config.game, agent.protocol.name) != (record.game, record.protocol):
             raise UsageError(f"--watch {record_file}: records {record.game}, {record.protocol}, unlike {agent.folder}")
     with refused(record_file, "played again"):
         film([record], agents, asked, (asked.out or record_file.parent) / f"{record_file.stem}.mp4")
-    return 0
 
 
-@exit_on_usage_error
-def main(argv: list[str]) -> int:
-    asked = parse(command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
-    check_together(asked)
-    screens = screens_of("--sweep", asked.sweep) if asked.sweep else []
-    if asked.watch:
-        return watch(asked.watch, asked)
-    agents = [prepare(folder, asked) for folder in asked.runs]
-    if screens:
-        check_sweep(agents, screens)
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def check_together(asked: EvaluateConfig) -> None:
+    """UsageError on flags that do not go together, and on a wrong number of runs."""
+    modes = [flag for flag in ("--sweep", "--side-by-side", "--watch", "--export")
+             if getattr(asked, flag[2:].replace("-", "_"))]  # fmt: skip
+    for wrong, message in (
+        (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
+        (asked.sweep and asked.observe, f"--observe {asked.observe}: --sweep names the screens"),
+        (asked.saliency and not asked.overlay, "--saliency: needs --overlay"),
+    ):
+        if wrong:
+            raise UsageError(message)
+    single = (int(asked.overlay or not asked.watch), 1)
+    few, many = (1, 10**9) if asked.sweep else (2, 2) if asked.side_by_side else single
+    if not few <= len(asked.runs) <= many:
+        takes = "takes the folder of one run, such as runs/NAME; two with --side-by-side, any number with --sweep"
+        raise UsageError(f"{' '.join([command('evaluate'), *map(str, asked.runs)])}: {takes}")
+
+
+def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
+    """Score each agent; export it, or film its episodes, if so asked."""
     places = [make_place(agent, asked) for agent in agents]
-    if screens:
-        return sweep(agents, places, screens)
-    results = []
-    for agent, place in zip(agents, places, strict=True):
-        if asked.export:
-            with refused(asked.export, "written"):
-                asked.export.mkdir(parents=True, exist_ok=True)
-            zoo.round_weights(agent.network)
-        results.append(play(agent))
-        describe(agent, results[-1])
-        if status := finish(agent, place, results[-1]):
-            return status
-        if asked.export:
-            with refused(asked.export, "written"):
-                zoo.export(agent.network, agent.config, results[-1], agent.about, agent.folder, asked.export)
-            print(f"agent   {asked.export}")
+    if asked.export:
+        with refused(asked.export, "written"):
+            asked.export.mkdir(parents=True, exist_ok=True)
+        zoo.round_weights(agents[0].network)
+    results = [score(agent, place, tell) for agent, place in zip(agents, places, strict=True)]
+    if asked.export:
+        with refused(asked.export, "written"):
+            zoo.export(agents[0].network, agents[0].config, results[0], agents[0].about, agents[0].folder, asked.export)
+        print(f"agent   {asked.export}")
     names = " and ".join(f"{agent.preset} {file_name(agent.config.game)}" for agent in agents)
     kind = f"{asked.video}{'-overlay' if asked.overlay else ''}"
     for i in chosen(results[0].scores, asked.video):
@@ -270,6 +253,20 @@ def main(argv: list[str]) -> int:
         scores = "-".join(f"{record.score:g}" for record in records)
         name = f"{names} {agents[0].label}-{kind}-{i:03d}-score-{scores}".replace(" ", "-")
         film(records, agents, asked, places[0] / "videos" / f"{name}.mp4")
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    asked = parse(command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
+    check_together(asked)
+    screens = screens_of("--sweep", asked.sweep) if asked.sweep else []
+    agents = [prepare(folder, asked) for folder in asked.runs]
+    if asked.watch:
+        watch(asked.watch, agents, asked)
+    elif screens:
+        sweep(agents, screens, asked)
+    else:
+        score_and_film(agents, asked)
     return 0
 
 

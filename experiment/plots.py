@@ -4,7 +4,8 @@ Lines differ in colour, dashes and marker, so that they can be told apart in pri
 colours are those of Okabe and Ito. Names are drawn as they are: matplotlib's markup is off.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ LOOK: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.titlesize": 9,
+    "axes.ymargin": 0.08,
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "legend.fontsize": 8,
@@ -70,6 +72,16 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "ls": dashes, "marker": MARKERS[index % len(MARKERS)]}
 
 
+@contextmanager
+def figure(path: Path, height: float, panels: int = 1) -> Iterator[tuple[Axes, ...]]:
+    """The panels of a PNG, side by side; it is written when they are drawn. OSError if the file cannot be written."""
+    with matplotlib.rc_context(LOOK):
+        drawn = Figure(figsize=(panels * WIDTH, height))
+        yield tuple(drawn.add_subplot(1, panels, 1 + i) for i in range(panels))
+        with replacing(path) as temporary:
+            drawn.savefig(temporary, format="png", dpi=DPI)
+
+
 def draw_lines(
     path: Path,
     lines: Sequence[Line],
@@ -84,10 +96,10 @@ def draw_lines(
     `levels` are named dotted lines. `axes` are matplotlib's: title, xlabel, ylabel, xscale, yscale, ylim, ...
     OSError if the file cannot be written.
     """
-    with matplotlib.rc_context(LOOK):
-        plot = Figure(figsize=(WIDTH, 3.6)).add_subplot()
+    with figure(path, 3.6) as (plot,):
         _draw_lines(plot, lines, names, levels or {}, axes)
-        _save(plot, path)
+        if len(lines) > 1:
+            plot.legend(**BESIDE)
 
 
 def draw_sweep(path: Path, scores: Mapping[str, Mapping[Observe, Sequence[float]]], title: str) -> None:
@@ -107,15 +119,11 @@ def draw_sweep(path: Path, scores: Mapping[str, Mapping[Observe, Sequence[float]
         if (whole := float(np.mean(of_screen[clear]))) > 0:  # a share of a score of 0 or less has no meaning
             shares.append(Line(name, x, 100 * mean / whole))
     axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
-    with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(2 * WIDTH, 3.6))
-        left, right = figure.subplots(1, 2)
-        figure.suptitle(title)
+    with figure(path, 3.6, panels=2) as (left, right):
+        left.figure.suptitle(title)
         _draw_lines(left, absolute, [*scores], {}, {"xlabel": axis, "ylabel": "score, 95 % interval over episodes"})
         _draw_lines(right, shares, [*scores], {}, {"xlabel": axis, "ylabel": "% of the score when nothing is hidden"})
-        left.legend().remove()
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
-        _save(left, path)
 
 
 def draw_bars(
@@ -127,8 +135,7 @@ def draw_bars(
     **axes: Any,
 ) -> None:
     """A PNG of values with their intervals, one below the other. `names`, `levels`, `axes`, errors: as above."""
-    with matplotlib.rc_context(LOOK):
-        plot = Figure(figsize=(WIDTH, 0.8 + 0.42 * len(bars))).add_subplot()
+    with figure(path, 0.8 + 0.42 * len(bars)) as (plot,):
         for row, bar in enumerate(bars):
             look: dict[str, Any] = {**style((names or [bar.name for bar in bars]).index(bar.name)), "ls": "none"}
             plot.plot([bar.low, bar.high], [row, row], color=look["color"], lw=5, alpha=0.3, solid_capstyle="butt")
@@ -141,48 +148,28 @@ def draw_bars(
         plot.set_ylim(len(bars) - 0.5, -0.5)
         plot.grid(axis="y", visible=False)
         plot.set(**axes)
-        _save(plot, path)
 
 
 def _draw_lines(
     plot: Axes, lines: Sequence[Line], names: Sequence[str], levels: Mapping[str, float], axes: dict[str, Any]
 ) -> None:
-    for line in lines:
-        look = style((names or [line.name for line in lines]).index(line.name))
+    looks = [style((names or [line.name for line in lines]).index(line.name)) for line in lines]
+    for line, look in zip(lines, looks, strict=True):
         every = max(1, -(-len(line.x) // 12))  # a marker at each of many points would hide the line
         for x, y in line.runs:
             plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
-        plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=_legible(line.name))
-        if len(line.low):
-            plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]
+        label = f" {line.name}" if line.name.startswith("_") else line.name  # else not in the legend
+        plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=label)
     for side, (name, level) in enumerate(levels.items()):  # right and left in turn: levels may be close to each other
         plot.axhline(level, **DOTTED)
         end: dict[str, Any] = {"ha": ("right", "left")[side % 2], "va": "bottom"}
         plot.annotate(name, (1 - side % 2, level), xycoords=("axes fraction", "data"), **end, **SMALL)
-    plot.set(**({"ylim": _limits(lines, levels)} if axes.get("yscale") != "log" else {}) | axes)
+    plot.set(**axes)
+    limits = plot.get_ylim()  # of the values alone: a wide interval is cut
+    for line, look in zip(lines, looks, strict=True):
+        if len(line.low):
+            plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]
+    plot.set_ylim(limits)
     for axis, scale in ((plot.xaxis, plot.get_xscale()), (plot.yaxis, plot.get_yscale())):
         if scale == "log":  # matplotlib writes powers of ten in its markup, which is off
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if len(lines) > 1:
-        plot.legend(**BESIDE)
-
-
-def _legible(name: str) -> str:
-    """matplotlib leaves names that begin with "_" out of a legend."""
-    return f" {name}" if name.startswith("_") else name
-
-
-def _limits(lines: Sequence[Line], levels: Mapping[str, float]) -> tuple[float, float]:
-    """Limits of the y axis from the values alone: a wide interval is cut."""
-    every = [np.ravel(y) for line in lines for y in (line.y, *(y for _, y in line.runs))]
-    values = np.concatenate([[*levels.values()], *every])
-    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
-    margin = 0.08 * float(np.ptp(values)) or 1.0
-    return float(values.min()) - margin, float(values.max()) + margin
-
-
-def _save(plot: Axes, path: Path) -> None:
-    figure = plot.get_figure(root=True)
-    assert figure is not None
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)

@@ -10,7 +10,7 @@ shows its flags.
 
 import shlex
 import signal
-import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.cores import CORES
 from agents.fields import FORBID, Count, Share, Whole, near
@@ -33,31 +33,29 @@ from experiment.memory import task as recall
 from experiment.plots import Line, draw_lines
 from experiment.scores.agent import Agent, inputs_of, open_agent
 from experiment.scores.evaluation import spread
+from experiment.scores.trace import watched_images
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError
 from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
 
 
-class Figures:
-    """Where a command writes its figures: JSON, and a picture beside it. UsageError before the work, not after it."""
+def check_out(out: Path) -> None:
+    """UsageError if the figures could not be written there: before the work, not after it."""
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
+    with refused(out, "written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.open("a").close()
 
-    def __init__(self, out: Path, argv: list[str]) -> None:
-        self.out, self.command = out, f"python -m experiment.memory {shlex.join(argv)}"
-        if out.suffix != ".json":
-            raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
-        with refused(out, "written"):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.open("a").close()
 
-    def write(self, numbers: dict[str, Any], lines: list[Line], **drawn: Any) -> int:
-        """`drawn` goes to `draw_lines`."""
-        picture = self.out.with_suffix(".png")
-        with refused(self.out, "written"):
-            write_json(self.out, {"command": self.command, **numbers})
-            draw_lines(picture, lines, **drawn)
-        print(f"figures  {self.out}\npicture  {picture}")
-        return 0
+def write_figures(out: Path, words: list[str], numbers: dict[str, Any], lines: list[Line], **drawn: Any) -> None:
+    """JSON, and a picture beside it. words: of the command line; `drawn` goes to `draw_lines`."""
+    picture = out.with_suffix(".png")
+    with refused(out, "written"):
+        write_json(out, {"command": f"python -m experiment.memory {shlex.join(words)}", **numbers})
+        draw_lines(picture, lines, **drawn)
+    print(f"figures  {out}\npicture  {picture}")
 
 
 # --- the recall task ----------------------------------------------------------------------------------------------
@@ -82,16 +80,14 @@ def recall_once(core: str, seed: int, updates: int) -> list[float]:
     return [recall.success(config, network, wait) for wait in WAITS]
 
 
-def recall_command(argv: list[str]) -> int:
-    text = "Train every core on the recall task, and draw its success against the wait."
-    asked = parse("experiment.memory recall", argv[1:], RecallConfig(), text)
-    figures, seeds = Figures(asked.out, argv), range(1, asked.seeds + 1)
+def recall_command(asked: RecallConfig, words: list[str]) -> None:
+    check_out(asked.out)
+    jobs = [(core, seed, asked.updates) for core in CORES for seed in range(1, asked.seeds + 1)]
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
     print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in WAITS))
     quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}  # Ctrl-C ends them unheard
     with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
-        jobs = [(core, seed, asked.updates) for core in CORES for seed in seeds]
         for (core, seed, _), shares in zip(jobs, pool.map(recall_once, *zip(*jobs, strict=True)), strict=True):
             runs[core].append(shares)
             print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True)
@@ -100,7 +96,7 @@ def recall_command(argv: list[str]) -> int:
     title = f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
     axes = {"xlabel": "wait, in steps", "ylabel": "right answers", "ylim": (0, 1.03)}
     numbers = {"updates": asked.updates, "waits": WAITS, "success": runs}
-    return figures.write(numbers, lines, levels={"guessing": 1 / CUES}, title=title, **axes)
+    write_figures(asked.out, words, numbers, lines, levels={"guessing": 1 / CUES}, title=title, **axes)
 
 
 # --- a trained agent ----------------------------------------------------------------------------------------------
@@ -144,19 +140,19 @@ class HorizonConfig(ProbeConfig):
     """The k to try; never wiping comes after them."""
 
 
-def recurrent(asked: ProbeConfig, argv: list[str]) -> tuple[Agent, str, Figures]:
+def recurrent(asked: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
     """The agent, a title, and where its figures go. UsageError on an agent without memory or a wrong setting."""
     if len(asked.runs) != 1:
-        raise UsageError(f"{argv[0]} needs the folder of one run, such as runs/NAME")
+        raise UsageError(f"{kind} needs the folder of one run, such as runs/NAME")
     (folder,) = asked.runs
     changes = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
     agent = open_agent(folder, **changes, threads=asked.threads)
-    core, frames = agent.config.core, agent.trained["frames"]
+    core, out = agent.config.core, Path(asked.out or folder / f"{kind}.json")
     if not agent.network.state_size:
         raise UsageError(f"{folder}: {agent.preset} has no memory (core {core}), so it cannot be probed")
-    about = {**agent.trained, "core": core, "episodes": asked.episodes}
-    title = f"{agent.preset} ({core}) on {agent.config.game}, {frames / 1e6:.3g} million frames"
-    return replace(agent, trained=about), title, Figures(Path(asked.out or folder / f"{argv[0]}.json"), argv)
+    check_out(out)
+    title = f"{agent.preset} ({core}) on {agent.config.game}, {agent.trained['frames'] / 1e6:.3g} million frames"
+    return replace(agent, trained={**agent.trained, "core": core, "episodes": asked.episodes}), title, out
 
 
 def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int) -> np.ndarray:
@@ -165,30 +161,21 @@ def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list
     x is what enters the convolutions: the stack of images of that step, one image if frame_stack is 1. The core state
     at t - steps is the agent's own; last action and reward are held fixed.
     """
-    images: list[Tensor] = []
-
-    def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
-        images[:] = [given[0].detach().requires_grad_()]
-        return images[0]
-
     state, at, norms = network.initial_state(1), 0, []
-    handle = network.conv.register_forward_pre_hook(watch)
     for t in ends:
-        if t - steps > at:
-            with torch.no_grad():
+        with torch.no_grad():
+            if t - steps > at:
                 _, state = network(inputs.rows(at, t - steps), state)
-            at = t - steps
-        q, _ = network(inputs.rows(at, t + 1), state)  # [steps + 1, 1, A]
-        (gradient,) = torch.autograd.grad(q[-1, 0, action[t]], images[0])
+        at = t - steps
+        with watched_images(network) as images:
+            q, _ = network(inputs.rows(at, t + 1), state)  # [steps + 1, 1, A]
+        (gradient,) = torch.autograd.grad(q[-1, 0, action[t]], images)
         norms.append(gradient.double().flatten(1).norm(dim=1).flip(0).numpy())
-    handle.remove()
     return np.array(norms)
 
 
-def gradient_command(argv: list[str]) -> int:
-    text = "Measure how fast the gradient of Q fades, step by step into the past"
-    asked = parse("experiment.memory gradient", argv[1:], GradientConfig(), text)
-    agent, title, figures = recurrent(asked, argv)
+def gradient_command(asked: GradientConfig, words: list[str]) -> None:
+    agent, title, out = recurrent(asked, "gradient")
     config, steps = agent.config, asked.steps
     records = [record for record in agent.play().records if record.steps > steps]
     if not records:
@@ -199,14 +186,14 @@ def gradient_command(argv: list[str]) -> int:
     networks = {f"{config.core}, trained": [agent.network]}
     for core in CORES:
         changed = [replace(config, core=core, seed=agent.trained["train_seed"] + i) for i in range(asked.fresh)]
-        fresh = [build.make_network(c, agent.network.num_actions) for c in changed]
-        if any(network.state_size for network in fresh):
-            networks[f"{core}, new"] = fresh
-    shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
+        networks[f"{core}, new"] = [build.make_network(c, agent.network.num_actions) for c in changed]
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
+    shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
     print(f"{'core':16}" + "".join(f"k={k:<7}" for k in shown))
     lines, curves = [], {}
     for name, group in networks.items():
+        if not any(network.state_size for network in group):
+            continue
         shares = [gradient_norms(n, *row, end, steps) for n in group for row, end in zip(rows, ends, strict=True)]
         norms = np.concatenate(shares)  # [S, steps + 1]
         low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
@@ -216,30 +203,35 @@ def gradient_command(argv: list[str]) -> int:
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
     title = f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states"
     axes = {"xlabel": "k, in steps", "ylabel": "against k = 0", "yscale": "log"}
-    return figures.write({**agent.about, "curves": curves}, lines, title=title, **axes)
+    write_figures(out, words, {**agent.about, "curves": curves}, lines, title=title, **axes)
 
 
-def horizon_command(argv: list[str]) -> int:
-    text = "Score an agent whose memory is wiped every k steps"
-    asked = parse("experiment.memory horizon", argv[1:], HorizonConfig(), text)
-    agent, title, figures = recurrent(asked, argv)
+def horizon_command(asked: HorizonConfig, words: list[str]) -> None:
+    agent, title, out = recurrent(asked, "horizon")
     rows: dict[str, dict[str, Any]] = {}
     for k in (*asked.every, 0):
-        name = str(k or "never")
-        played = agent.play(wipe_every=k)
-        rows[name] = played.summary(agent.config.game) | {"scores": played.scores}
-        print(f"wiped every {name:>5} steps   mean {rows[name]['mean']:.1f}   {spread(rows[name])}", flush=True)
-    mean = [row["mean"] for row in rows.values()]
-    low, high = np.array([row["interval_95"] for row in rows.values()], float).T.tolist()
+        name, played = str(k or "never"), agent.play(wipe_every=k)
+        rows[name] = summary = played.summary(agent.config.game) | {"scores": played.scores}
+        print(f"wiped every {name:>5} steps   mean {summary['mean']:.1f}   {spread(summary)}", flush=True)
+    bounds = np.array([[row["mean"], *row["interval_95"]] for row in rows.values()], float).T.tolist()
     random = rows["never"]["random_score"]
     levels = {} if random is None else {"random play": random}
     rules = f"{asked.episodes} episodes, epsilon {asked.epsilon:g}, mean and 95 % interval"
     title = f"Score when the memory is wiped every k steps\n{title};\n{rules}"
-    lines, axes = [Line("score", [*rows], mean, low, high)], {"xlabel": "k, in steps", "ylabel": "score"}
-    return figures.write({**agent.about, "wiped_every": rows}, lines, levels=levels, title=title, **axes)
+    drawn = {"levels": levels, "title": title, "xlabel": "k, in steps", "ylabel": "score"}
+    write_figures(out, words, {**agent.about, "wiped_every": rows}, [Line("score", [*rows], *bounds)], **drawn)
 
 
-COMMANDS = {"recall": recall_command, "gradient": gradient_command, "horizon": horizon_command}
+# Name: what runs it, its settings, its help.
+COMMANDS: dict[str, tuple[Callable[[Any, list[str]], None], Settings, str]] = {
+    "recall": (
+        recall_command,
+        RecallConfig(),
+        "Train every core on the recall task; draw its success against the wait",
+    ),
+    "gradient": (gradient_command, GradientConfig(), "Measure how fast the gradient of Q fades, step by step back"),
+    "horizon": (horizon_command, HorizonConfig(), "Score an agent whose memory is wiped every k steps"),
+}
 
 
 @exit_on_usage_error
@@ -250,8 +242,6 @@ def main(argv: list[str]) -> int:
     name = argv[0] if argv else ""
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not one of {', '.join(COMMANDS)}.{near(name, list(COMMANDS))} See --help.")
-    return COMMANDS[name](argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run, settings, text = COMMANDS[name]
+    run(parse(f"experiment.memory {name}", argv[1:], settings, text), argv)
+    return 0

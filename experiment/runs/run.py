@@ -17,7 +17,7 @@ from agents.learner import NonFiniteError
 from experiment import build
 from experiment.runs.console import Display
 from experiment.runs.player import Player
-from experiment.scores.evaluation import StoppedError, evaluate, spread, write_evaluation
+from experiment.scores.evaluation import evaluate, spread, write_evaluation
 from experiment.settings import config as settings
 from experiment.settings.cli import command
 from experiment.settings.config import Config, UsageError
@@ -252,10 +252,10 @@ class Run:
         config, stem = self.config, self.folder / "eval" / f"{self.frames:012d}"
         try:
             result = evaluate(self.learner.acting, config, self.protocol, lambda: self.stop_asked)
-        except StoppedError:
-            return
         finally:
             self._row_time = time.monotonic()  # evaluation is not training time
+        if len(result.scores) < config.eval_episodes:
+            return
         self.counters.evaluation_due = False
         summary = result.summary(config.game)
         about = {

@@ -55,11 +55,6 @@ class Agent:
         )
         return f"{self.trained['frames']:012d}-{rules}"
 
-    @property
-    def actions(self) -> list[str]:
-        """Names of the actions [A]."""
-        return build.task(self.config).action_names
-
     def on(self, screen: Observe) -> "Agent":
         """The same agent, scored on another screen."""
         return replace(self, config=replace(self.config, observe=str(screen)))

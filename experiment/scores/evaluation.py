@@ -63,17 +63,6 @@ def spread(summary: Mapping[str, Any]) -> str:
     return "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
 
 
-class StoppedError(Exception):
-    """The evaluation was asked to stop before its last episode ended; `partial` holds the finished episodes.
-
-    Short episodes end first, so the mean of `partial` is biased.
-    """
-
-    def __init__(self, partial: Evaluation) -> None:
-        super().__init__(f"stopped after {len(partial.scores)} episodes")
-        self.partial = partial
-
-
 def evaluate(
     network: QNetwork,
     config: Config,
@@ -88,8 +77,9 @@ def evaluate(
     settled before play. `config.eval_epsilon` is the share of random actions, `config.seed` the seed of the games and
     of these actions. The random streams are the evaluation's own: training is not disturbed.
 
-    Before each step `should_stop` may end the evaluation early (StoppedError). After each step `report` is called with
-    the scores so far, in the order in which episodes ended, and the number of steps. With `wipe_every` k the core
+    Before each step `should_stop` may end the evaluation early: the result then holds the episodes that have ended.
+    Short ones end first, so their mean is biased. After each step `report` is called with the scores so far, in the
+    order in which episodes ended, and the number of steps. With `wipe_every` k the core
     states of all envs are reset before the steps 0, k, 2 k ...: nothing is remembered for longer than k steps.
 
     The network computes only envs that have episodes left to play. Random draws do not depend on that, but the last
@@ -104,17 +94,10 @@ def evaluate(
     actor = build.make_actor(config, network, num_envs, build.rng(seed, "evaluation"))
     epsilon = np.full(num_envs, config.eval_epsilon)
     records: list[EpisodeRecord] = []  # in the order in which they ended
-
-    def result() -> Evaluation:
-        ordered = sorted(records, key=lambda record: record.env)  # stable: an env's episodes stay in order
-        return Evaluation([record.score for record in ordered], ordered)
-
+    steps = 0
     try:
         frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
-        steps = 0
-        while left.any():
-            if should_stop():
-                raise StoppedError(result())
+        while left.any() and not should_stop():
             if wipe_every and steps % wipe_every == 0:
                 actor.core_state = network.initial_state(num_envs)
             games.send(actor.act(frame, is_first, reward, epsilon, playing=left > 0))
@@ -127,7 +110,8 @@ def evaluate(
             report([record.score for record in records], steps)
     finally:
         games.close()
-    return result()
+    records.sort(key=lambda record: record.env)  # stable: an env's episodes stay in order
+    return Evaluation([record.score for record in records], records)
 
 
 def record_name(episode: int) -> str:

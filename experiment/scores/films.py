@@ -3,8 +3,8 @@
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TextIO
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from envs.episodes import EpisodeRecord, replay_colour
 from envs.families import rules, task
+from experiment import build
 from experiment.scores import overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import middle_and_best, ranked
-from experiment.scores.overlay import Overlay
 from experiment.scores.progress import progress
 from experiment.scores.trace import trace
 from experiment.scores.video import FPS, Frame, in_colour, write_video
@@ -61,8 +61,8 @@ def game_film(record: EpisodeRecord) -> Film:
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
     """A picture a step: the game, and beside it what this agent sees and expects in it, and its memory."""
     numbers = trace(agent.network, agent.config, record, saliency)
-    title = f"{agent.preset}  {record.game}  {record.observe}"
-    drawn = Overlay(record, numbers, agent.actions, title, agent.config.core_size)
+    names, title = build.task(agent.config).action_names, f"{agent.preset}  {record.game}  {record.observe}"
+    drawn = overlay.pictures(record, numbers, names, title, agent.config.core_size)
     return Film(drawn, overlay.FPS, record.steps, fast=True)
 
 
@@ -70,13 +70,13 @@ def beside(one: Film, other: Film) -> Film:
     """Two films next to each other; the one that ends first keeps its last picture."""
 
     def pictures() -> Iterator[Frame]:
-        last: list[Frame | None] = [None, None]
+        last: list[Frame] = []
         for pair in zip_longest(one.pictures, other.pictures):
-            last = [old if new is None else in_colour(new) for new, old in zip(pair, last, strict=True)]
-            height = max(picture.shape[0] for picture in last if picture is not None)
-            yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last if p is not None], 1)
+            last = [last[i] if new is None else in_colour(new) for i, new in enumerate(pair)]
+            height = max(map(len, last))
+            yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last], axis=1)
 
-    return Film(pictures(), one.fps, max(one.length, other.length), one.scale, one.fast)
+    return replace(one, pictures=pictures(), length=max(one.length, other.length))
 
 
 def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -85,12 +85,11 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
     out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear
     due = time.monotonic()
     try:
-        for i, picture in enumerate(film.pictures):
-            if i % every == 0:
-                out.write("\x1b[H" + blocks(in_colour(picture), size.columns, 2 * size.lines - 2))
-                out.flush()
-                due += every / film.fps
-                sleep(max(0.0, due - time.monotonic()))
+        for picture in islice(film.pictures, 0, None, every):
+            out.write("\x1b[H" + blocks(in_colour(picture), size.columns, 2 * size.lines - 2))
+            out.flush()
+            due += every / film.fps
+            sleep(max(0.0, due - time.monotonic()))
     finally:
         out.write("\x1b[0m\x1b[?25h\n")
 
@@ -99,11 +98,6 @@ def blocks(picture: Frame, columns: int, rows: int) -> str:
     """A picture [H, W, 3] as lines of half blocks: a character is two pixels, one above the other."""
     shrink = max(1, -(-picture.shape[1] // columns), -(-picture.shape[0] // rows))
     small = picture[::shrink, ::shrink]
-    small = small[: len(small) // 2 * 2]
-    lines = []
-    for upper, lower in zip(small[::2].tolist(), small[1::2].tolist(), strict=True):
-        cells = (
-            f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m\u2580" for (a, b, c), (d, e, f) in zip(upper, lower, strict=True)
-        )
-        lines.append("".join(cells) + "\x1b[0m")
-    return "\n".join(lines)
+    pairs = np.concatenate([small[: len(small) // 2 * 2 : 2], small[1::2]], axis=2)  # [rows / 2, columns, 6]
+    block = "\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580"
+    return "\n".join("".join(block.format(*pair) for pair in line) + "\x1b[0m" for line in pairs.tolist())

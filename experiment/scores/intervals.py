@@ -16,7 +16,7 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 
-CHUNK_ELEMENTS = 2**22  # scores (pairs of them, for two tables) resampled at once, to bound a bootstrap's memory
+CHUNK = 1_000  # resamples at once, to bound a bootstrap's memory
 
 
 def _table(scores: ArrayLike) -> Array:
@@ -114,20 +114,15 @@ def stratified_bootstrap(
     resamples: int = 50_000,
     level: float = 0.95,
 ) -> tuple[Array, Array]:
-    """Percentile interval (low, high) of `statistic`, one of the measures above, of one table or of two.
+    """Percentile interval (low, high) of `statistic`, one of the measures above, of one table or of two, from
+    `resamples` in thousands.
 
     Runs are drawn anew for each game and each table, the games stay: the interval says what other seeds on the same
     games might have given (Agarwal et al. 2021, section 4.1). With two or three runs of one game it is too narrow.
     """
     tables = [_table(table) for table in scores]
-    for table in tables:
-        if table.ndim != 2:
-            raise ValueError(f"scores have shape {table.shape}; a bootstrap takes [runs] or [runs, games]")
-    pairs = np.prod([table.shape[0] for table in tables]) * tables[0].shape[1]  # numbers in the statistic of a resample
-    chunk = max(1, CHUNK_ELEMENTS // int(pairs))
-    values = []
-    for start in range(0, resamples, chunk):
-        count = min(chunk, resamples - start)
-        values.append(statistic(*(_resample(table, count, rng) for table in tables)))
-    low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    values = np.concatenate(
+        [statistic(*(_resample(table, CHUNK, rng) for table in tables)) for _ in range(resamples // CHUNK)]
+    )
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

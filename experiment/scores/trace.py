@@ -1,6 +1,9 @@
 """A network's inputs, values and core states in a recorded episode: the numbers behind a film."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,10 +31,31 @@ class Trace:
     gates: dict[str, np.ndarray]  # name -> mean opening [T] float32
     saliency: np.ndarray | None  # [T, H, W] float32, |dQ(s_t, a_t) / d pixel of the newest image|
 
-    @property
+    @cached_property
     def q(self) -> np.ndarray:
         """[T, A] float32"""
         return self.samples.mean(-1)
+
+    @cached_property
+    def returns(self) -> np.ndarray:
+        """[2, T, A], the quantiles 0.1 and 0.9 of the return."""
+        return np.quantile(self.samples, (0.1, 0.9), axis=-1)
+
+
+@contextmanager
+def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[list[Tensor]]:
+    """What the convolutions are given, a tensor [L, K C, H', W'] for each call: leaves that gradients can reach."""
+    images: list[Tensor] = []
+
+    def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
+        images.append(given[0].detach().requires_grad_(differentiable))
+        return images[-1]
+
+    hook = network.conv.register_forward_pre_hook(watch)
+    try:
+        yield images
+    finally:
+        hook.remove()
 
 
 def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bool = False) -> Trace:
@@ -41,48 +65,35 @@ def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bo
     The last bits of a value may differ from those in the evaluation, whose batches held other rows.
     """
     inputs, action = inputs_of(record, network.settings.frame_stack)
-    images: list[Tensor] = []  # what the torso was given: [L, K C, H', W']
-
-    def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
-        images[:] = [given[0].detach().requires_grad_(saliency)]
-        return images[0]
-
-    hook = network.conv.register_forward_pre_hook(watch)
-    state, samples, seen, states, tints = network.initial_state(1), [], [], [network.initial_state(1)], []
-    is_first, autocast = torch.zeros(1, 1, dtype=torch.bool), build.autocast(config)
-    try:
-        with progress("values", record.steps, "steps") as bar, torch.set_grad_enabled(saliency):
-            for start in range(0, record.steps, CHUNK):
-                played = action[start : start + CHUNK, None, None, None]  # [L, 1, 1, 1]
-                with autocast():
-                    x = network.see(inputs.rows(start, start + len(played)))  # [L, 1, D]
-                    rows = []
-                    for row in x[:, None]:
-                        y, state = network.core(row, state.detach(), is_first)  # the first state is zeros anyway
-                        rows.append(y)
-                        states.append(state.detach())
-                    z = network.head.samples(network.head(torch.cat(rows))).float()  # [L, 1, A, N]
-                if saliency:
-                    chosen = z.take_along_dim(played, 2)  # [L, 1, 1, N]
-                    (gradient,) = torch.autograd.grad(chosen.mean(-1).sum(), images[0])
-                    tints.append(_pixels(gradient, tuple(inputs.frames.shape[-2:])))
-                seen.append(x.detach().float())
-                samples.append(z.detach()[:, 0])
-                bar(start + len(played), "")
-    finally:
-        hook.remove()
+    autocast, is_first = build.autocast(config), torch.zeros(1, 1, dtype=torch.bool)  # the first state is zeros anyway
+    samples, features, states, tints = [], [], [network.initial_state(1)], []
+    with progress("values", record.steps, "steps") as bar, torch.set_grad_enabled(saliency):
+        for start in range(0, record.steps, CHUNK):
+            played = action[start : start + CHUNK, None, None, None]  # [L, 1, 1, 1]
+            with watched_images(network, saliency) as images, autocast():
+                x = network.see(inputs.rows(start, start + len(played)))  # [L, 1, D]
+                rows = []
+                for row in x[:, None]:
+                    y, state = network.core(row, states[-1], is_first)
+                    rows.append(y)
+                    states.append(state.detach())
+                z = network.head.samples(network.head(torch.cat(rows))).float()  # [L, 1, A, N]
+            if saliency:
+                value = z.take_along_dim(played, 2).mean(-1).sum()
+                (gradient,) = torch.autograd.grad(value, images)
+                tints.append(_pixels(gradient, tuple(inputs.frames.shape[-2:])))
+            features.append(x.detach().float()[:, 0])
+            samples.append(z.detach()[:, 0])
+            bar(start + len(played), "")
     with torch.no_grad():
-        met = torch.cat(states[:-1])  # [T, S], before each step
-        gates = {
-            name: opening.mean(-1).numpy() for name, opening in network.core.gates(torch.cat(seen)[:, 0], met).items()
-        }
+        gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))  # from the states before each step
     return Trace(
         frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),
         action=action.numpy(),
         reward=np.roll(inputs.prev_reward[:, 0].numpy(), -1),
         samples=torch.cat(samples).numpy(),
         state=torch.cat(states[1:]).numpy(),
-        gates=gates,
+        gates={name: opening.mean(-1).numpy() for name, opening in gates.items()},
         saliency=np.concatenate(tints) if saliency else None,
     )
 

@@ -2,14 +2,15 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from envs.screens import parse_screen
-from experiment import plots
 from experiment.plots import Bar, Line, draw_bars, draw_lines, draw_sweep, style
 
 NAMES = ["$^$", "cost $5 and $6", "_hidden", "dqn:frame_stack=1", "\\alpha & 100 %"]
@@ -17,15 +18,16 @@ NAMES = ["$^$", "cost $5 and $6", "_hidden", "dqn:frame_stack=1", "\\alpha & 100
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """The axes of each figure that is saved."""
+    """The first panel of each figure that is saved."""
     axes: list[Axes] = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda plot, path: (axes.append(plot), save(plot, path)))
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *arguments: Any, **options: Any) -> None:
+        axes.append(figure.axes[0])
+        save(figure, *arguments, **options | {"dpi": 40})
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
     return axes
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("L"), float)
 
 
 def test_the_first_28_styles_differ() -> None:
@@ -45,32 +47,26 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, drawn: list[Axes]) -> None:
     assert [text.get_text() for text in drawn[1].get_yticklabels()] == NAMES
 
 
-def test_a_line_has_the_same_style_in_figures_of_the_same_names(tmp_path: Path, drawn: list[Axes]) -> None:
-    for names in (["dqn", "drqn"], ["drqn"]):
-        draw_lines(tmp_path / "a.png", [Line(name, [0, 1], [0, 1]) for name in names], names=["dqn", "drqn"])
-    first, second = (next(line for line in axes.lines if line.get_label() == "drqn") for axes in drawn)
-    assert first.get_color() == second.get_color() == style(1)["color"]
-    assert first.get_marker() == second.get_marker() == style(1)["marker"]
+def test_the_scale_is_that_of_the_values_and_a_line_has_the_style_of_its_place_in_the_names(
+    tmp_path: Path, drawn: list[Axes]
+) -> None:
+    line = Line("drqn", [1, 2], [0.0, 10.0], low=[-1000, 9], high=[1000, np.nan], runs=[([1, 2], [0.0, 20.0])])
+    draw_lines(tmp_path / "a.png", [line], names=["dqn", "drqn"], levels={"random": -5.0})
+    assert drawn[0].get_ylim() == pytest.approx((-5 - 0.08 * 25, 20 + 0.08 * 25))  # a wide interval is cut
+    (shown,) = (shown for shown in drawn[0].lines if shown.get_label() == "drqn")
+    assert (shown.get_color(), shown.get_marker()) == (style(1)["color"], style(1)["marker"])
 
 
-def test_the_scale_is_that_of_the_values_and_a_wide_interval_is_cut(tmp_path: Path, drawn: list[Axes]) -> None:
-    line = Line("dqn", [1, 2], [0.0, 10.0], low=[-1000, 9], high=[1000, np.nan], runs=[([1, 2], [0.0, 20.0])])
-    draw_lines(tmp_path / "a.png", [line], levels={"random": -5.0})
-    assert drawn[0].get_ylim() == pytest.approx((-5 - 0.08 * 25, 20 + 0.08 * 25))
-
-
-def test_bars_show_value_interval_and_single_values(tmp_path: Path, drawn: list[Axes]) -> None:
-    draw_bars(tmp_path / "a.png", [Bar("dqn", 2.0, 1.0, 3.0, [1.5, 2.5])], levels={"random": 0.0})
+def test_bars_show_value_interval_and_single_values_and_the_same_figure_is_the_same_file(
+    tmp_path: Path, drawn: list[Axes]
+) -> None:
+    for name in ("a.png", "b.png"):
+        draw_bars(tmp_path / name, [Bar("dqn", 2.0, 1.0, 3.0, [1.5, 2.5])], levels={"random": 0.0})
     interval, values, value, level = (list(line.get_xdata()) for line in drawn[0].lines)  # type: ignore[arg-type]
     assert (interval, values, value, level) == ([1.0, 3.0], [1.5, 2.5], [2.0], [0.0, 0.0])
-
-
-def test_the_same_figure_is_the_same_file_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        draw_bars(tmp_path / name, [Bar("dqn", 2.0, 1.0, 3.0)])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
-    assert pixels(tmp_path / "a.png").std() > 5  # something is drawn
+    assert np.asarray(Image.open(tmp_path / "a.png").convert("L"), float).std() > 5  # something is drawn
 
 
 def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidden(

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -10,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from agents.networks import NetworkSettings, QNetwork
 from envs.episodes import EpisodeRecord, replay_colour
 from envs.protocols import protocol
+from experiment import build
 from experiment.scores import films, overlay
 from experiment.scores.agent import Agent, inputs_of
 from experiment.scores.evaluation import evaluate
-from experiment.scores.trace import CHUNK, Trace, trace
+from experiment.scores.trace import CHUNK, Trace, trace, watched_images
 from experiment.scores.video import in_colour
 from experiment.settings.config import Config
 
@@ -26,11 +27,7 @@ CONFIG = Config(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_ep
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        settings = {name: getattr(CONFIG, name) for name in NetworkSettings.__dataclass_fields__}
-        network = QNetwork(4, NetworkSettings(**settings))
-    return Agent(Path("runs/x"), "drqn", CONFIG, protocol("v5"), network, {"frames": 0})
+    return Agent(Path("runs/x"), "drqn", CONFIG, protocol("v5"), build.make_network(CONFIG, 4), {"frames": 0})
 
 
 @pytest.fixture(scope="module")
@@ -59,73 +56,49 @@ def test_the_values_are_those_of_the_network_run_again_on_the_record(
     # Half of the actions are random. A random one of four is the best one in a quarter of the cases.
     best = numbers.q[np.arange(record.steps), numbers.action] >= numbers.q.max(-1) - 1e-5
     assert abs(best.mean() - (0.5 + 0.5 / 4)) < 0.15
-
-
-def test_the_memory_gates_are_open_between_0_and_1_and_have_a_value_for_each_step(
-    record: EpisodeRecord, numbers: Trace
-) -> None:
     assert list(numbers.gates) == ["input", "forget", "output"]
-    for opening in numbers.gates.values():
-        assert opening.shape == (record.steps,)
-        assert ((opening > 0) & (opening < 1)).all()
+    gates = np.array([*numbers.gates.values()])
+    assert gates.shape == (3, record.steps)
+    assert ((gates > 0) & (gates < 1)).all()
 
 
 def test_saliency_is_the_gradient_of_the_played_actions_value(
     agent: Agent, record: EpisodeRecord, numbers: Trace
 ) -> None:
     inputs, action = inputs_of(record, CONFIG.frame_stack)
-    images: list[torch.Tensor] = []
-    hook = agent.network.conv.register_forward_pre_hook(lambda _, given: images.append(given[0].requires_grad_()))
-    q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
-    hook.remove()
-    (gradient,) = torch.autograd.grad(q[0, 0, action[0]], images[0])
+    with watched_images(agent.network) as images:
+        q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
+    (gradient,) = torch.autograd.grad(q[0, 0, action[0]], images)
     newest = gradient[0, -16:]  # 4 x 4 pixels as channels: row 4 y + 2, column 4 x + 1 is channel 4 * 2 + 1
     assert numbers.saliency is not None
     np.testing.assert_allclose(numbers.saliency[0][2::4, 1::4], newest[9].abs().numpy(), rtol=1e-3, atol=1e-7)
 
 
-def test_an_overlay_has_a_picture_a_step_with_the_game_and_the_agents_view(
-    agent: Agent, record: EpisodeRecord, numbers: Trace
+@pytest.mark.parametrize("actions", [4, 5])  # a line more: 26 pixels, and colours stay in their place
+def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(
+    record: EpisodeRecord, numbers: Trace, actions: int
 ) -> None:
-    plain = Trace(**vars(numbers) | {"saliency": None})
-    drawn = overlay.Overlay(record, plain, agent.actions, "title $^$", CONFIG.core_size)
-    pictures = [planes.copy() for planes in drawn]
-    assert len(pictures) == record.steps
-    t = record.steps // 2
-    view = pictures[t][drawn.game_y + 28 :, drawn.view_x :][: overlay.VIEW : 2, : overlay.VIEW : 2]
+    plain = replace(numbers, samples=numbers.samples[:, [0, 1, 2, 3, 3][:actions]], saliency=None)
+    t, names = 12, ["NOOP"] * actions
+    planes = next(itertools.islice(overlay.pictures(record, plain, names, "title $^$", CONFIG.core_size), t, None))
+    assert (len(planes) % 6, planes.shape[1]) == (0, overlay.WIDTH)
+    view = planes[overlay.GAME_Y + 28 :, overlay.VIEW_X :][: overlay.VIEW : 2, : overlay.VIEW : 2]
     assert (view == overlay.LUMA[numbers.frames[t]]).all()
-    game = in_colour(pictures[t])[drawn.game_y :, overlay.MARGIN :][:210, : overlay.GAME_WIDTH : 2].astype(int)
+    game = in_colour(planes)[overlay.GAME_Y :, overlay.MARGIN :][:210, : overlay.GAME_WIDTH : 2].astype(int)
     shown = next(itertools.islice(replay_colour(record, pooled=True), t, None)).astype(int)
     assert np.abs(game - shown).mean() < 3  # chroma is rounded
     hidden = ~numbers.frames.any(axis=(1, 2))
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
-    assert pictures[t].shape[1] == overlay.WIDTH
-    assert pictures[t].shape[0] == drawn.height * 3 // 2
-
-
-@pytest.mark.parametrize("actions", [4, 5])  # a line more: 26 pixels
-def test_colours_stay_in_their_place_for_any_number_of_actions(
-    record: EpisodeRecord, numbers: Trace, actions: int
-) -> None:
-    samples = numbers.samples[:, [0, 1, 2, 3, 3][:actions]]
-    many = Trace(**vars(numbers) | {"samples": samples, "saliency": None})
-    drawn = overlay.Overlay(record, many, ["NOOP"] * actions, "title", CONFIG.core_size)
-    drawn.canvas.fill(overlay.WHITE, 0, 0, overlay.WIDTH, drawn.height)
-    drawn.canvas.fill(overlay.RED, 0, 100, overlay.WIDTH, 50)
-    shown = in_colour(drawn.planes).astype(int)
-    assert shown.shape == (drawn.height, overlay.WIDTH, 3)
-    red = np.flatnonzero(shown[:, 100, 0] - shown[:, 100, 1] > 100)
-    assert (red == np.arange(100, 150)).all()
 
 
 def test_a_film_is_seekable_starts_at_once_and_has_a_poster(
     agent: Agent, record: EpisodeRecord, tmp_path: Path
 ) -> None:
-    path = films.overlay_film(agent, record).write(tmp_path / "a.mp4")
+    path = films.overlay_film(agent, record, saliency=True).write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)
-        keys = [packet.pts * packet.time_base for packet in container.demux(stream) if packet.is_keyframe]
+        assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)  # a picture a step
+        keys = [(packet.pts or 0) * packet.time_base for packet in container.demux(stream) if packet.is_keyframe]
     assert max(float(b - a) for a, b in itertools.pairwise(keys)) <= 4
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
@@ -147,8 +120,7 @@ def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end() -> 
 
 def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time() -> None:
     out, waits = io.StringIO(), []
-    film = films.Film([picture(4, i) for i in range(8)], 60, 8)
-    films.show(film, out, waits.append)
+    films.show(films.Film([picture(4, i) for i in range(8)], 60, 8), out, waits.append)
     assert len(waits) == 2  # 15 pictures a second of 60
     assert 0 < waits[-1] <= 2 * 4 / 60
     text = out.getvalue()
