@@ -114,9 +114,13 @@ class Delay(Observer):
     meaning = "steps that the screen is late"
     default, lowest, highest = 4, 0, 1000
 
+    def __init__(self, parameter: float, seed: int) -> None:
+        super().__init__(parameter, seed)
+        self.frames: deque[np.ndarray] = deque()  # of this episode, oldest first, at most n + 1
+
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         if is_first:
-            self.frames = deque[np.ndarray]()  # of this episode, oldest first, at most n + 1
+            self.frames.clear()
         self.frames.append(frame.copy())  # a view would keep the frames of all the other environments alive
         return self.frames.popleft() if len(self.frames) > self.parameter else np.zeros_like(frame)
 

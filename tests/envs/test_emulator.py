@@ -43,7 +43,7 @@ def test_a_step_is_four_emulator_frames_and_a_frame_the_maximum_of_the_last_two(
     env.reset(ONE, np.array([7]))
     rng = np.random.default_rng(0)
     total = 0.0
-    for t in range(100):
+    for t in range(150):
         action = int(rng.integers(len(ale.getMinimalActionSet())))
         screens, reward = [], 0
         for _ in range(4):
