@@ -32,40 +32,36 @@ ABOUT = "Compare agents on games over seeds. A YAML file of these flags may come
 
 def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
     """The study, and the settings of all its runs: from the command line, over a YAML file if one comes first."""
-    own, train = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    data, shared = {}, {}
-    if own and not own[0].startswith("-"):
-        data = _fields(own[0], read_yaml(Path(own[0])))
-        shared = _fields(f"{own[0]}: train", data.pop("train", {}))
-        if null := next((name for name, value in data.items() if value is None), None):
-            raise UsageError(f"{own[0]}: {null}: null is not a value; omit the line for the default")
-        own = own[1:]
-    study = parse(command("compare"), own, Study(**data), ABOUT)
-    shared |= given(f"{command('compare')} ... --", train, Config())
-    for name in shared.keys() & {*OF_THE_GRID, "frames", "observe"}:
+    end = argv.index("--") if "--" in argv else len(argv)
+    has_file = end > 0 and not argv[0].startswith("-")
+    data, shared = _read_file(Path(argv[0])) if has_file else ({}, {})
+    study = parse(command("compare"), argv[has_file:end], Study(**data), ABOUT)
+    shared |= given(f"{command('compare')} ... --", argv[end + 1 :], Config())
+    for name in shared.keys() & {*OF_THE_GRID, "frames"}:
         raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")
     return study, shared
 
 
-def _fields(place: str, data: Any) -> dict[str, Any]:
-    """{"eval-frames": 0} -> {"eval_frames": 0}. UsageError if it is no mapping."""
-    if not isinstance(data, dict):
-        raise UsageError(f"{place}: must hold settings, as NAME: VALUE")
-    return {str(name).replace("-", "_"): value for name, value in data.items()}
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a study and those of all its runs. UsageError if one is null where that is no value."""
+    study = read_yaml(path)
+    shared = study.pop("train", {})
+    if not isinstance(shared, dict):
+        raise UsageError(f"{path}: train: must hold settings, as NAME: VALUE")
+    for name in (name for name, value in study.items() if value is None):
+        raise UsageError(f"{path}: {name}: null is not a value; omit the line for the default")
+    one, other = ({str(name).replace("-", "_"): value for name, value in data.items()} for data in (study, shared))
+    return one, other
 
 
 def unfair(cells: list[Cell]) -> list[str]:
     """The settings that give one agent more than another, or measure it otherwise, one line each."""
-    values: dict[str, dict[str, object]] = {}  # flag -> agent -> value
-    for cell in cells:
-        for name in FAIR:
-            values.setdefault(flag(name), {})[cell.agent] = getattr(cell.config, name)
-        values.setdefault(f"--observe {cell.screen}", {"the grid": cell.screen})[cell.agent] = cell.config.observe
-    return [
-        f"{name} is " + ", ".join(f"{value} for {agent}" for agent, value in of_agent.items())
-        for name, of_agent in values.items()
-        if len(set(of_agent.values())) > 1
-    ]
+    lines = []
+    for name in FAIR:
+        values = {cell.agent: getattr(cell.config, name) for cell in cells}
+        if len(set(values.values())) > 1:
+            lines.append(f"{flag(name)} is " + ", ".join(f"{value} for {agent}" for agent, value in values.items()))
+    return lines
 
 
 def is_left(cell: Cell, study: Study) -> bool:
@@ -98,14 +94,22 @@ def check_memory(cells: list[Cell], jobs: int) -> None:
 
 
 @contextlib.contextmanager
-def open_workers(study: Study, left: list[Cell]) -> Iterator[Workers]:
-    """The workers that train and score the remaining cells. UsageError if there is no room for them."""
+def open_workers(study: Study, cells: list[Cell]) -> Iterator[tuple[Workers | None, int]]:
+    """The workers that train and score the cells that need it, and the most that may run at a time; None with --jobs 0.
+
+    UsageError if a cell cannot be run, or if there is no room.
+    """
+    if study.jobs == 0:
+        yield None, 1
+        return
+    left = [cell for cell in cells if is_left(cell, study)]
     if study.ray and left:
         with connected(study.ray) as ray:
-            yield RayWorkers(ray, left, study)
+            yield RayWorkers(ray, left, study), study.jobs or len(left)
     else:
-        check_memory(left, study.jobs or cores())
-        yield Children()
+        jobs = study.jobs or cores()
+        check_memory(left, jobs)
+        yield Children(), jobs
 
 
 @exit_on_usage_error
@@ -116,14 +120,11 @@ def main(argv: list[str]) -> int:
     if warnings and not study.allow_unfair:
         raise UsageError(f"{'; '.join(warnings)}. --allow-unfair True compares them anyway")
     jobs = Jobs(cells, study)
-    if study.jobs == 0:
-        jobs.look()
-    else:
-        left = [cell for cell in cells if is_left(cell, study)]
-        with open_workers(study, left) as workers:
+    with open_workers(study, cells) as (workers, at_a_time):
+        if workers:
             with refused(f"--out {study.out}", "made"):
                 (study.out / "runs").mkdir(parents=True, exist_ok=True)
-            jobs.run(workers, study.jobs or (len(cells) if study.ray else cores()))
+        jobs.run(workers, at_a_time)
     if jobs.stopped:
         print(f"stopped; repeat the command to continue; with --jobs 0 it reports the finished runs of {study.out}")
         return 130

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import train as train_program
 from experiment.runs.run import Run
 from experiment.settings.config import flag, idle, override, preset
 from experiment.store.checkpoint import MANIFEST, digest, load_latest, signature
+from experiment.studies.jobs import Children
+from experiment.studies.study import Cell, Study, collect
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -101,6 +104,21 @@ def differences(one: Path, other: Path) -> list[str]:
     """The names of all that differs between two runs."""
     a, b = everything(one), everything(other)
     return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or a[name] != b[name])
+
+
+class InProcess(Children):
+    """Workers of a study without the seconds that a child needs to begin."""
+
+    def _call(self, cell: Cell, program: str, *words: str) -> None:
+        assert import_module(program.removesuffix(".py")).main(list(words)) == 0
+
+
+def run_cells(cells: list[Cell], study: Study) -> None:
+    """Train and score these cells in this process."""
+    (study.out / "runs").mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        InProcess().run(cell, study, print)
+        collect(cell, study)
 
 
 def command(*words: str) -> list[str]:

@@ -23,7 +23,7 @@ from tests import small
 GRID = "--agents dqn drqn:core=gru --games breakout --frames 800 --episodes 2 --epsilon 0.5 --video none".split()
 QUICK = (
     "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 400 "
-    "--eval-episodes 1 --eval-epsilon 0.5 --log-frames 400 --checkpoint-frames 400 --track none"
+    "--torso dqn-2013 --eval-episodes 1 --eval-epsilon 0.5 --log-frames 400 --checkpoint-frames 400 --track none"
 ).split()
 
 
@@ -34,6 +34,8 @@ def call(out: Path, *words: str, train: list[str] = QUICK) -> int:
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("grid")
+    study, shared = compare.read_command([*GRID, "--out", str(out), "--", *QUICK])
+    small.run_cells(make_cells(study, shared), study)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "FILM_SECONDS", 1)
         assert call(out) == 0
@@ -81,38 +83,35 @@ def test_the_second_call_runs_nothing_and_writes_the_same_report(copied: Path) -
     assert {name: (copied / name).read_bytes() for name in files} == before
 
 
-def test_a_result_of_other_settings_is_refused_but_reported_as_it_is_where_nothing_is_run(
+def change(out: Path, **fields: object) -> Path:
+    """Change the result of the first run."""
+    path = out / "results" / "dqn-breakout-s1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return path
+
+
+def refusal(capsys: pytest.CaptureFixture[str], status: int) -> str:
+    assert status == 2
+    return capsys.readouterr().err
+
+
+def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_where_nothing_is_run(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = copied / "results" / "dqn-breakout-s1.json"
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"settings": data["settings"] | {"hidden": 77}}))
-    assert call(copied) == 2
-    assert "--hidden 77 -> 32" in capsys.readouterr().err
+    change(copied, settings=json.loads(path.read_text())["settings"] | {"hidden": 77})
+    assert "--hidden 77 -> 32" in refusal(capsys, call(copied))
     assert call(copied, "--jobs", "0") == 0
     assert report(copied)["warnings"] == ["dqn: trained with other settings: --hidden 77 -> 32"]
-
-
-def test_a_folder_or_a_result_that_does_not_belong_here_is_refused(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = copied / "results" / "dqn-breakout-s1.json"
     path.unlink()
-    assert call(copied, train=[*QUICK, "--discount", "0.5"]) == 2
-    assert "--discount 0.99 -> 0.5" in capsys.readouterr().err
+    assert "--discount 0.99 -> 0.5" in refusal(capsys, call(copied, train=[*QUICK, "--discount", "0.5"]))
     path.write_text("{")
-    assert call(copied) == 2
-    assert str(path) in capsys.readouterr().err
-
-
-def test_a_result_of_other_rules_is_not_made_anew_unasked_without_its_run(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    assert str(path) in refusal(capsys, call(copied))
     shutil.rmtree(copied / "runs")
-    assert compare.main([*[w.replace("800", "1600") for w in GRID], "--out", str(copied), "--", *QUICK]) == 2
-    assert "its run folder is missing" in capsys.readouterr().err
-    assert compare.main([*[w.replace("800", "400") for w in GRID], "--out", str(copied), "--", *QUICK]) == 2
-    assert "has 800 frames, more than --frames 400" in capsys.readouterr().err
+    path.write_bytes((copied / "results" / "drqn-core-gru-breakout-s1.json").read_bytes())
+    for frames, part in (("1600", "its run folder is missing"), ("400", "has 800 frames, more than --frames 400")):
+        words = [word.replace("800", frames) for word in GRID]
+        assert part in refusal(capsys, compare.main([*words, "--out", str(copied), "--", *QUICK]))
 
 
 def test_runs_that_need_more_memory_than_is_free_are_refused_before_anything_is_written(
@@ -120,14 +119,13 @@ def test_runs_that_need_more_memory_than_is_free_are_refused_before_anything_is_
 ) -> None:
     monkeypatch.setattr(build, "expected_bytes", lambda config: {"replay": 10**9})
     monkeypatch.setattr(compare, "free_memory", lambda: 15 * 10**8)
-    assert call(tmp_path / "study") == 2
-    assert "need about 2.0 GB of memory, 1.5 GB are free; --jobs 1 fits" in capsys.readouterr().err
+    error = refusal(capsys, call(tmp_path / "study", "--jobs", "2"))
+    assert "need about 2.0 GB of memory, 1.5 GB are free; --jobs 1 fits" in error
     assert not (tmp_path / "study").exists()
 
 
 def test_an_untrained_run_is_marked(copied: Path) -> None:
-    path = copied / "results" / "dqn-breakout-s1.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"samples": 0}))
+    change(copied, samples=0)
     assert call(copied) == 0
     assert report(copied)["warnings"] == ["Untrained, or of an unknown number of updates: dqn-breakout-s1"]
     assert "UNTRAINED" in (copied / "report.md").read_text()
@@ -170,9 +168,8 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 
 def test_an_unfair_study_says_so_in_its_report(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--agents", "dqn", "drqn:core=gru,eval_episodes=2", *GRID[3:], "--out", str(copied), "--jobs", "0"]
-    assert compare.main([*words, "--", *QUICK]) == 2
     line = "Not a fair comparison: --eval-episodes is 1 for dqn, 2 for drqn:core=gru,eval_episodes=2"
-    assert line in capsys.readouterr().err
+    assert line in refusal(capsys, compare.main([*words, "--", *QUICK]))
     assert compare.main([*words, "--allow-unfair", "True", "--", *QUICK]) == 0
     assert report(copied)["warnings"][0] == line
 
@@ -215,8 +212,8 @@ def test_a_wrong_study_file_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("field", compare.FAIR)
-def test_agents_that_are_not_treated_alike_are_refused(field: str) -> None:
-    other = {"protocol": "machado18", "eval_epsilon": 0.5}.get(field, 77)
-    (line,) = compare.unfair(make_cells(Study(agents=("dqn", f"drqn:{field}={other}")), {}))
-    assert re.search(rf"{other}(\.0)? for drqn:{field}={other}$", line)
+def test_agents_that_are_not_treated_alike_are_refused() -> None:
+    for field in compare.FAIR:
+        other = {"protocol": "machado18", "eval_epsilon": 0.5}.get(field, 77)
+        (line,) = compare.unfair(make_cells(Study(agents=("dqn", f"drqn:{field}={other}")), {}))
+        assert re.search(rf"{other}(\.0)? for drqn:{field}={other}$", line)

@@ -29,9 +29,8 @@ from experiment.studies.study import Cell, Study
 SCRATCH, IN_USE = "recall-node-", ".in-use"  # a node's folders for runs, and the file in each that its owner locks
 SECONDS = 2.0  # between two looks at a run
 LOSSES = 5  # of actors in a row that were lost before they answered: then no node can run the cell
-GROWING = {".jsonl", ".log"}  # files that are only appended to
 States = dict[str, tuple[int, int]]  # path of a file below runs/ -> its size and the time of its last change
-Files = dict[str, tuple[int, np.ndarray]]  # path below runs/ -> position, and the bytes from there on
+Files = dict[str, np.ndarray]  # path below runs/ -> its bytes
 
 
 # --- files that travel ---------------------------------------------------------------------------------------------
@@ -49,39 +48,28 @@ def states(cell: Cell) -> States:
 
 
 def changes(cell: Cell, known: States) -> tuple[Files, States]:
-    """What has changed in a run's files, and the states that are `known` with it. OSError if one vanishes meanwhile.
+    """The files of a run that have changed, and the states that are `known` with them. OSError if one vanishes.
 
     Nothing if a checkpoint came meanwhile: the rows that are read are never ahead of a checkpoint that should be there,
     and never behind the one that is.
     """
-    files: Files = {}
     newest, now = checkpoints.candidates(cell.folder)[:1], states(cell)
-    for name, (size, time) in now.items():
-        if known.get(name) != (size, time):
-            path = cell.config.runs_dir / name
-            start = min(size, known.get(name, (0, 0))[0]) if path.suffix in GROWING else 0
-            files[name] = start, np.fromfile(path, np.uint8, offset=start)
-            now[name] = start + len(files[name][1]), time
+    changed = (name for name, state in now.items() if known.get(name) != state)
+    files = {name: np.fromfile(cell.config.runs_dir / name, np.uint8) for name in changed}
     return (files, now) if checkpoints.candidates(cell.folder)[:1] == newest else ({}, known)
 
 
 def write(cell: Cell, files: Files) -> None:
     """Write what `changes` returned to the same run elsewhere. A checkpoint appears whole, and after all else."""
     checkpoint: dict[Path, np.ndarray] = {}
-    for name, (start, data) in files.items():
+    for name, data in files.items():
         path = cell.config.runs_dir / name
         if path.parent.parent == cell.folder / "checkpoint":
             checkpoint[path] = data
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        if start:
-            with path.open("r+b") as file:
-                file.truncate(start)
-                file.seek(start)
-                file.write(data.data)
-        else:
-            with replacing(path) as temporary:
-                data.tofile(temporary)
+        with replacing(path) as temporary:
+            data.tofile(temporary)
     for target in {path.parent for path in checkpoint}:  # one or none
         with checkpoints.placed(target) as temporary:
             for path, data in checkpoint.items():

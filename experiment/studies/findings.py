@@ -30,9 +30,9 @@ FEW_GAMES = 3  # below it a measure over games says less than the score of each 
 MANY_AGENTS = 4  # above it agents are compared with the first one only
 EQUAL = ("frames", "trained samples", "samples a step")  # in a fair comparison
 FEW_SEEDS = 5  # below it bootstrap intervals are too narrow
-HELD_BUTTONS = json.loads(
-    Path(__file__).with_name("held_buttons.json").read_text("utf-8")
-)  # python -m benchmarks.one_action
+LEVELS = ("random", "held button", "human")
+# python -m benchmarks.one_action
+HELD_BUTTONS = json.loads(Path(__file__).with_name("held_buttons.json").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Finding:
     def levels(self) -> dict[str, float]:
         """Scores to compare with: random play, the best button held down, and a human; those that are known."""
         held = HELD_BUTTONS.get(self.game, {}).get("score") if self.protocol == "v5" else None
-        known = {"random": random_score(self.game), "held button": held, "human": human_score(self.game)}
-        return {name: score for name, score in known.items() if score is not None}
+        known = zip(LEVELS, (random_score(self.game), held, human_score(self.game)), strict=True)
+        return {name: score for name, score in known if score is not None}
 
 
 def make_findings(results: Sequence[Result]) -> list[Finding]:
@@ -66,9 +66,8 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
         means = [run.mean for run in runs]
         values, interval = (means, mean_interval(means)) if len(runs) > 1 else (runs[0].scores, runs[0].interval_95)
         low, high = (float("nan") if bound is None else bound for bound in interval)
-        untrained, mean = not all(run.samples for run in runs), float(np.mean(means))
-        about = agent, game, screen, runs[0].protocol, len(runs)
-        findings.append(Finding(*about, mean, low, high, tuple(values), untrained))
+        score = float(np.mean(means)), low, high, tuple(values), not all(run.samples for run in runs)
+        findings.append(Finding(agent, game, screen, runs[0].protocol, len(runs), *score))
     return sorted(findings, key=lambda finding: finding.screen != "full")
 
 
@@ -82,9 +81,9 @@ def verdict(one: Finding, other: Finding) -> str:
     return f"{'higher' if low > 0 else 'lower'} ({low:+.1f} to {high:+.1f})"
 
 
-def against_level(finding: Finding, level: float | None) -> str:
-    """higher, lower or not shown: the interval of the mean against a fixed score."""
-    if level is None:
+def against_level(finding: Finding, name: str) -> str:
+    """higher, lower or not shown: the interval of the mean against a level; - if it is not known."""
+    if (level := finding.levels.get(name)) is None:
         return "-"
     word = "higher" if finding.low > level else "lower" if finding.high < level else "not shown"
     return f"{level:.1f}: {word}"
@@ -93,17 +92,16 @@ def against_level(finding: Finding, level: float | None) -> str:
 def table(findings: Sequence[Finding]) -> list[list[str]]:
     """The findings as text, header first: one row for each finding, one column for each agent to compare with."""
     agents = list(dict.fromkeys(finding.agent for finding in findings))
-    others = agents if len(agents) <= MANY_AGENTS else agents[:1]
-    others = others if len(agents) > 1 else []
+    others = [] if len(agents) == 1 else agents if len(agents) <= MANY_AGENTS else agents[:1]
     header = ["game", "screen", "agent", "seeds", "score (95 % interval)", *(f"against {agent}" for agent in others)]
-    rows = [[*header, "random", "held button", "human", "normalised"]]
+    rows = [[*header, *LEVELS, "normalised"]]
     for one in findings:
-        same = {f.agent: f for f in findings if (f.game, f.screen) == (one.game, one.screen)}
-        pairs = ["-" if agent == one.agent or agent not in same else verdict(one, same[agent]) for agent in others]
+        same = {f.agent: f for f in findings if (f.game, f.screen) == (one.game, one.screen) and f.agent != one.agent}
+        pairs = [verdict(one, same[agent]) if agent in same else "-" for agent in others]
         score = with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained
-        levels = [against_level(one, one.levels.get(name)) for name in ("random", "held button", "human")]
         normalised = human_normalised(one.game, one.mean)
         last = "-" if normalised is None else f"{normalised:.2f}"
+        levels = [against_level(one, name) for name in LEVELS]
         rows.append([one.game, one.screen, one.agent, str(one.seeds), score, *pairs, *levels, last])
     return rows
 
@@ -114,42 +112,42 @@ def with_interval(value: float, low: float, high: float, digits: int = 1) -> str
     return f"{value:.{digits}f}{interval}"
 
 
-def across_games(results: Sequence[Result], expected: int) -> dict[str, Any]:
+def across_games(results: Sequence[Result], screen: str, expected: int) -> dict[str, Any]:
     """Measures over all games of one screen, of which `expected` runs are asked for (Agarwal et al. 2021).
 
     improvement [agent, other, value, low, high]; iqm agent -> [value, low, high] and profile agent -> [3, levels], of
     human-normalised scores, so of the games that have a human score. `note` says what is left out and why.
     """
+    measures: dict[str, Any] = {"screen": screen, "improvement": [], "iqm": {}, "profile": {}, "levels": [], "note": ""}
     agents, games, seeds = (list(dict.fromkeys(getattr(r, key) for r in results)) for key in ("agent", "game", "seed"))
-    measures: dict[str, Any] = {"improvement": [], "iqm": {}, "profile": {}, "levels": [], "note": ""}
-    known = [game for game in games if human_score(game) is not None]
     if len(seeds) < 2 or len(results) < expected:
         why = "one seed says nothing about other seeds" if len(seeds) < 2 else "not all runs are finished"
         return measures | {"note": f"No measure over games: {why}."}
     rng = np.random.default_rng(0)
+
+    def bounded(statistic: Any, *tables: np.ndarray, resamples: int = 2_000) -> list[Any]:
+        """The statistic of these scores [seeds, games], and its interval."""
+        bounds = stratified_bootstrap(*tables, statistic=statistic, rng=rng, resamples=resamples)
+        return [np.asarray(value).tolist() for value in (statistic(*tables), *bounds)]
+
     scores = {(r.agent, r.game, r.seed): r.mean for r in results}
     raw = {agent: np.array([[scores[agent, game, seed] for game in games] for seed in seeds]) for agent in agents}
     for other, agent in combinations(agents, 2):
-        pair, measure = (raw[agent], raw[other]), probability_of_improvement
-        bounds = stratified_bootstrap(*pair, statistic=measure, rng=rng, resamples=2_000)
-        measures["improvement"].append([agent, other, *map(float, (measure(*pair), *bounds))])
-    if len(seeds) < FEW_SEEDS:
-        measures["note"] = f"With {len(seeds)} seeds these intervals are too narrow."
+        pair = bounded(probability_of_improvement, raw[agent], raw[other])
+        measures["improvement"].append([agent, other, *pair])
+    known = [i for i, game in enumerate(games) if human_score(game) is not None]
+    notes = [f"With {len(seeds)} seeds these intervals are too narrow."] * (len(seeds) < FEW_SEEDS)
+    notes += [f"An interquartile mean needs {FEW_GAMES} games with a human score."] * (len(known) < FEW_GAMES)
+    measures["note"] = " ".join(notes)
     if len(known) < FEW_GAMES:
-        return measures | {
-            "note": f"{measures['note']} An interquartile mean needs {FEW_GAMES} games with a human score."
-        }
-    ends = np.array([[random_score(game), human_score(game)] for game in known], float)  # [games, 2]
-    columns = [games.index(game) for game in known]
-    tables = {agent: (raw[agent][:, columns] - ends[:, 0]) / (ends[:, 1] - ends[:, 0]) for agent in agents}
+        return measures
+    low, high = np.array([(random_score(games[i]), human_score(games[i])) for i in known], float).T  # [games]
+    tables = {agent: (table[:, known] - low) / (high - low) for agent, table in raw.items()}
     levels = np.linspace(min(0.0, *(t.min() for t in tables.values())), max(t.max() for t in tables.values()), 51)
     measures["levels"] = levels.tolist()
     for agent, normalised in tables.items():
-        bounds = stratified_bootstrap(normalised, statistic=interquartile_mean, rng=rng)
-        measures["iqm"][agent] = [*map(float, (interquartile_mean(normalised), *bounds))]
-        profile = partial(performance_profile, levels=levels)
-        bounds = stratified_bootstrap(normalised, statistic=profile, rng=rng, resamples=2_000)
-        measures["profile"][agent] = [line.tolist() for line in (profile(normalised), *bounds)]
+        measures["iqm"][agent] = bounded(interquartile_mean, normalised, resamples=50_000)
+        measures["profile"][agent] = bounded(partial(performance_profile, levels=levels), normalised)
     return measures
 
 
@@ -183,14 +181,17 @@ def budgets(results: Sequence[Result]) -> list[list[str]]:
     return rows
 
 
-def curve_means(runs: Sequence[Result]) -> np.ndarray:
-    """[points, 4] frames, mean, low, high over the runs of one agent, at the frames that all of them evaluated.
+def curve_means(runs: Sequence[Result], x: str) -> np.ndarray:
+    """[points, 4] x (million frames or core-hours), mean, low, high over the runs of one agent, at the frames that all
+    of them evaluated.
 
-    One run: the interval over the episodes of that evaluation.
+    One run: the interval over the episodes of that evaluation. No points if a run does not know x.
     """
     if len(runs) == 1:
-        return np.array(runs[0].curve, float).reshape(-1, 4)
-    scores = [{point[0]: point[1] for point in run.curve} for run in runs]
-    shared = sorted(set.intersection(*map(set, scores)))
-    rows = [(at, np.mean([run[at] for run in scores]), *mean_interval([run[at] for run in scores])) for at in shared]
+        points = zip(runs[0].curve_x[x], runs[0].curve, strict=False)
+        return np.array([(at, *point[1:]) for at, point in points], float).reshape(-1, 4)
+    curves = [{p[0]: (at, p[1]) for at, p in zip(run.curve_x[x], run.curve, strict=False)} for run in runs]
+    shared = sorted(set.intersection(*map(set, curves)))
+    means = np.array([[curve[frames] for curve in curves] for frames in shared], float).reshape(-1, len(runs), 2)
+    rows = [(at.mean(), scores.mean(), *mean_interval(scores)) for at, scores in means.transpose(0, 2, 1)]
     return np.array(rows, float).reshape(-1, 4)

@@ -1,6 +1,5 @@
 """Trains and scores the cells of a study, several at once, each in processes of its own."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -12,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, Task, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from experiment.runs.console import Screen, duration
 from experiment.runs.session import stop_signals
-from experiment.settings.config import UsageError, save
+from experiment.settings.config import UsageError, flag, save
 from experiment.store.files import replacing
 from experiment.store.metrics import read_rows
 from experiment.studies.study import Cell, Result, Study, collect, finished
@@ -55,10 +54,9 @@ class Children:
         enter("training")
         self._call(cell, "train.py", *train_words(cell))
         enter("evaluating")
-        rules = {"episodes": study.episodes, "epsilon": study.epsilon, "seed": study.eval_seed}
-        rules |= {"threads": cell.config.threads, "video": study.video}
-        words = [word for name, value in rules.items() for word in (f"--{name}", str(value))]
-        self._call(cell, "evaluate.py", str(cell.folder), *words)
+        rules = ["--episodes", study.episodes, "--epsilon", study.epsilon, "--seed", study.eval_seed]
+        rules += ["--threads", cell.config.threads, "--video", study.video]
+        self._call(cell, "evaluate.py", str(cell.folder), *map(str, rules))
 
     def stop(self) -> None:
         with self._lock:
@@ -99,8 +97,8 @@ def train_words(cell: Cell) -> list[str]:
     """The arguments that begin a run, or go on with it."""
     config = cell.config
     if cell.folder.exists():
-        length = ["--frames", str(config.frames), "--checkpoint-frames", str(config.checkpoint_frames)]
-        return ["--resume", str(cell.folder), *length, "--threads", str(config.threads), "--track", config.track]
+        changes = {k: str(getattr(config, k)) for k in ("frames", "checkpoint_frames", "threads", "track")}
+        return ["--resume", str(cell.folder), *(word for k, v in changes.items() for word in (flag(k), v))]
     path = config.runs_dir / f"{cell.name}.yaml"
     with replacing(path) as temporary:
         save(config, temporary)
@@ -115,83 +113,69 @@ class Jobs:
         self.results: dict[str, Result] = {}
         self.failures: dict[str, str] = {}
         self.stopped = False
+        self._running: dict[str, str] = {}  # name of a cell -> training or evaluating
         self._screen, self._last_line = Screen(), time.monotonic()
-        columns = (BarColumn(20), *map(TextColumn, ("{task.completed:,} frames", "score {task.fields[score]}")))
-        name, left = (
-            TextColumn("{task.description} {task.fields[state]}", markup=False),
-            TextColumn("{task.fields[left]}"),
-        )
-        self._progress = Progress(name, *columns, left)
-        self._tasks = {
-            cell.name: self._progress.add_task(
-                cell.name, False, cell.config.frames, visible=False, state="", score="-", left=""
-            )
-            for cell in cells
-        }
 
-    def run(self, workers: Workers, at_a_time: int) -> None:
-        """Return when every cell is finished, has failed or is stopped."""
-        with stop_signals(workers.stop), self._screen, ThreadPoolExecutor(at_a_time) as pool:
+    def run(self, workers: Workers | None, at_a_time: int) -> None:
+        """Return when every cell is finished, has failed or is stopped. Without workers: take the results that are
+        there."""
+        stop = workers.stop if workers else lambda: None
+        with stop_signals(stop), self._screen, ThreadPoolExecutor(at_a_time) as pool:
             waiting = {pool.submit(self._finish, cell, workers) for cell in self.cells}
             while waiting:
                 waiting = wait(waiting, timeout=1.0).not_done
                 self._show()
 
-    def look(self) -> None:
-        """Take the results that are there, and run nothing."""
-        for cell in self.cells:
-            try:
-                if result := finished(cell, self.study):
-                    self.results[cell.name] = result
-            except UsageError as error:
-                self.failures[cell.name] = str(error)
-
-    def _finish(self, cell: Cell, workers: Workers) -> None:
+    def _finish(self, cell: Cell, workers: Workers | None) -> None:
         """Train one cell to its last frame and score it, unless its result is there."""
         try:
             result = finished(cell, self.study)
-            if not result:
+            if workers and not result:
                 workers.run(cell, self.study, partial(self._enter, cell))
                 result = collect(cell, self.study)
                 self._enter(cell, f"finished, score {result.mean:.1f}")
-            self.results[cell.name] = result
+            if result:
+                self.results[cell.name] = result
         except StoppedError:
             self.stopped = True
             self._enter(cell, "stopped")
         except Exception as error:  # of whatever kind: it concerns this cell only
             self.failures[cell.name] = f"{error}; see {cell.log}"
             self._enter(cell, f"failed: {error}")
-        self._progress.update(self._tasks[cell.name], visible=False)
+        self._running.pop(cell.name, None)
 
     # --- what the user sees ----------------------------------------------------------------------------------------
 
     def _enter(self, cell: Cell, state: str) -> None:
-        self._progress.update(self._tasks[cell.name], visible=True, state=state, left="")
+        self._running[cell.name] = state
         self._screen.say(f"{cell.name}: {state}")
 
     def _show(self) -> None:
         """Update the table; without a terminal, print a line about each running cell once in a while."""
-        running = [task for task in self._progress.tasks if task.visible]
-        for task in running:
-            self._read_metrics(task)
-        if self._screen.update(self._table) or time.monotonic() - self._last_line < LINE_SECONDS:
+        running = dict(self._running)  # threads change it
+        rows = [(f"{cell.name} {running[cell.name]}", *_progress(cell)) for cell in self.cells if cell.name in running]
+        if self._screen.update(lambda: self._table(rows)) or time.monotonic() - self._last_line < LINE_SECONDS:
             return
         self._last_line = time.monotonic()
-        for task in running:
-            score, left = task.fields["score"], task.fields["left"]
-            self._screen.say(f"{task.description}: {task.completed:,.0f} frames, score so far {score}, {left}")
+        for name, share, score, left in rows:
+            self._screen.say(f"{name}: {share:.0%}, score so far {score}, {left} left")
 
-    def _read_metrics(self, task: Task) -> None:
-        """Frames so far, the newest score and the time left."""
-        with contextlib.suppress(OSError, ValueError, KeyError):  # not there yet
-            rows, _ = read_rows(self.study.out / "runs" / task.description / "metrics.jsonl")
-            row = {key: value for row in rows for key, value in row.items() if value is not None}  # the newest of each
-            left = duration((self.cells[task.id].config.frames - row["frames"]) / row["frames_per_second"])
-            score = row.get("eval_score", row.get("return_mean", float("nan")))
-            self._progress.update(task.id, completed=row["frames"], score=f"{score:.1f}", left=f"{left} left")
-
-    def _table(self) -> Table:
-        table = self._progress.make_tasks_table(self._progress.tasks)
+    def _table(self, rows: list[tuple[str, float, str, str]]) -> Table:
         done = len(self.results) + len(self.failures)
+        table = Table.grid(padding=(0, 1))
         table.caption = f"{done} of {len(self.cells)} runs; stop with Ctrl-C, repeat the command to continue"
+        for name, share, score, left in rows:
+            table.add_row(name, ProgressBar(1.0, share, width=20), f"score {score}", f"{left} left")
         return table
+
+
+def _progress(cell: Cell) -> tuple[float, str, str]:
+    """The share of its frames that a run has made, its newest score, and the time left; before its first metrics 0."""
+    try:
+        rows, _ = read_rows(cell.folder / "metrics.jsonl")
+        row = {key: value for row in rows for key, value in row.items() if value is not None}  # the newest of each
+        left = duration((cell.config.frames - row["frames"]) / row["frames_per_second"])
+        score = row.get("eval_score", row.get("return_mean", float("nan")))
+        return row["frames"] / cell.config.frames, f"{score:.1f}", left
+    except (OSError, ValueError, KeyError):
+        return 0.0, "-", "?"

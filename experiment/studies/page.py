@@ -14,18 +14,19 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from envs.episodes import replay_colour
+from envs.episodes import EpisodeRecord, replay_colour
 from experiment.plots import Bar, Line, draw_bars, draw_lines
-from experiment.scores.evaluation import middle_and_best
+from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.scores.video import write_video
+from experiment.settings.config import file_name
 from experiment.store.files import refused, write_json, write_text
 from experiment.studies import findings as found
 from experiment.studies.findings import Finding
@@ -45,41 +46,44 @@ def publish(cells: Sequence[Cell], done: Mapping[str, Result], study: Study, war
     """Print the findings of the finished cells and write the report. UsageError if it cannot be written."""
     results = [done[cell.name] for cell in cells if cell.name in done]
     findings = found.make_findings(results)
-    _print(found.table(findings))
+    table = found.table(findings)
+    _print(table)
+    for words, names in (
+        ("Not finished", [cell.name for cell in cells if cell.name not in done]),
+        (
+            "Untrained, or of an unknown number of updates",
+            [cell.name for cell in cells if cell.name in done and not done[cell.name].samples],
+        ),
+    ):
+        warnings += [f"{words}: {', '.join(names)}"] * bool(names)
     agents = list(dict.fromkeys(result.agent for result in results))
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
-    missing = [cell.name for cell in cells if cell.name not in done]
-    untrained = [cell.name for cell in cells if cell.name in done and not done[cell.name].samples]
-    warnings += [f"Not finished: {', '.join(missing)}"] * bool(missing)
-    warnings += [f"Untrained, or of an unknown number of updates: {', '.join(untrained)}"] * bool(untrained)
+    question = study.question or f"Which plays better after {frames} frames: {' or '.join(agents)}?"
+    across = []
+    for screen in dict.fromkeys(finding.screen for finding in findings):
+        expected = sum(cell.screen == screen for cell in cells)
+        across.append(found.across_games([run for run in results if run.screen == screen], screen, expected))
+    machines = (", ".join(f"{k} {v}" for k, v in run.machine.items() if v is not None) for run in results)
+    data = {"question": question, "warnings": warnings, "command": command}
+    runs = [asdict(result) for result in results]
     with refused(study.out, "written"):
         for folder in ("figures", "films"):
             (study.out / folder).mkdir(parents=True, exist_ok=True)
-        across = []
-        for screen in dict.fromkeys(finding.screen for finding in findings):
-            expected = sum(cell.screen == screen for cell in cells)
-            measures = found.across_games([result for result in results if result.screen == screen], expected)
-            across.append({"screen": screen, **measures})
-        data = {
-            "question": study.question or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
-            "warnings": warnings,
-            "command": command,
-        }
-        runs = [asdict(result) for result in results]
         plain = {"findings": [_plain(finding) for finding in findings], "across": across, "runs": runs}
-        write_json(study.out / "report.json", {**data, **plain})
+        write_json(study.out / "report.json", data | plain)
         write_text(study.out / "scores.csv", scores_csv(results))
-        view = data | {
-            "findings": found.table(findings),
-            "notes": _notes(findings),
+        view = {
+            "table": table,
+            "findings": findings,
+            "runs": results,
             "tasks": _tasks(results, findings, agents, study.out),
             "across": [over | _over_games(over, agents, study.out) for over in across],
             "budgets": found.budgets(results),
             "settings": found.differing_settings(results),
-            "rules": _rules(results),
+            "machines": list(dict.fromkeys(machines)),
             "seconds": FILM_SECONDS,
         }
-        text = render(view)
+        text = render(data | view)
         write_text(study.out / "report.md", text)
         write_text(study.out / "report.html", html(text, study.out))
     print(f"report      {study.out / 'report.md'}, in one file: {study.out / 'report.html'}", flush=True)
@@ -98,36 +102,6 @@ def _print(rows: list[list[str]]) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
-def _notes(findings: Sequence[Finding]) -> list[str]:
-    several, one = any(f.seeds > 1 for f in findings), any(f.seeds == 1 for f in findings)
-    notes = ["Intervals are 95 %. Higher and lower mean that the interval of the difference excludes 0."]
-    notes += ["More than one seed: the interval is over the mean scores of the runs (Student's t)."] * several
-    notes += [
-        "One seed: the interval is over episodes; the verdict holds for these networks, not for other seeds."
-    ] * one
-    return [*notes, "Held button: the best mean score of one action at every step (`held_buttons.json`); "
-            "normalised: 0 is random play, 1 a human."]  # fmt: skip
-
-
-def _rules(results: Sequence[Result]) -> list[str]:
-    """How the runs were scored and on what they were trained."""
-
-    def each(values: Any) -> str:
-        return ", ".join(map(str, dict.fromkeys(values)))
-
-    machines = dict.fromkeys(", ".join(f"{k} {v}" for k, v in r.machine.items() if v is not None) for r in results)
-    return [
-        f"Protocol {each(r.protocol for r in results)}; final scores: {each(len(r.scores) for r in results)} whole "
-        f"episodes a run at epsilon {each(f'{r.epsilon:g}' for r in results)}, evaluation seed "
-        f"{each(r.eval_seed for r in results)}; true scores, not clipped.",
-        f"{len(results)} runs, training seeds {each(sorted(r.seed for r in results))}; screens in training and "
-        f"evaluation: {each(r.screen for r in results)}.",
-        f"Learning curves: {each(r.curve_episodes for r in results)} episodes a point; core-hours: training time times "
-        "threads, without evaluations.",
-        *(f"Trained on: {machine}." for machine in machines),
-    ]
-
-
 # --- figures and films ---------------------------------------------------------------------------------------------
 
 
@@ -139,10 +113,10 @@ def _tasks(
     for game, screen in dict.fromkeys((finding.game, finding.screen) for finding in findings):
         of = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]
         runs = {f.agent: [r for r in results if (r.game, r.screen, r.agent) == (game, screen, f.agent)] for f in of}
-        films, missing = _films(runs, out)
         title = f"{game.replace('_', ' ').title()}, {screen}"
-        tasks.append({"title": title, "figures": _figures(runs, of, agents, title, out), "films": films})
-        tasks[-1]["missing"] = missing
+        films, missing = _films(runs, out)
+        figures = _figures(runs, of, agents, title, out)
+        tasks.append({"title": title, "figures": figures, "films": films, "missing": missing})
     return tasks
 
 
@@ -150,11 +124,11 @@ def _figures(
     runs: Mapping[str, Sequence[Result]], findings: Sequence[Finding], agents: list[str], title: str, out: Path
 ) -> Linked:
     """Score against frames, score against core-hours, final scores."""
-    slug, figures = re.sub(r"[^\w.-]+", "-", title.lower()), []
+    slug, figures = file_name(title.lower()), []
     best = max(score for f in findings for score in (f.mean, *(p[1] for r in runs[f.agent] for p in r.curve)))
     levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}  # else it flattens
-    for x, of_run in (("million frames", _million_frames), ("core-hours", lambda run: run.curve_core_hours)):
-        lines = [line for agent, group in runs.items() if (line := _line(agent, group, of_run))]
+    for x in ("million frames", "core-hours"):
+        lines = [line for agent, group in runs.items() if (line := _line(agent, group, x))]
         if lines:
             path = f"figures/{slug}-{x.replace(' ', '-')}.png"
             draw_lines(out / path, lines, names=agents, levels=levels, xlabel=x, ylabel="score", title=title)
@@ -165,42 +139,32 @@ def _figures(
     return [*figures, ("Final scores", path)]
 
 
-def _million_frames(run: Result) -> list[float]:
-    return [point[0] / 1e6 for point in run.curve]
-
-
-def _line(agent: str, runs: Sequence[Result], of_run: Any) -> Line | None:
-    """The learning curve of an agent: its mean and the single runs, against x of each run. None without any."""
-    means = found.curve_means(runs)  # [points, 4]
-    xs = [dict(zip((point[0] for point in run.curve), of_run(run), strict=False)) for run in runs]
-    if not len(means) or not all(xs):
-        return None
-    x = [float(np.mean([of[at] for of in xs])) for at in means[:, 0]]
-    single = [(of_run(run), [point[1] for point in run.curve]) for run in runs] if len(runs) > 1 else []
-    return Line(agent, x, *means[:, 1:].T, runs=single)
+def _line(agent: str, runs: Sequence[Result], x: str) -> Line | None:
+    """The learning curve of an agent against `x` of each run: its mean and the single runs. None without a point."""
+    means = found.curve_means(runs, x)  # [points, 4]
+    single = [(run.curve_x[x], [point[1] for point in run.curve]) for run in runs] if len(runs) > 1 else []
+    return Line(agent, *means.T, runs=single) if len(means) else None
 
 
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
     """Figures of the measures over games, and their values as a table, header first."""
-    slug, figures = re.sub(r"[^\w.-]+", "-", over["screen"]), []
+    slug, figures, rows = file_name(over["screen"]), [], [["measure", "value (95 % interval)"]]
     iqm = [Bar(agent, *values) for agent, values in over["iqm"].items()]
     improvement = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
-    for name, bars, label in (
-        ("interquartile-means", iqm, "interquartile mean; 0 is random play, 1 a human"),
-        ("improvement", improvement, "probability that a run scores higher"),
+    for name, measure, bars, label in (
+        ("interquartile-means", "interquartile mean of", iqm, "interquartile mean; 0 is random play, 1 a human"),
+        ("improvement", "probability of improvement of", improvement, "probability that a run scores higher"),
     ):
         if bars:
             path = f"figures/{name}-{slug}.png"
             draw_bars(out / path, bars, names=agents if bars is iqm else (), xlabel=label)
             figures.append((label, path))
+            rows += [[f"{measure} {bar.name}", found.with_interval(bar.value, bar.low, bar.high, 2)] for bar in bars]
     if profiles := [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]:
         path = f"figures/profiles-{slug}.png"
         xlabel, ylabel = "human-normalised score", "share of runs above it"
         draw_lines(out / path, profiles, names=agents, xlabel=xlabel, ylabel=ylabel)
         figures.append(("Performance profiles", path))
-    rows = [["measure", "value (95 % interval)"]]
-    for kind, bars in (("interquartile mean of", iqm), ("probability of improvement of", improvement)):
-        rows += [[f"{kind} {bar.name}", found.with_interval(bar.value, bar.low, bar.high, 2)] for bar in bars]
     return {"figures": figures, "rows": rows}
 
 
@@ -224,7 +188,7 @@ def _films(runs: Mapping[str, Sequence[Result]], out: Path) -> tuple[Linked, lis
 
 def _film(run: Result, index: int, out: Path) -> str:
     """The path of a film, made unless it is there. ValueError, RuntimeError if its record cannot be played again."""
-    record = run.episode(out, index)
+    record = EpisodeRecord.load(out / run.records / record_name(index))
     path = f"films/{Path(run.records).name}-{index:03d}-{zlib.crc32(record.actions.tobytes()):08x}.mp4"
     if not (out / path).exists():
         frames = islice(replay_colour(record, every_frame=True), 60 * FILM_SECONDS)
@@ -250,16 +214,15 @@ def scores_csv(results: Sequence[Result]) -> str:
 
 def escape(value: object) -> str:
     """Text as Markdown shows it literally, on one line."""
-    return (
-        value
-        if isinstance(value, Markup)
-        else re.sub(r"([\\`*_{}\[\]<>|#$~&!])", r"\\\1", " ".join(str(value).split()))
-    )
+    if isinstance(value, Markup):
+        return value
+    return re.sub(r"([\\`*_{}\[\]<>|#$~&!])", r"\\\1", " ".join(str(value).split()))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Markup:
-    lines = [" | ".join(map(escape, row)) for row in rows]
-    return Markup("\n".join(f"| {line} |" for line in (lines[0], " | ".join(["---"] * len(rows[0])), *lines[1:])))
+    header, *lines = (" | ".join(map(escape, row)) for row in rows)
+    rule = " | ".join(["---"] * len(rows[0]))
+    return Markup("\n".join(f"| {line} |" for line in (header, rule, *lines)))
 
 
 def render(view: Mapping[str, Any]) -> str:
@@ -273,21 +236,15 @@ def render(view: Mapping[str, Any]) -> str:
 
 def html(text: str, folder: Path) -> str:
     """The Markdown as one file that opens anywhere and fetches nothing: figures and films lie in it."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = parser.parse(text)
-    is_film = False
-    for token in (child for block in tokens for child in block.children or []):
-        if token.type == "image":
-            token.attrSet("src", _inline(folder, str(token.attrGet("src")), "image/png"))
-        elif token.type == "link_open" and (is_film := str(token.attrGet("href")).endswith(".mp4")):
-            source = _inline(folder, str(token.attrGet("href")), "video/mp4")
-            token.type, token.content = "html_inline", f'<span><video controls muted loop src="{source}"></video>'
-        elif token.type == "link_close" and is_film:
-            token.type, token.content = "html_inline", "</span>"
-    body, title = parser.renderer.render(tokens, parser.options, {}), parser.renderInline(text.split("\n")[0][2:])
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+    def inline(path: str, kind: str) -> str:
+        return f'src="data:{kind};base64,{base64.b64encode((folder / unquote(path)).read_bytes()).decode()}"'
+
+    body = re.sub(r'src="([^"]+\.png)"', lambda link: inline(link[1], "image/png"), body)
+    video = "<span><video controls muted loop {}></video>{}</span>"
+    film = r'<a href="([^"]+\.mp4)">(.*?)</a>'
+    body = re.sub(film, lambda link: video.format(inline(link[1], "video/mp4"), link[2]), body)
+    title = body.partition("<h1>")[2].partition("</h1>")[0]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n'
-
-
-def _inline(folder: Path, path: str, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode((folder / path).read_bytes()).decode()}"

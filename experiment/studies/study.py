@@ -6,7 +6,6 @@ result is, the run is not needed any more, so that results can be gathered from 
 
 import itertools
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
@@ -18,7 +17,6 @@ from pydantic import AliasChoices, ConfigDict, Field, FiniteFloat, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID, Count, Share
-from envs.episodes import EpisodeRecord
 from experiment import build
 from experiment.runs.session import FREE_ON_RESUME
 from experiment.scores.evaluation import middle_and_best, record_name
@@ -34,6 +32,7 @@ from experiment.settings.config import (
     Words,
     check_effect,
     differences,
+    file_name,
     flag,
     from_dict,
     override,
@@ -44,7 +43,7 @@ from experiment.store.checkpoint import load_latest
 from experiment.store.files import read, refused, write_json
 from experiment.store.metrics import read_rows
 
-OF_THE_GRID = ("preset", "game", "seed", "name", "runs_dir")  # settings that no agent can override
+OF_THE_GRID = ("preset", "game", "observe", "seed", "name", "runs_dir")  # settings that no agent can override
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -123,18 +122,11 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
     seeds = range(1, study.seeds + 1)
     for seed, screen, game, agent in itertools.product(seeds, study.observe, study.games, study.agents):
         start, overrides = _overrides(agent)
-        name = re.sub(r"[^\w.-]+", "-", "-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
+        name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
+        grid = {"frames": study.frames, "observe": screen, **overrides}
         own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
-        settings = {
-            "threads": study.cpus_per_run,
-            "parts": 1,
-            **shared,
-            "frames": study.frames,
-            "observe": screen,
-            **overrides,
-            **own,
-        }
-        cells.append(cell := Cell(agent, screen, override(preset(start), settings)))
+        alone = {"threads": study.cpus_per_run, "parts": 1}
+        cells.append(cell := Cell(agent, screen, override(preset(start), {**alone, **shared, **grid, **own})))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):
             if (first := known.setdefault(key, cell)) is not cell:
@@ -206,26 +198,19 @@ class Result:
     @property
     def core_hours(self) -> float | None:
         """Training time times threads."""
-        return None if self.training_seconds is None else self.training_seconds * self.threads / 3600
+        return None if self.training_seconds is None else self.training_seconds * self._hours_a_second
 
     @property
-    def threads(self) -> int:
-        return int(self.machine.get("threads") or 1)
+    def _hours_a_second(self) -> float:
+        return int(self.machine.get("threads") or 1) / 3600
 
     @property
-    def curve_core_hours(self) -> list[float]:
-        """Core-hours at each evaluation; empty if the training time is not known."""
-        if self.curve_seconds or self.training_seconds is None:
-            return [seconds * self.threads / 3600 for seconds in self.curve_seconds]
-        return [(self.core_hours or 0.0) * point[0] / self.frames for point in self.curve]
-
-    def episode(self, study: Path, index: int) -> EpisodeRecord:
-        """The record of one of its two kept episodes. ValueError if it is missing, damaged or of another episode."""
-        path = study / self.records / record_name(index)
-        record = EpisodeRecord.load(path)
-        if (record.game, record.score) != (self.game, self.scores[index]):
-            raise ValueError(f"{path}: is of another episode, of {record.game} with score {record.score:g}")
-        return record
+    def curve_x(self) -> dict[str, list[float]]:
+        """Million frames and core-hours at each evaluation; no core-hours if the training time is not known."""
+        frames = [point[0] for point in self.curve]
+        seconds = self.curve_seconds or [at / self.frames * (self.training_seconds or 0.0) for at in frames]
+        hours = [] if self.training_seconds is None else [second * self._hours_a_second for second in seconds]
+        return {"million frames": [at / 1e6 for at in frames], "core-hours": hours}
 
     def other_settings(self, config: Config) -> list[str]:
         """The settings of `config` that differ, as `--flag old -> new`. UsageError if those of the result are gone."""
@@ -244,17 +229,14 @@ def finished(cell: Cell, study: Study) -> Result | None:
     UsageError if the file cannot be read, or if it is of a longer run, which would have an advantage.
     """
     result, config = Result.load(cell.result), cell.config
-    if (
-        result and result.frames >= config.frames + build.task(config).frame_skip * config.num_envs
-    ):  # runs end with a whole step of all envs
+    if result is None:
+        return None
+    rest = build.task(config).frame_skip * config.num_envs  # runs end with a whole step of all envs
+    if result.frames >= config.frames + rest:
         raise UsageError(f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}")
-    if result and result.frames >= config.frames and _rules(result) == (study.episodes, study.epsilon, study.eval_seed):
-        return result
-    return None
-
-
-def _rules(result: Result) -> tuple[int, float, int]:
-    return len(result.scores), result.epsilon, result.eval_seed
+    rules = len(result.scores), result.epsilon, result.eval_seed
+    is_of_study = rules == (study.episodes, study.epsilon, study.eval_seed)
+    return result if is_of_study and result.frames >= config.frames else None
 
 
 def collect(cell: Cell, study: Study) -> Result:

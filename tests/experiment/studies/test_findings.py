@@ -94,17 +94,17 @@ def test_across_games_an_agent_that_always_wins_does_so_with_probability_1() -> 
         for game in ("pong", "breakout", "venture")
         for agent, score in (("dqn", 0.0), ("drqn", 10.0))
     ]
-    measures = across_games(runs, expected=len(runs))
+    measures = across_games(runs, "full", expected=len(runs))
     # Normalised: (10 + s + 20.7) / 35.3 in Pong, (10 + s - 1.7) / 28.8 in Breakout, (10 + s) / 1187.5 in Venture.
     # IQM: of six the middle four, so all but Venture's lower one and Pong's upper one.
     middle = ((10 + 2) / 1187.5 + (10 + 1 - 1.7) / 28.8 + (10 + 2 - 1.7) / 28.8 + (10 + 1 + 20.7) / 35.3) / 4
     assert measures["iqm"]["drqn"][0] == pytest.approx(middle)
     assert measures["improvement"] == [["drqn", "dqn", 1.0, 1.0, 1.0]]
     assert "2 seeds" in measures["note"]
-    assert "one seed" in across_games(runs[:6], expected=6)["note"]
-    assert "not all runs are finished" in across_games(runs[:-1], expected=len(runs))["note"]
+    assert "one seed" in across_games(runs[:6], "full", expected=6)["note"]
+    assert "not all runs are finished" in across_games(runs[:-1], "full", expected=len(runs))["note"]
     two = [run for run in runs if run.game != "venture"]
-    assert "needs 3 games" in across_games(two, expected=len(two))["note"]
+    assert "needs 3 games" in across_games(two, "full", expected=len(two))["note"]
 
 
 def test_settings_and_budgets_that_differ_are_listed() -> None:
@@ -117,9 +117,13 @@ def test_settings_and_budgets_that_differ_are_listed() -> None:
 
 
 def test_the_mean_curve_is_over_the_frames_that_all_runs_evaluated() -> None:
-    curves = [[(1, 1.0, 0.0, 2.0), (2, 3.0, 2.0, 4.0)], [(2, 5.0, 4.0, 6.0), (3, 9.0, 8.0, 10.0)]]
+    million = 10**6
+    curves = [
+        [(1 * million, 1.0, 0.0, 2.0), (2 * million, 3.0, 2.0, 4.0)],
+        [(2 * million, 5.0, 4.0, 6.0), (3 * million, 9.0, 8.0, 10.0)],
+    ]
     runs = [result(seed=i, curve=curve) for i, curve in enumerate(curves)]
-    (point,) = curve_means(runs)
+    (point,) = curve_means(runs, "million frames")
     # Student's t with 1 degree of freedom: 12.706 standard errors of 1.
     assert point == pytest.approx([2, 4.0, 4.0 - 12.706, 4.0 + 12.706], abs=1e-3)
-    assert curve_means(runs[:1]).tolist() == [list(point) for point in curves[0]]
+    assert curve_means(runs[:1], "million frames").tolist() == [[1, 1.0, 0.0, 2.0], [2, 3.0, 2.0, 4.0]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiment.settings.config import UsageError, load
+from experiment.settings.config import load
 from experiment.studies import jobs as module
 from experiment.studies.jobs import Children, Jobs, train_words
 from experiment.studies.study import Cell, Study, make_cells
@@ -69,33 +69,27 @@ def test_a_new_run_gets_its_settings_as_a_file_and_an_old_one_goes_on(jobs: Jobs
     assert words[:4] == ["--resume", str(cell.folder), "--frames", "4000000"]
 
 
-def test_the_table_shows_running_cells_with_their_newest_metrics(jobs: Jobs) -> None:
+def test_the_table_shows_running_cells_with_their_newest_metrics(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = jobs.cells[1]
     cell.folder.mkdir()
     rows = [{"frames": 1_000_000, "frames_per_second": 1_000.0, "return_mean": 2.0, "eval_score": None}]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     jobs._enter(cell, "training")
+    shown = []
+    monkeypatch.setattr(jobs._screen, "update", lambda table: shown.append(table()) or True)
     jobs._show()
-    (task,) = (task for task in jobs._progress.tasks if task.visible)
-    assert (task.description, task.completed, task.fields["score"]) == (cell.name, 1_000_000, "2.0")
-    assert task.fields["left"] == "0:50:00 left"  # 3,000,000 frames at 1,000 a second
-    assert jobs._table().row_count == 1
+    name, bar, score, left = (next(iter(column.cells)) for column in shown[0].columns)
+    assert (name, bar.completed, score) == (f"{cell.name} training", 0.25, "score 2.0")
+    assert left == "0:50:00 left"  # 3,000,000 frames at 1,000 a second
+    assert shown[0].row_count == 1
 
 
 def test_looking_takes_what_is_there_and_names_what_cannot_be_read(jobs: Jobs) -> None:
     jobs.cells[0].result.parent.mkdir()
     jobs.cells[0].result.write_text("{")
-    jobs.look()
+    jobs.run(None, 1)
     assert list(jobs.failures) == [jobs.cells[0].name]
     assert not jobs.results
-
-
-def test_children_are_programs_of_this_python(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs(tmp_path, monkeypatch, "print(sys.executable)")
-    Children()._call(jobs.cells[0], "train.py")
-    assert jobs.cells[0].log.read_text().strip() == sys.executable
-    with pytest.raises(UsageError, match="ended with status"):
-        Children()._call(jobs.cells[0], "none.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")

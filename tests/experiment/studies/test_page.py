@@ -22,9 +22,9 @@ def view(**changes: object) -> dict:
     rows = [["agent", "score"], ["a | b", "<b>"]]
     task = {"title": "Pong, full", "figures": [("Scores", "f.png")], "films": [("_best_", "f.mp4")], "missing": []}
     across = {"screen": "full", "note": "", "figures": [], "rows": [["measure", "value"]]}
-    fields = {"question": "Is $5 < $6?", "warnings": ["*unfair*"], "findings": rows, "notes": [], "tasks": [task]}
-    fields |= {"across": [across], "budgets": rows, "settings": [["setting"]], "rules": [], "seconds": 30}
-    return fields | {"command": "python compare.py --agents '<b>'\n# not a heading"} | changes
+    fields = {"question": "Is $5 < $6?", "warnings": ["*unfair*"], "table": rows, "findings": [], "tasks": [task]}
+    fields |= {"across": [across], "budgets": rows, "settings": [["setting"]], "runs": [], "machines": []}
+    return fields | {"seconds": 30, "command": "python compare.py --agents '<b>'\n# not a heading"} | changes
 
 
 def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path: Path) -> None:
