@@ -1,5 +1,6 @@
 """One action for ever: what it does, and what it scores."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,19 @@ def test_a_network_that_always_takes_one_action_does_so_whatever_it_sees() -> No
     assert q.tolist() == [[[0.0, 0.0, 1.0, 0.0]] * 3]
 
 
-def test_in_space_invaders_only_actions_that_fire_score(
+def test_in_breakout_each_action_is_scored_and_the_best_is_kept(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "held.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(one_action, "HELD_BUTTONS", tmp_path / "held.json")
-    assert one_action.main(["--episodes", "1", "--epsilon", "0"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    means = {line.split()[0]: float(line.split()[2]) for line in lines if not line.startswith("best")}
-    assert set(means) == {"NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"}
-    assert {name for name, mean in means.items() if mean > 0} == {"FIRE", "RIGHTFIRE", "LEFTFIRE"}
+    path = tmp_path / "held.json"
+    path.write_text('{"pong": {}}', encoding="utf-8")
+    monkeypatch.setattr(one_action, "HELD_BUTTONS", path)
+    assert one_action.main(["--game", "breakout", "--episodes", "1", "--epsilon", "0.3"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    means = {name: float(mean) for name, _, mean, *_ in lines[:-1]}
+    assert list(means) == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    written = json.loads(path.read_text())
+    assert written["pong"] == {}
+    assert written["breakout"]["score"] == means[written["breakout"]["action"]] == max(means.values())
 
 
 def test_an_unknown_game_is_one_line(capsys: pytest.CaptureFixture) -> None:
