@@ -23,42 +23,40 @@ from tests import small
 
 DEFAULT = ["drqn", "--game", "breakout", "--replay-rows", "20000", "--start-rows", "5000", "--log-frames", "1000",
            "--checkpoint-frames", "200000", "--eval-frames", "0", "--track", "none"]  # fmt: skip
+FIGURES = {"resident_mb": "MB", "open_files": "files", "threads": "threads", "frames_per_second": "frames/s",
+           "frames_per_cpu_second": "frames/s of CPU"}  # fmt: skip  # other processes do not change the last one
 
 
 def last_row(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    except (FileNotFoundError, IndexError, ValueError):
-        return {}
-
-
-def slope(hours: list[float], values: list[float]) -> float:
-    """Of the straight line through the values, an hour."""
-    return float(np.polyfit(hours, values, 1)[0])
+    row = {"frames": 0, "replay_rows": 0}  # a row of an evaluation has no replay_rows
+    with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
+        row |= json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return row
 
 
 def report(samples: list[dict[str, float]]) -> dict[str, Any]:
     """First, last, least and most of each figure, the means of its first and last quarter, and its slope."""
     hours = [s["seconds"] / 3600 for s in samples]
     quarter = -(-len(samples) // 4)
-    found: dict[str, Any] = {"samples": len(samples), "minutes": round((hours[-1] - hours[0]) * 60, 1)}
-    for name in ("resident_mb", "open_files", "threads", "frames_per_second", "frames_per_cpu_second"):
+    result: dict[str, Any] = {"samples": len(samples), "minutes": round((hours[-1] - hours[0]) * 60, 1)}
+    for name in FIGURES:
         values = [s[name] for s in samples]
-        found[name] = {
+        result[name] = {
             "first": values[0],
             "last": values[-1],
             "least": min(values),
             "most": max(values),
             "first_quarter": round(float(np.mean(values[:quarter])), 2),
             "last_quarter": round(float(np.mean(values[-quarter:])), 2),
-            "slope_per_hour": round(slope(hours, values), 3),
+            "slope_per_hour": round(float(np.polyfit(hours, values, 1)[0]), 3),
         }
-    return found
+    return result
 
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m tests.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="measured after the replay is full")
+    parser.add_argument("--frames", type=int, default=0, help="measured until so many were played, too")
     parser.add_argument("--seconds", type=float, default=10.0, help="between two measurements")
     parser.add_argument("--out", type=Path, default=Path("soak.json"))
     parser.add_argument("--runs-dir", type=Path, help="keep the run, as RUNS_DIR/soak; default: it is thrown away")
@@ -67,77 +65,62 @@ def main(words: list[str]) -> int:
     with contextlib.ExitStack() as stack:
         home = options.runs_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         home.mkdir(parents=True, exist_ok=True)
-        folder, said = home / "soak", home / "soak.log"
+        folder, log = home / "soak", home / "soak.log"
         command = small.command(*options.train, "--frames", str(10**12), "--runs-dir", str(home), "--name", "soak")
-        with said.open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=small.environment())
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, env=small.environment())
         try:
-            samples = watch(process, folder, options.minutes * 60, options.seconds)
+            samples = watch(process, folder, options.minutes * 60, options.frames, options.seconds)
         finally:
             process.terminate()  # it saves and leaves
             status = process.wait()
         if status or len(samples) < 3:
-            print(said.read_text()[-3000:], file=sys.stderr)
+            print(log.read_text()[-3000:], file=sys.stderr)
             print(f"training ended with status {status} after {len(samples)} measurements", file=sys.stderr)
             return 1
-        frames = last_row(folder).get("frames", 0)
-    found = {"command": ["train.py", *options.train], "frames": frames, **report(samples)}
-    options.out.write_text(json.dumps({**found, "measured": samples}, indent=1) + "\n")
-    for name, unit in (
-        ("resident_mb", "MB"),
-        ("open_files", "files"),
-        ("threads", "threads"),
-        ("frames_per_second", "frames/s"),
-        ("frames_per_cpu_second", "frames/s of CPU"),
-    ):
-        f = found[name]
+        frames = last_row(folder)["frames"]
+    result = {"command": ["train.py", *options.train], "frames": frames, **report(samples)}
+    options.out.write_text(json.dumps({**result, "measured": samples}, indent=1) + "\n")
+    for name, unit in FIGURES.items():
+        f = result[name]
         print(
             f"{name:21} first {f['first']:g}, last {f['last']:g}, from {f['least']:g} to {f['most']:g}, "
             f"quarters {f['first_quarter']:g} and {f['last_quarter']:g}, slope {f['slope_per_hour']:+g} {unit} an hour"
         )
-    print(f"soak: {found['minutes']} minutes, {found['samples']} measurements, {frames:,} frames; {options.out}")
+    print(f"soak: {result['minutes']} minutes, {result['samples']} measurements, {frames:,} frames; {options.out}")
     return 0
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    """What all its threads have computed so far."""
-    times = process.cpu_times()
-    return times.user + times.system
-
-
-def watch(process: subprocess.Popen[bytes], folder: Path, seconds: float, every: float) -> list[dict[str, float]]:
-    """Measure until `seconds` have passed since the replay was full, or the process ended."""
-    training, samples = psutil.Process(process.pid), []
-    rows, seen, full, start, before = -1.0, 0, False, 0.0, (0.0, 0, 0.0)
-    while process.poll() is None:
+def watch(
+    process: subprocess.Popen[bytes], folder: Path, seconds: float, frames: int, every: float
+) -> list[dict[str, float]]:
+    """Measure until `seconds` have passed since the replay was full and `frames` were played, or the process ended."""
+    training, samples, row = psutil.Process(process.pid), [], last_row(folder)
+    start, before = 0.0, (0.0, 0, 0.0)
+    while process.poll() is None and (not start or before[0] - start < seconds or row["frames"] < frames):
         time.sleep(every)
-        row = last_row(folder)
-        if not full:
-            kept = row.get("replay_rows", 0)
-            if 0 < kept <= rows and row["frames"] > seen:  # it grows no more
-                full, start = True, time.monotonic()
-                before = (start, row["frames"], cpu_seconds(training))
-                print(f"the replay is full with {kept:,} rows at {row['frames']:,} frames", flush=True)
-            rows, seen = kept, row.get("frames", 0)
-            continue
-        now = time.monotonic()
-        with training.oneshot():
-            cpu = cpu_seconds(training)
-            samples.append(
-                {
-                    "seconds": round(now - start, 1),
-                    "frames": row["frames"],
-                    "frames_per_second": round((row["frames"] - before[1]) / (now - before[0]), 1),
-                    # What the company of other processes does not change.
-                    "frames_per_cpu_second": round((row["frames"] - before[1]) / max(cpu - before[2], 1e-9), 1),
-                    "resident_mb": round(training.memory_info().rss / 2**20, 1),
-                    "open_files": training.num_fds(),
-                    "threads": training.num_threads(),
-                }
-            )
-        before = (now, row["frames"], cpu)
-        if now - start >= seconds:
-            break
+        last, row = row, last_row(folder)
+        if not start and not (row["frames"] > last["frames"] and 0 < row["replay_rows"] <= last["replay_rows"]):
+            continue  # the replay still grows
+        with contextlib.suppress(psutil.NoSuchProcess), training.oneshot():
+            times = training.cpu_times()
+            now = time.monotonic(), row["frames"], times.user + times.system
+            if not start:
+                start = now[0]
+                print(f"the replay is full with {row['replay_rows']:,} rows at {row['frames']:,} frames", flush=True)
+            else:
+                samples.append(
+                    {
+                        "seconds": round(now[0] - start, 1),
+                        "frames": row["frames"],
+                        "frames_per_second": round((now[1] - before[1]) / (now[0] - before[0]), 1),
+                        "frames_per_cpu_second": round((now[1] - before[1]) / max(now[2] - before[2], 1e-9), 1),
+                        "resident_mb": round(training.memory_info().rss / 2**20, 1),
+                        "open_files": training.num_fds(),
+                        "threads": training.num_threads(),
+                    }
+                )
+            before = now
     return samples
 
 
