@@ -49,14 +49,10 @@ def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tupl
     """Welch's t interval of mean(x) - mean(y), scores [n] and [m] with spreads of their own. (NaN, NaN) if one is a
     single score."""
     one, other = _table(x).ravel(), _table(y).ravel()
-    if min(one.size, other.size) < 2:
-        return float("nan"), float("nan")
-    apart = float(one.mean() - other.mean())
     a, b = standard_error(one) ** 2, standard_error(other) ** 2
-    if a + b == 0:
-        return apart, apart
-    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (other.size - 1))  # Welch-Satterthwaite
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * (a + b) ** 0.5
+    # Welch-Satterthwaite; an interval without a width has any number of degrees.
+    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (other.size - 1)) if a + b > 0 else 1.0
+    apart, half = float(one.mean() - other.mean()), float(stats.t.ppf((1 + level) / 2, freedom)) * (a + b) ** 0.5
     return apart - half, apart + half
 
 

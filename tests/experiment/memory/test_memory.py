@@ -15,14 +15,7 @@ from experiment.memory import task as recall
 from experiment.scores.agent import open_agent
 from experiment.scores.evaluation import evaluate
 from experiment.scores.trace import watched_images
-from tests import small
 from tests.batches import make_network, random_inputs
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny agent. With half of its actions random, its episodes are short."""
-    return small.start(tmp_path_factory.mktemp("runs"), "tiny", frames=800)
 
 
 @pytest.mark.parametrize(("core", "lowest", "highest"), [("lstm", 0.9, 1), ("identity", 0, 0.4)])
@@ -34,8 +27,8 @@ def test_a_recurrent_core_remembers_the_cue_and_the_identity_core_cannot(
     assert lowest <= recall.success(config, recall.train(config), wait=2, episodes=100) <= highest
 
 
-def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(run: Path) -> None:
-    agent = open_agent(run, eval_episodes=1, eval_epsilon=0.5, seed=5)
+def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(finished: Path) -> None:
+    agent = open_agent(finished, eval_episodes=1, eval_epsilon=0.5, seed=5)
     wiped = evaluate(agent.network, agent.config, agent.protocol, wipe_every=1)
     core = copy.copy(agent.network.core)
     agent.network.core.forward = lambda x, state, is_first: core(x, state, torch.ones_like(is_first))
@@ -73,17 +66,17 @@ def test_the_gradient_of_a_feed_forward_network_does_not_reach_back() -> None:
 
 
 def test_the_commands_write_every_k_of_the_horizon_and_the_gradients_of_trained_and_new_cores(
-    run: Path, tmp_path: Path
+    finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "horizon.json"
     flags = ["--epsilon", "0.5", "--threads", "1", "--out", str(out)]
-    assert memory.main(["horizon", str(run), "--episodes", "2", "--every", "4", *flags]) == 0
+    assert memory.main(["horizon", str(finished), "--episodes", "2", "--every", "4", *flags]) == 0
     wiped = json.loads(out.read_text())["wiped_every"]
     assert list(wiped) == ["4", "never"]
     assert all(row["mean"] == np.mean(row["scores"]) for row in wiped.values())
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     words = ["--episodes", "1", "--steps", "8", "--states", "3", "--fresh", "1"]
-    assert memory.main(["gradient", str(run), *words, *flags]) == 0
+    assert memory.main(["gradient", str(finished), *words, *flags]) == 0
     curves = json.loads(out.read_text())["curves"]
     assert list(curves) == ["lstm, trained", "rnn, new", "lstm1997, new", "lstm, new", "gru, new"]
     for curve in curves.values():
@@ -102,17 +95,17 @@ def test_the_commands_write_every_k_of_the_horizon_and_the_gradients_of_trained_
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(
-    run: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]
+    finished: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert memory.main(words.replace("RUN", str(run)).split()) == 2
+    assert memory.main(words.replace("RUN", str(finished)).split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert said in line
 
 
 def test_an_agent_without_memory_is_refused(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(QNetwork, "state_size", 0)
-    assert memory.main(["horizon", str(run)]) == 2
+    assert memory.main(["horizon", str(finished)]) == 2
     assert "drqn has no memory" in capsys.readouterr().err

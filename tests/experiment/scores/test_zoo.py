@@ -9,26 +9,21 @@ import pytest
 import evaluate
 from envs.episodes import EpisodeRecord
 from experiment.scores.zoo import CURVE, EVALUATION, WEIGHTS
-from tests import small
 
 SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.start(tmp_path_factory.mktemp("runs"), "tiny", frames=800)
-
-
-@pytest.fixture(scope="module")
-def zoo(run: Path) -> Path:
-    folder = run.parent / "zoo" / "tiny"
-    assert evaluate.main([str(run), *SHORT, "--video", "none", "--export", str(folder)]) == 0
-    return folder
+def zoo(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("zoo")
+    words = [str(finished), *SHORT, "--video", "none", "--out", str(home), "--export", str(home / "tiny")]
+    assert evaluate.main(words) == 0
+    return home / "tiny"
 
 
 def test_an_exported_agent_scores_as_its_evaluation_says(zoo: Path) -> None:
     about = json.loads((zoo / EVALUATION).read_text())
-    assert about["frames"] == 800
+    assert about["frames"] == 1600
     assert evaluate.main([str(zoo), *SHORT, "--video", "none"]) == 0
     (path,) = (zoo / "eval").glob("*-n2-s1.json")
     again = json.loads(path.read_text())
@@ -38,11 +33,11 @@ def test_an_exported_agent_scores_as_its_evaluation_says(zoo: Path) -> None:
     assert EpisodeRecord.load(zoo / "median.json").score in about["scores"]
 
 
-def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(run: Path, zoo: Path) -> None:
+def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(finished: Path, zoo: Path) -> None:
     parameters = json.loads((zoo / EVALUATION).read_text())["parameters"]
     assert 2 * parameters < (zoo / WEIGHTS).stat().st_size < 2 * parameters + 5000
     curve = json.loads((zoo / CURVE).read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row[0] for row in curve["rows"]] == [row["frames"] for row in rows]
     assert np.isfinite([row[0] for row in curve["rows"]]).all()
 
