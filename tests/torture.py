@@ -9,6 +9,7 @@ exit status is 1 if there was a mismatch, or a resume that failed.
 """
 
 import argparse
+import contextlib
 import random
 import signal
 import subprocess
@@ -26,11 +27,16 @@ KILLS_A_TRIAL = 5
 
 def draw_trial(draw: random.Random, number: int, game: str, frames: int) -> tuple[str, dict[str, object]]:
     """Preset and settings. Presets and replays take turns, so that few trials already see all of them."""
-    settings: dict[str, object] = {"seed": draw.randrange(1000), "frames": frames, "num_envs": 3}
-    settings |= {"checkpoint_frames": 1_000, "eval_frames": 2_000}
-    settings["game"] = game or GAMES[number % len(GAMES)]
-    settings["observe"] = draw.choice(("flicker", "flicker", "full", "blackout"))
-    settings["replay_rows"] = draw.choice((1_500, 3_000))
+    settings: dict[str, object] = {
+        "seed": draw.randrange(1000),
+        "frames": frames,
+        "num_envs": 3,
+        "checkpoint_frames": 1_000,
+        "eval_frames": 2_000,
+        "game": game or GAMES[number % len(GAMES)],
+        "observe": draw.choice(("flicker", "flicker", "full", "blackout")),
+        "replay_rows": draw.choice((1_500, 3_000)),
+    }
     if number // 2 % 2 == 0:
         settings["priority_exponent"] = 0.9
     if draw.random() < 0.5:
@@ -39,13 +45,11 @@ def draw_trial(draw: random.Random, number: int, game: str, frames: int) -> tupl
 
 
 def bytes_written(folder: Path) -> int:
-    try:
-        return (folder / "metrics.jsonl").stat().st_size
-    except FileNotFoundError:
-        return 0
+    path = folder / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
 
 
-def wait_and_kill(process: subprocess.Popen[str], folder: Path, draw: random.Random, length: int) -> str | None:
+def wait_and_kill(process: subprocess.Popen[bytes], folder: Path, draw: random.Random, length: int) -> str | None:
     """Kill the process at a random moment. What was done, or None if it ended before."""
     number = draw.choice(SIGNALS)
     kind = draw.choice(("frame", "frame", "frame", "checkpoint", "start"))
@@ -65,11 +69,9 @@ def wait_and_kill(process: subprocess.Popen[str], folder: Path, draw: random.Ran
         time.sleep(0.3 * draw.random())
     if process.poll() is not None:
         return None
-    frames = small.rows(folder)[-1:] if bytes_written(folder) and kind != "checkpoint" else []
     process.send_signal(number)
     process.wait()
-    where = f" after frame {frames[0]['frames']}" if frames else ""
-    return f"{number.name} ({kind}){where}"
+    return f"{number.name} ({kind}), {bytes_written(folder)} of {length} bytes of metrics written"
 
 
 def main(words: list[str]) -> int:
@@ -87,39 +89,28 @@ def main(words: list[str]) -> int:
             runs = Path(home) / str(number)
             runs.mkdir()
             print(f"trial {number}: {preset} " + ", ".join(f"{k} {v}" for k, v in settings.items()), flush=True)
-
-            def launch(*first: str, log: Path = runs / "log") -> subprocess.Popen[str]:
-                with log.open("a") as file:
-                    return subprocess.Popen(
-                        small.command(*first), stdout=file, stderr=file, env=small.environment(), text=True
-                    )
-
-            def new(name: str, runs: Path = runs, preset: str = preset, settings: dict = settings) -> list[str]:
-                return [preset, "--runs-dir", str(runs), "--name", name, *small.flags(preset, **settings)]
-
-            if launch(*new("whole")).wait() != 0:
-                print((runs / "log").read_text(), file=sys.stderr)
-                return 1
-            length = bytes_written(runs / "whole")
-            folder, done = runs / "killed", 0
-            process = launch(*new("killed"))
+            log, folder, done = runs / "log", runs / "killed", 0
+            with log.open("a") as file, contextlib.redirect_stdout(file):
+                length = bytes_written(small.start(runs, "whole", preset, **settings))
+            new = [preset, "--runs-dir", str(runs), "--name", "killed", *small.flags(preset, **settings)]
             while True:
+                # It begins anew if it was killed before it made its folder.
+                resumed = folder.is_dir()
+                with log.open("a") as file:
+                    words = small.command(*(["--resume", str(folder)] if resumed else new))
+                    process = subprocess.Popen(words, stdout=file, stderr=file, env=small.environment())
+                resumes += resumed
+                how = None
                 if kills < options.kills and done < KILLS_A_TRIAL:
                     how = wait_and_kill(process, folder, draw, length)
-                    if how is not None:
-                        kills, done = kills + 1, done + 1
-                        print(f"  kill {kills}: {how}", flush=True)
-                        if folder.is_dir():
-                            process, resumes = launch("--resume", str(folder)), resumes + 1
-                        else:  # killed before it made its folder
-                            process = launch(*new("killed"))
-                        continue
-                status = process.wait()
-                break
-            wrong = ["a resumed run failed"] if status else small.differences(runs / "whole", folder)
+                if how is None:
+                    break
+                kills, done = kills + 1, done + 1
+                print(f"  kill {kills}: {how}", flush=True)
+            wrong = ["a resumed run failed"] if process.wait() else small.differences(runs / "whole", folder)
+            mismatches += bool(wrong)
             if wrong:
-                mismatches += 1
-                print(f"  MISMATCH: {', '.join(wrong[:10])}\n{(runs / 'log').read_text()[-3000:]}", flush=True)
+                print(f"  MISMATCH: {', '.join(wrong[:10])}\n{log.read_text()[-3000:]}", flush=True)
             else:
                 print(f"  the same as the run that was never stopped, after {done} kills", flush=True)
             number += 1
