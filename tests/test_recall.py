@@ -85,7 +85,7 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    few = [word for k, v in (FEW | {"frames": 400}).items() for word in ("--" + k.replace("_", "-"), str(v))]
+    few = [word for k, v in (FEW | {"frames": 800}).items() for word in ("--" + k.replace("_", "-"), str(v))]
     run("-m", "recall", "train", "drqn", "--name", "away", *few)
     assert (away / "runs" / "away" / "metrics.jsonl").exists()
     script = """

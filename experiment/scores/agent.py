@@ -81,12 +81,13 @@ def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
     return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
 
 
-def open_agent(folder: Path, observe: Observe | None = None, **overrides: Any) -> Agent:
+def open_agent(folder: Path | str, observe: Observe | None = None, **overrides: Any) -> Agent:
     """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU; scored on the
     screen `observe` (None: that of its training) and with the settings `overrides`.
 
     UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
     """
+    folder = Path(folder)
     if (folder / zoo.WEIGHTS).is_file():
         saved = zoo.load(folder)
     else:
