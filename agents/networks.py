@@ -51,6 +51,32 @@ class ChannelsLastFlatten(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
+class RunningStandard(nn.Module):
+    """Each pixel less its running mean, divided by its running standard deviation and 16 grey levels more.
+
+    Most pixels of a game hardly ever change. Left as they are, they make the convolutions' outputs almost the same for
+    every image; large steps enlarge that common part until the rest does not pass a LayerNorm, and one action is best
+    everywhere (docs/recipe.md). PQN (Gallici et al. 2024) has a BatchNorm here; these statistics are constants of a
+    forward pass, so that acting, training and evaluation agree.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.mean, self.deviation = nn.Buffer(torch.zeros(shape)), nn.Buffer(torch.full(shape, 255.0 - 16))
+
+    @torch.no_grad()
+    def take_in(self, planes: Tensor, share: float) -> None:
+        """planes [L, B, *shape] uint8, the newest batch; its share in the new statistics."""
+        planes = planes.flatten(0, 1).to(self.mean.dtype)
+        self.mean.lerp_(planes.mean(0), share)
+        variance = self.deviation.square().lerp_((planes - self.mean).square().mean(0), share)
+        self.deviation.copy_(variance.sqrt())
+
+    def forward(self, planes: Tensor) -> Tensor:
+        scale = 255 / (self.deviation + 16)  # the first convolution divides by 255
+        return torch.addcmul((-self.mean * scale).to(planes.dtype), planes, scale.to(planes.dtype))
+
+
 class PixelConv(nn.Conv2d):
     """A convolution on raw grey levels 0..255: the scale 1 / 255 goes into the weights, not over every pixel."""
 
@@ -208,6 +234,8 @@ class NetworkSettings:
     """LayerNorm after each convolution and fully connected layer."""
     center: bool = True
     """Subtract from each image its median grey, the background."""
+    standardize: bool = False
+    """Subtract from each pixel its running mean and divide by its running standard deviation (+ 16 grey levels)."""
     last_action_reward: bool = True
     """The core also sees the last action and the last clipped reward."""
 
@@ -234,6 +262,8 @@ class QNetwork(nn.Module):
         features = s.hidden or conv.output_size
         extra = num_actions + 1 if s.last_action_reward else 0
         self.conv, self.fc = conv, nn.Sequential(*layers)
+        plane = conv.planes(torch.zeros(1, 1, *frame_shape, dtype=torch.uint8)).shape[2:]
+        self.pixels = RunningStandard(plane) if s.standardize else None
         self.core: Core = CORES[s.core](features + extra, s.core_size)
         self.head = HEADS[s.head](self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss)
 
@@ -270,6 +300,8 @@ class QNetwork(nn.Module):
         if self.settings.center:
             sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # every 8th pixel tells the background as well
             planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
+        if self.pixels is not None:
+            planes = self.pixels(planes)
         stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)  # [L, B, H', W', K C]
         images = stacks.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
         return self.fc(self.conv(images)).unflatten(0, inputs.prev_action.shape)

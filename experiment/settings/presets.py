@@ -5,7 +5,17 @@ docs/presets.md tells where every number comes from.
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {"drqn": {"torso": "lean", "head": "qr", "batch_size": 4, "average": 0.995}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "drqn": {
+        "torso": "lean",
+        "center": False,
+        "standardize": True,
+        "head": "qr",
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "average": 0.995,
+    }
+}
 PRESETS["dqn"] = PRESETS["drqn"] | {
     "frame_stack": 4,
     "core": "identity",
@@ -14,7 +24,14 @@ PRESETS["dqn"] = PRESETS["drqn"] | {
     "last_action_reward": False,
 }
 # What the papers have in common: the network of Mnih et al. 2015, whose newest weights act.
-PLAIN = PRESETS["dqn"] | {"torso": "nature", "head": "mean", "average": 0.0}
+PLAIN = PRESETS["dqn"] | {
+    "torso": "nature",
+    "center": True,
+    "standardize": False,
+    "head": "mean",
+    "learning_rate": 2.5e-4,
+    "average": 0.0,
+}
 # Mnih et al. 2015, extended data table 1.
 PRESETS["dqn-2015"] = PLAIN | {
     "protocol": "dqn-2015",

@@ -65,6 +65,22 @@ def test_the_nature_network_of_2015_has_its_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("torso", ["nature", "half"])
+def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(torso: str) -> None:
+    network = make_network(torso=torso, core="identity", standardize=True)
+    assert network.pixels is not None
+    images = torch.randint(0, 256, (2, 50, 84, 84), dtype=torch.uint8)
+    planes = network.conv.planes(images)
+    first, second = planes.float()
+    assert torch.equal(network.pixels(first), first)  # before the first batch: as they are
+    network.pixels.take_in(planes[:1], 1.0)
+    network.pixels.take_in(planes[1:], 0.25)
+    mean = 0.75 * first.mean(0) + 0.25 * second.mean(0)
+    variance = 0.75 * (first - first.mean(0)).square().mean(0) + 0.25 * (second - mean).square().mean(0)
+    expected = 255 * (second - mean) / (variance.sqrt() + 16)
+    torch.testing.assert_close(network.pixels(second), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("torso", ["nature", "half"])
 def test_a_centred_network_sees_the_same_game_on_any_background(torso: str) -> None:
     """What is seen of the median grey is nothing, so on black nothing changes, bit for bit."""
     seen = random_inputs(L, depth=2)

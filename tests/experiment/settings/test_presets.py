@@ -158,7 +158,7 @@ def adam(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: 
 
 Step = Callable[[Config, Tensor, Tensor, dict[str, Tensor], int], Tensor]
 SMALL = {"precision": "fp32", "batch_size": B}
-PLAIN = {"norm": False, "center": False, "torso": "nature", "head": "mean"}
+PLAIN = {"norm": False, "center": False, "standardize": False, "torso": "nature", "head": "mean"}
 R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}
 
 
@@ -222,7 +222,7 @@ OTHER = {
     "discount": 0.5, "double": None, "target_period": 2, "reward_clip": 0.5, "optimizer": "radam",
     "learning_rate": 0.01, "optimizer_epsilon": 0.1, "max_grad_norm": 1e-3, "priority_eta": 0.1, "core_size": 9,
     "head_hidden": 8, "hidden": 8, "head": "hl-gauss", "loss": None, "dueling": None, "norm": None,
-    "center": None, "last_action_reward": None,
+    "center": None, "standardize": None, "last_action_reward": None,
 }  # fmt: skip
 
 
