@@ -141,10 +141,8 @@ class Learner:
         mask = losses.loss_mask(batch.truncated[s.burn_in : s.burn_in + s.unroll])  # [T, B]
         rows = mask.sum().clamp(min=1)
         weight = mask * batch.weight / rows  # [T, B] of each row in the loss
-        if self.online.pixels is not None:
-            planes, share_of_batch = self.online.conv.planes(batch.inputs.frames), max(1 / (self.updates + 1), 0.002)
-            for network in self._networks.values():  # every role sees alike
-                network.pixels.take_in(planes, share_of_batch)
+        for network in self._networks.values():  # every role sees alike
+            network.take_in(batch.inputs, share=max(1 / (self.updates + 1), 0.002))
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
         gradients, told = zip(*share(self._part, parts), strict=True)

@@ -274,6 +274,11 @@ class QNetwork(nn.Module):
     def initial_state(self, batch_size: int) -> Tensor:
         return self.core.initial_state(batch_size).to(next(self.parameters()).device)
 
+    def take_in(self, inputs: Inputs, share: float) -> None:
+        """The running statistics of the pixels, if there are any, take in a batch with this share."""
+        if self.pixels is not None:
+            self.pixels.take_in(self.conv.planes(inputs.frames), share)
+
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         out, state = self.outputs(inputs, state)
         return self.head.samples(out).mean(-1), state
