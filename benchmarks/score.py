@@ -35,7 +35,7 @@ OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
 PEER = str(ROOT / ".bench-venv" / "bin" / "python")
 EVALUATION = {"protocol": "v5", "eval_epsilon": 0.01, "precision": "fp32"}
 NATURE = {"torso": "nature", "hidden": 512, "core": "identity", "frame_stack": 4, "head": "mean", "norm": False,
-          "center": False, "last_action_reward": False}  # fmt: skip
+          "center": False, "standardize": False, "last_action_reward": False}  # fmt: skip
 
 
 def adopt(weights: list[Tensor], config: Config, num_actions: int) -> QNetwork:

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 
 from benchmarks.common import ROOT, Effort, Row, better, compare, console
 
-PLAIN = "--torso nature --head mean --average 0 "  # the network of DQN, and its newest weights act
+PLAIN = "--torso nature --head mean --standardize False --average 0 "  # DQN's network; its newest weights act
 # What the games played against a peer have in common with the peer's: no sticky actions, a lost life is an end.
 SAME = PLAIN + (
     "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --trace-lambda None --n-step 1 --burn-in 0 "
@@ -23,7 +23,7 @@ AT_PFRL = SAME + (
     "--last-action-reward False --max-grad-norm None"
 )
 # The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
-BEFORE = PLAIN + "--batch-size 16 --start-rows 2000"
+BEFORE = PLAIN + "--center True --learning-rate 2.5e-4 --batch-size 16 --start-rows 2000"
 SB3, PFRL = ("sb3, 1 env", "sb3, 8 envs"), ("pfrl",)
 OURS = [sys.executable, "-m", "benchmarks.ours"]
 PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
