@@ -21,6 +21,7 @@ from envs.screens import parse_screen
 from experiment.settings.presets import PRESETS
 
 T = TypeVar("T", bound="Settings")
+MAX_BYTES = 65_536  # of a YAML file of settings; a run's config.yaml has 2 KB
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Episodes = Annotated[int, Field(ge=1, le=10_000)]
 Folder = Annotated[Path, Field(strict=False)]  # a string, in YAML
@@ -256,10 +257,22 @@ def load(path: Path) -> Config:
     return from_dict(read_yaml(path), str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases, which can make a small file huge."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, of values that JSON also knows. UsageError if there is none."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError("no such file")
+        with path.open("rb") as file:
+            data = yaml.load(file.read(MAX_BYTES).decode(), _Loader)
         json.dumps(data, allow_nan=False)
     except Exception as error:  # PyYAML passes on whatever its constructors raise, such as IndexError
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
