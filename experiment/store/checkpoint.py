@@ -127,12 +127,15 @@ def load(path: Path, *, training: bool) -> Checkpoint:
 
 def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> Checkpoint:
     """The newest whole checkpoint of a run; damaged ones are reported and passed over. UsageError if there is none."""
+    problems: list[str] = []
     for path in candidates(run):
+        if problems:
+            report(f"damaged checkpoint: {problems[-1]}; going back to the one before")
         try:
             return load(path, training=training)
         except UsageError as error:
-            report(f"damaged checkpoint: {error}")
-    raise UsageError(f"{run}: holds no checkpoint that can be read")
+            problems.append(str(error))
+    raise UsageError(f"no whole checkpoint: {problems[0]}" if problems else f"{run}: holds no checkpoint")
 
 
 def saved_frames(run: Path) -> list[int]:
