@@ -141,8 +141,10 @@ class Learner:
         mask = losses.loss_mask(batch.truncated[s.burn_in : s.burn_in + s.unroll])  # [T, B]
         rows = mask.sum().clamp(min=1)
         weight = mask * batch.weight / rows  # [T, B] of each row in the loss
+        self.online.take_in(batch.inputs, share=max(1 / (self.updates + 1), 0.002))
         for network in self._networks.values():  # every role sees alike
-            network.take_in(batch.inputs, share=max(1 / (self.updates + 1), 0.002))
+            for buffer, newest in zip(network.buffers(), self.online.buffers(), strict=True):
+                buffer.copy_(newest)
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
         gradients, told = zip(*share(self._part, parts), strict=True)
