@@ -78,7 +78,7 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(
         ("--config y --resume x", "--config y: takes the place of resume x"),
         ("--resume", "--resume: expected one argument"),
         ("--resume=nowhere", "--runs-dir"),  # the folder says where the run lies
-        ("--config=nowhere", "nowhere: cannot be read ([Errno 2] No such file"),
+        ("--config=nowhere", "error: nowhere: cannot be read (no such file)"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(
