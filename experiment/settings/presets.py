@@ -7,17 +7,19 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "drqn": {
-        "torso": "lean",
+        "frame_stack": 4,
+        "torso": "slim",
         "center": False,
         "standardize": True,
         "head": "qr",
         "batch_size": 4,
         "learning_rate": 1e-3,
         "average": 0.995,
+        "epsilon_frames": 250_000,
+        "start_rows": 5_000,
     }
 }
 PRESETS["dqn"] = PRESETS["drqn"] | {
-    "frame_stack": 4,
     "core": "identity",
     "burn_in": 0,
     "sequence_stride": 1,
@@ -124,6 +126,7 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
 PRESETS["pqn-replay"] = PLAIN | {  # Gallici et al. 2024
     "epsilon_final": 0.001,
     "epsilon_frames": 1_000_000,
+    "start_rows": 20_000,
     "num_envs": 128,
     "samples_per_step": 2.0,
     "batch_size": 4,

@@ -39,7 +39,9 @@ def plain(layer: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize(("name", "convolutions"), [("nature", 3), ("dqn-2013", 2), ("half", 3 * 5), ("lean", 3 * 3)])
+@pytest.mark.parametrize(
+    ("name", "convolutions"), [("nature", 3), ("dqn-2013", 2), ("half", 3 * 5), ("lean", 3 * 3), ("slim", 3)]
+)
 def test_a_torso_is_its_papers_layers(name: str, convolutions: int, norm: bool, images: int) -> None:
     torso, g = TORSOS[name](images, norm), torch.Generator().manual_seed(0)
     for parameter in torso.parameters():
@@ -48,7 +50,7 @@ def test_a_torso_is_its_papers_layers(name: str, convolutions: int, norm: bool, 
     frames = random_inputs(1, B, images).frames  # [K, B, 84, 84]
     stack = stack_frames(torso.planes(frames), torch.zeros(images, B, dtype=torch.bool), images)[0]
     x = frames.transpose(0, 1) / 255  # [B, K, 84, 84]
-    if isinstance(torso, HalfTorso):  # tiles of 2x2 pixels are channels
+    if torso.tile == 2:  # tiles of 2x2 pixels are channels
         x = nn.functional.pixel_unshuffle(x, 2)
     for layer in list(torso)[:-1]:
         x = plain(layer, x)
