@@ -228,7 +228,7 @@ class NetworkSettings:
     torso: Annotated[str, one_of(TORSOS)] = "nature"
     """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (IMPALA's
     residual stages at half the resolution; twice the work of nature), lean (half with fewer layers; about the work of
-    nature), slim (its three strided convolutions alone; a third of that work) or flat (none, for images of a few pixels)."""
+    nature), slim (its strided convolutions alone; a third of that work) or flat (none, for images of a few pixels)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: Annotated[str, one_of(CORES)] = "lstm"

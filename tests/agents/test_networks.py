@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.networks import TORSOS, HalfTorso, QNetwork, Residual, stack_frames
+from agents.networks import TORSOS, QNetwork, Residual, stack_frames
 from tests.batches import ACTIONS, make_network, random_inputs
 
 L, B = 7, 3
