@@ -29,8 +29,8 @@ OURS = [sys.executable, "-m", "benchmarks.ours"]
 PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
 COMMANDS = {
     "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split()],
-    "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split()],
-    "everyday drqn": [*OURS, "drqn", *BEFORE.split()],
+    "drqn at pfrl's settings": [*OURS, "drqn", "--frame-stack", "1", *AT_PFRL.split()],
+    "everyday drqn": [*OURS, "drqn", "--frame-stack", "1", *BEFORE.split()],
     "everyday dqn": [*OURS, "dqn", *BEFORE.split()],
     "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
     "sb3, 8 envs": [*PEER, "benchmarks.peer_sb3", "8"],

@@ -24,7 +24,7 @@ def test_every_committed_result_loads_and_its_settings_are_still_known() -> None
 
 
 def test_the_settings_of_a_committed_result_are_compared_in_todays_spelling() -> None:
-    result = Result.load(ROOT / "studies/what-memory-buys/results/drqn-breakout-flicker-0.5-s2.json")
+    result = Result.load(ROOT / "studies/what-memory-buys/results/drqn-frame_stack-1-breakout-flicker-0.5-s2.json")
     assert result is not None
     lines = result.other_settings(override(preset("drqn"), {"game": "pong", "observe": "flicker:0.25"}))
     assert "--game breakout -> pong" in lines
