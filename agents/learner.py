@@ -75,7 +75,7 @@ class LearnerSettings:
     double: bool = True
     """The online network selects, the target network values (double Q-learning)."""
     target_period: Whole = 0
-    """Updates between copies to the target network. 0: no target network."""
+    """Updates between copies to the target network. 0: the network that acts values the next action."""
     value_rescaling: bool = False
     """Train on h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x in place of clipped rewards."""
     reward_clip: Positive | None = 1.0
@@ -89,8 +89,8 @@ class LearnerSettings:
     max_grad_norm: Positive | None = 10.0
     """Gradients are scaled down to this norm. None: never."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A moving average of the weights acts and is evaluated; this share of it stays in an update, such as 0.995. 0: the
-    online network acts."""
+    """A moving average of the weights acts, is evaluated, and values the next action; this share of it stays in an
+    update, such as 0.995. 0: the online network does."""
     priority_eta: Share = 0.9
     """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
 
@@ -123,12 +123,12 @@ class Learner:
         self.online = network.to(self.device)
         self.settings = settings
         self._autocast = autocast
-        # Without a target network the online one bootstraps from itself.
-        self.target = copy.deepcopy(network).requires_grad_(False) if settings.target_period else network
         self.optimizer = OPTIMIZERS[settings.optimizer](
             network.parameters(), lr=settings.learning_rate, eps=settings.optimizer_epsilon
         )
         self.acting = copy.deepcopy(network).requires_grad_(False) if settings.average else network
+        # Without copies of its own the target network is the network that acts.
+        self.target = copy.deepcopy(network).requires_grad_(False) if settings.target_period else self.acting
         self.updates = 0
 
     def update(self, batch: Sequence) -> Update:
@@ -231,11 +231,9 @@ class Learner:
 
     @property
     def _networks(self) -> dict[str, QNetwork]:
-        """The networks by their roles, without a role that the online network plays as well."""
-        roles = {"target": self.target, "acting": self.acting}
-        return {"online": self.online} | {
-            role: network for role, network in roles.items() if network is not self.online
-        }
+        """The networks by their roles, each network once."""
+        role = {self.target: "target", self.acting: "acting", self.online: "online"}  # the last role of a network stays
+        return {role[network]: network for network in role}
 
     def state(self) -> dict[str, Tensor]:
         """Weights, target weights, optimiser and counter, flat, by name."""

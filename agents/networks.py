@@ -289,9 +289,9 @@ class QNetwork(nn.Module):
         return self.core.initial_state(batch_size).to(next(self.parameters()).device)
 
     def take_in(self, inputs: Inputs, share: float) -> None:
-        """The running statistics of the pixels, if there are any, take in a batch with this share."""
+        """The pixels' running statistics, if there are any, take in every fourth row of a batch with this share."""
         if self.pixels is not None:
-            self.pixels.take_in(self.conv.planes(inputs.frames), share)
+            self.pixels.take_in(self.conv.planes(inputs.frames[::4]), share)
 
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         out, state = self.outputs(inputs, state)

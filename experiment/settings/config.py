@@ -180,7 +180,7 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
     (("importance_exponent",), ("batch_size",), lambda sequences: sequences == 1),  # its weight is always 1
     (("priority_eta",), ("unroll",), lambda rows: rows == 1),  # the greatest error is the mean error
     (("core_size", "burn_in", "update"), ("core",), lambda core: core == "identity"),
-    (("double",), ("target_period",), lambda period: period == 0),  # one network selects and values
+    (("double",), ("target_period", "average"), lambda *target: not any(target)),  # one network selects and values
     (("loss",), ("head",), lambda head: head != "mean"),
     (LAMBDA, ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),  # one row ahead in any case
     (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda final: final is None),

@@ -17,9 +17,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "average": 0.995,
         "epsilon_frames": 250_000,
         "start_rows": 5_000,
+        "burn_in": 0,
     }
 }
-PRESETS["dqn"] = PRESETS["drqn"] | {"core": "identity", "burn_in": 0, "sequence_stride": 1, "last_action_reward": False}
+PRESETS["dqn"] = PRESETS["drqn"] | {"core": "identity", "sequence_stride": 1, "last_action_reward": False}
 # What the papers have in common: the network of Mnih et al. 2015, whose newest weights act.
 PLAIN = PRESETS["dqn"] | {
     "torso": "nature",

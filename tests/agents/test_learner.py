@@ -88,6 +88,7 @@ def test_the_acting_network_is_the_moving_average_of_the_weights_and_resumes_wit
     torch.testing.assert_close(dict(learner.acting.named_parameters()), average, rtol=1e-4, atol=1e-6)
     assert not same(weights(learner), average)
     assert all(not p.requires_grad for p in learner.acting.parameters())
+    assert learner.target is learner.acting  # it values the next action as well
 
     resumed = make_learner(average=0.8)
     resumed.restore(learner.state())

@@ -181,20 +181,21 @@ def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[
     network = build.make_network(config, A).double()
     learner = build.make_learner(config, network)
     other = build.make_network(dataclasses.replace(config, seed=2), A).double()
-    if config.target_period:
-        learner.target.load_state_dict(other.state_dict())
+    learner.target.load_state_dict(other.state_dict())
     target = {k: v.clone() for k, v in other.state_dict().items()}
     weights = {k: v.detach().clone() for k, v in network.named_parameters()}
     memory = {k: {"mean": torch.zeros_like(v), "square": torch.zeros_like(v)} for k, v in weights.items()}
     for step in (1, 2, 3):
         batch = make_batch(config, network.state_size, seed=step)
         online = {k: v.clone().requires_grad_() for k, v in weights.items()}
-        loss, priorities = reference_loss(config, online, target if config.target_period else online, batch)
+        loss, priorities = reference_loss(config, online, target, batch)
         gradients = torch.autograd.grad(loss, list(online.values()))
         norm = torch.stack([g.norm() for g in gradients]).norm()
         scale = min(1.0, (config.max_grad_norm or float("inf")) / (norm.item() + 1e-6))
         for (k, p), g in zip(weights.items(), gradients, strict=True):
             weights[k] = step_of(config, p, g * scale, memory[k], step)
+            if config.average:
+                target[k] = torch.lerp(weights[k], target[k], step / (step + 10))
 
         told = learner.update(batch)
         assert told.metrics["loss"] == pytest.approx(loss.item(), rel=1e-6)
@@ -230,7 +231,7 @@ def outcome(config: Config) -> list[Tensor]:
     """Weights after five updates, and priorities if they are used."""
     network = build.make_network(config, A).double()
     learner, priority = build.make_learner(config, network), torch.empty(0)
-    if config.target_period:  # else both networks would choose alike
+    if learner.target is not learner.online:  # else both would choose alike
         learner.target.load_state_dict(build.make_network(override(config, {"seed": 2}), A).double().state_dict())
     for step in (1, 2, 3, 4, 5):
         priority = learner.update(make_batch(config, network.state_size, seed=step)).priority
