@@ -26,7 +26,7 @@ def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
     small = {
         "game": "recall/Recall-v0", "frame_stack": 1, "torso": "flat", "center": False, "standardize": False,
         "core_size": 32, "hidden": 0, "head": "mean", "average": 0.0, "last_action_reward": False, "num_envs": 32,
-        "replay_rows": 65_536, "start_rows": 8_192, "epsilon_final": 0.05, "batch_size": 64, "burn_in": 0, "unroll": 104,
+        "replay_rows": 65_536, "start_rows": 8_192, "epsilon_final": 0.05, "batch_size": 64, "unroll": 104,
         "discount": 0.9, "learning_rate": 1e-2, "precision": "fp32", "threads": 1, "track": "none", "eval_frames": 0,
         "checkpoint_frames": 10**9,
     }  # fmt: skip
