@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Both agents begin to learn and stop to explore earlier than in a full run; more random actions in evaluation keep
 # weak agents from waiting for a ball that they never serve.
-DEMO := --start-rows 2500 --epsilon-frames 100000 --eval-frames 100000 --eval-episodes 10 --eval-epsilon 0.01 \
-	--checkpoint-frames 100000
+DEMO := --start-rows 2500 --epsilon-frames 100000 --eval-frames 80000 --eval-episodes 10 --eval-epsilon 0.01 \
+	--checkpoint-frames 80000 --parts 1
 
 .PHONY: install test agreement lint demo page bench clean
 
@@ -34,7 +34,7 @@ lint: install
 	$(BIN)/pyright
 
 demo: install
-	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 300000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
+	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 240000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
 
 # The local page of all runs in runs/, while they train and afterwards.
 page: install

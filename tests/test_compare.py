@@ -131,7 +131,10 @@ def test_an_untrained_run_is_marked(copied: Path) -> None:
     assert "UNTRAINED" in (copied / "report.md").read_text()
 
 
-def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_path: Path) -> None:
+def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "FILM_SECONDS", 1)
     out = tmp_path / "study"
     command = [sys.executable, str(small.ROOT / "compare.py"), *GRID, "--out", str(out), "--", *QUICK]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
