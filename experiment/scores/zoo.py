@@ -34,7 +34,7 @@ def export(network: QNetwork, config: Config, result: Evaluation, about: dict[st
         save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, temporary)
     with replacing(to / "config.yaml") as temporary:
         settings.save(config, temporary)
-    fields = ("frames", "return_mean", "eval_score", "eval_low", "eval_high")
+    fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
     rows, _ = read_rows(run / "metrics.jsonl")
     write_json(to / CURVE, {"fields": fields, "rows": [[row.get(field) for field in fields] for row in rows]})
     for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):

@@ -9,6 +9,7 @@ import pytest
 import evaluate
 from envs.episodes import EpisodeRecord
 from experiment.scores.zoo import CURVE, EVALUATION, WEIGHTS
+from experiment.studies import shipped
 
 SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
 
@@ -41,6 +42,23 @@ def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(finished: Pat
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row[0] for row in curve["rows"]] == [row["frames"] for row in rows]
     assert np.isfinite([row[0] for row in curve["rows"]]).all()
+
+
+def test_a_table_shows_exported_agents_beside_the_published_ones(
+    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shipped.main([str(zoo.parent)]) == 0
+    head, _, line, _, agents, source = capsys.readouterr().out.splitlines()
+    cells = dict(zip(*(text.strip("| ").split(" | ") for text in (head, line)), strict=True))
+    mean = json.loads((zoo / EVALUATION).read_text())["mean"]
+    assert cells["score (95 % interval)"].startswith(f"{mean:.1f} (")
+    assert cells["random"] == "1.7"
+    assert cells["held button"] == "4.2"
+    assert cells["published"] == "DQN 1.8, QR-DQN 4.5, IQN 3.3 at 1 million"
+    assert "2 episodes, protocol v5, epsilon 0.5" in agents
+    assert "google/dopamine" in source
+    assert shipped.main([str(tmp_path)]) == 2
+    assert "holds no exported agents" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["config.yaml", WEIGHTS, EVALUATION])

@@ -1,0 +1,74 @@
+"""A Markdown table of exported agents beside random play, the best held button, a human and published agents.
+
+python -m experiment.studies.shipped [zoo]
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from envs.games import human_score, random_score
+from experiment.scores.zoo import CURVE, EVALUATION
+from experiment.settings.cli import exit_on_usage_error
+from experiment.settings.config import UsageError
+from experiment.store.files import read, refused
+from experiment.studies.findings import HELD_BUTTONS, with_interval
+
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
+HEAD = ("game", "agent", "score (95 % interval)", "frames", "hours", "random", "held button", "human", "published")
+
+
+def published(game: str, frames: int) -> str:
+    """The published scores after as many million frames, or after the fewest that are more."""
+    for millions, scores in PUBLISHED["scores"].get(game, {}).items():
+        if frames <= 1.01e6 * int(millions):
+            pairs = zip(PUBLISHED["agents"], scores, strict=True)
+            return f"{', '.join(f'{agent} {score:g}' for agent, score in pairs)} at {millions} million"
+    return "-"
+
+
+def row(about: dict[str, Any], seconds: float) -> list[str]:
+    """The cells of one agent, from its evaluation and its time of training."""
+    game, button = about["game"], HELD_BUTTONS.get(about["game"])
+    score = with_interval(about["mean"], *about["interval_95"])
+    levels = [random_score(game), button and button["score"], human_score(game)]
+    shown = ["-" if level is None else f"{level:g}" for level in levels]
+    return [
+        game,
+        about["preset"],
+        score,
+        f"{about['frames']:,}",
+        f"{seconds / 3600:.2f}",
+        *shown,
+        published(game, about["frames"]),
+    ]
+
+
+def table(folder: Path) -> str:
+    """The table of all agents in a folder. UsageError if there is none, or if a file cannot be read."""
+    rows, rules = [HEAD, ["---"] * len(HEAD)], set()
+    for path in sorted(folder.glob(f"*/{EVALUATION}")):
+        with refused(path, "read"):
+            about = json.loads(read(path))
+            curve = json.loads(read(path.with_name(CURVE)))
+            seconds = max(cells[curve["fields"].index("seconds")] or 0 for cells in curve["rows"])
+            rows.append(row(about, seconds))
+            rules.add(f"{about['episodes']} episodes, protocol {about['protocol']}, epsilon {about['epsilon']:g}, "
+                      f"training seed {about['train_seed']}, evaluation seed {about['eval_seed']}")  # fmt: skip
+    if not rules:
+        raise UsageError(
+            f"{folder}: holds no exported agents; write one with evaluate.py runs/NAME --export {folder}/NAME"
+        )
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([*lines, "", f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."])
+
+
+@exit_on_usage_error
+def main(argv: list[str]) -> int:
+    print(table(Path(argv[0] if argv else "zoo")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
