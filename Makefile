@@ -34,7 +34,7 @@ lint: install
 	$(BIN)/pyright
 
 demo: install
-	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 240000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
+	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 200000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
 
 # The local page of all runs in runs/, while they train and afterwards.
 page: install

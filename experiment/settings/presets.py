@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "standardize": True,
         "head": "qr",
         "batch_size": 4,
-        "learning_rate": 1e-3,
+        "learning_rate": 5e-4,
         "average": 0.995,
         "epsilon_frames": 250_000,
         "start_rows": 5_000,
