@@ -28,6 +28,7 @@ SETTINGS = {
     "hidden": 32,
     "core_size": 16,
     "batch_size": 4,
+    "burn_in": 8,
     "samples_per_step": 1.0,
     "epsilon_final": 0.3,
     "epsilon_frames": 2_000,

@@ -91,7 +91,7 @@ def test_the_replay_holds_what_the_agent_saw(kind: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(Actor, "act", act_and_note)
     monkeypatch.setattr(KINDS[kind], "__call__", observe_and_note)
     small.at_frame(monkeypatch, 800, compare)
-    small.start(tmp_path, "run", frames=800, observe=kind, replay_rows=600)
+    small.start(tmp_path, "run", frames=800, observe=kind, replay_rows=600, frame_stack=1)
     assert any(hidden)
 
 

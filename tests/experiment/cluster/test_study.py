@@ -29,7 +29,7 @@ GRID = "--games breakout --frames 2400 --episodes 1 --epsilon 0.5 --video none".
 LONGER = [word.replace("2400", "19200") for word in GRID]  # lasts while a signal is on its way
 QUICK = (
     "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 0 "
-    "--torso dqn-2013 --log-frames 400 --checkpoint-frames 800 --track none"
+    "--torso dqn-2013 --log-frames 400 --checkpoint-frames 400 --track none"
 ).split()
 AGENTS = ("--agents", "dqn", "drqn:core=gru")
 CLOCK = {"training_seconds", "curve_seconds"}

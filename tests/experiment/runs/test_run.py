@@ -34,7 +34,7 @@ UPDATES: list[tuple[dict[str, Any], int, int]] = [
 def test_updates_are_samples_per_step_times_steps_from_the_first_to_the_last_step(
     changes: dict[str, Any], begun: int, updates: int
 ):
-    config = override(preset("drqn"), changes)
+    config = override(preset("drqn"), {"burn_in": 8} | changes)
     lanes = config.num_envs
     run = Run.__new__(Run)  # its schedule alone
     run.config, run.counters, run.learner = config, Counters(), SimpleNamespace(updates=0)  # type: ignore[assignment]
