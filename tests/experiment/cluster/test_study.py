@@ -91,10 +91,9 @@ def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_comm
         started.send_signal(number)
         text, _ = started.communicate()
         assert started.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], text
-        _, alive = psutil.wait_procs(running, timeout=60)
-        assert not alive
-        while children():  # one that the killed study's node began meanwhile: it is not the next study's
-            time.sleep(0.02)
+        while running := children():  # also one that the killed study's node began meanwhile
+            _, alive = psutil.wait_procs(running, timeout=60)
+            assert not alive
     assert "repeat the command to continue" in text
     jobs = make_jobs(out, "--agents", "dqn", grid=LONGER)
     assert run_here(jobs) == undisturbed  # goes on here as well as on the cluster
