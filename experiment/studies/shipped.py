@@ -6,17 +6,28 @@ python -m experiment.studies.shipped [zoo]
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic.dataclasses import dataclass
+
+from agents.fields import FORBID
 from envs.games import human_score, random_score
 from experiment.scores.zoo import CURVE, EVALUATION
-from experiment.settings.cli import exit_on_usage_error
-from experiment.settings.config import UsageError
+from experiment.settings.cli import exit_on_usage_error, parse
+from experiment.settings.config import Folder, Positional, Settings, UsageError
 from experiment.store.files import read, refused
 from experiment.studies.findings import HELD_BUTTONS, with_interval
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
 HEAD = ("game", "agent", "score (95 % interval)", "frames", "hours", "random", "held button", "human", "published")
+
+
+@dataclass(frozen=True, config=FORBID)
+class ShippedConfig(Settings):
+    """Print a table of exported agents."""
+
+    folder: Annotated[Folder, Positional] = Path("zoo")
+    """Folder of the agents' folders."""
 
 
 def published(game: str, frames: int) -> str:
@@ -66,7 +77,7 @@ def table(folder: Path) -> str:
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    print(table(Path(argv[0] if argv else "zoo")))
+    print(table(parse("experiment.studies.shipped", argv, ShippedConfig(), "Print a table of exported agents.").folder))
     return 0
 
 
