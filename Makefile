@@ -1,4 +1,4 @@
-# make demo: train, evaluate and compare two agents on Breakout.   make test: the whole test suite.
+# make demo: train, evaluate and compare two agents on Breakout; film a shipped one.   make test: the whole test suite.
 PYTHON ?= python3
 BIN := .venv/bin
 # Both agents begin to learn and stop to explore earlier than in a full run; more random actions in evaluation keep
@@ -35,6 +35,7 @@ lint: install
 
 demo: install
 	$(BIN)/python compare.py --agents dqn drqn --games breakout --frames 200000 --episodes 30 --epsilon 0.01 --out studies/demo -- $(DEMO)
+	$(BIN)/python evaluate.py zoo/breakout-drqn --overlay --watch zoo/breakout-drqn/best.json --out studies/demo/shipped
 
 # The local page of all runs in runs/, while they train and afterwards.
 page: install
