@@ -33,8 +33,7 @@ class CenteredRmsProp(torch.optim.Optimizer):
         for group in self.param_groups:
             rho = group["rho"]
             for p in group["params"]:
-                slots = self.state[p] or {"mean": torch.zeros_like(p), "variance": torch.zeros_like(p)}
-                self.state[p] = slots
+                slots = self.state[p] = self.state[p] or {"mean": torch.zeros_like(p), "variance": torch.zeros_like(p)}
                 change = p.grad - slots["mean"]
                 slots["mean"].add_(change, alpha=1 - rho)
                 slots["variance"].mul_(rho).addcmul_(change, change, value=rho * (1 - rho))
@@ -102,9 +101,6 @@ class Update(NamedTuple):
     priority: Tensor  # [B]
 
 
-ADDERS = 2  # share the sum of the parts' gradients
-
-
 class NonFiniteError(RuntimeError):
     """A loss, a weight or the optimiser's memory is no longer a finite number."""
 
@@ -148,7 +144,7 @@ class Learner:
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
         gradients, told = zip(*share(self._part, parts), strict=True)
-        share(partial(_add_up, gradients), range(ADDERS))
+        share(_add_up, zip(*gradients, strict=True))
         for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
             parameter.grad = gradient
         grad_norm = nn.utils.clip_grad_norm_(self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True)
@@ -305,8 +301,7 @@ def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
-def _add_up(gradients: tuple[list[Tensor], ...], half: int) -> None:
-    """Add the others to the first, in their order, in one half of each tensor."""
-    for total, *others in zip(*gradients, strict=True):
-        for other in others:
-            total.tensor_split(ADDERS)[half].add_(other.tensor_split(ADDERS)[half])
+def _add_up(gradients: tuple[Tensor, ...]) -> None:
+    """Add a parameter's other gradients to the first, in their order."""
+    for other in gradients[1:]:
+        gradients[0].add_(other)

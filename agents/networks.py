@@ -4,6 +4,7 @@ Initial weights are torch's own: uniform within 1 / sqrt(fan_in) for convolution
 unit scale for LayerNorm; agents/cores.py states those of each core.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -84,14 +85,11 @@ class PixelConv(nn.Conv2d):
         return self._conv_forward(input, self.weight / 255, self.bias)
 
 
-class TileConv(PixelConv):
-    """The 8x8 convolution of stride 4, computed as a 2x2 convolution of stride 1 over tiles of 4x4 pixels.
+class TileConv(nn.Conv2d):
+    """An 8x8 convolution of stride 4 on raw grey levels, computed as a 2x2 convolution of stride 1 over tiles of 4x4.
 
     The same sums in another order: one image of 1 channel is a poor fit for matrix hardware, one of 16 is not.
     """
-
-    def __init__(self, images: int, outputs: int) -> None:
-        super().__init__(images, outputs, 8, 4)
 
     def forward(self, input: Tensor) -> Tensor:
         """input [N, 16 K, 21, 21], tiles of 4x4 pixels -> [N, outputs, 20, 20]"""
@@ -107,7 +105,6 @@ class Torso(nn.Sequential):
     """Base of the torsos: stacks of planes [N, K C, H, W] -> features [N, output_size]."""
 
     output_size: int
-    sides: tuple[int, int] | None = (84, 84)  # height and width of the images it takes; None: any
     tile = 1  # height and width of the tiles whose pixels become channels
 
     @classmethod
@@ -117,28 +114,49 @@ class Torso(nn.Sequential):
         return words.unflatten(2, (-1, cls.tile)).transpose(3, 4).contiguous().view(torch.uint8)
 
 
-class NatureTorso(Torso):
+class ConvTorso(Torso):
+    """Convolutions, each followed by the layers of `after`; the first is of a kind of its own."""
+
+    first: type[nn.Conv2d]
+    first_inputs = 1  # its channels for each image
+    layers: tuple[tuple[int, int, int, int, int], ...]  # outputs, kernel, stride, padding, side of what comes out
+
+    def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int] = (84, 84)) -> None:
+        """ValueError if the images are not of this height and width."""
+        if frame_shape != (84, 84):
+            raise ValueError(f"takes images of {(84, 84)}, not {frame_shape}; use flat")
+        made: list[nn.Module] = []
+        inputs = self.first_inputs * images
+        for outputs, kernel, stride, padding, side in self.layers:
+            conv = nn.Conv2d if made else self.first
+            made += [conv(inputs, outputs, kernel, stride, padding), *self.after(outputs, side, norm)]
+            inputs = outputs
+        super().__init__(*made, ChannelsLastFlatten())
+
+    def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
+        """The layers that follow a convolution."""
+        return [*([ChannelsLastNorm(channels, side)] if norm else []), nn.ReLU()]
+
+
+class NatureTorso(ConvTorso):
     """The three convolutions of Mnih et al. 2015: stacks of [21, 21, 16 K] tiles -> [N, 3136]."""
 
-    output_size, tile = 64 * 7 * 7, 4
-    # outputs, kernel, stride, side of the image that comes out
-    layers = ((32, 8, 4, 20), (64, 4, 2, 9), (64, 3, 1, 7))
-
-    def __init__(self, images: int, norm: bool) -> None:
-        layers: list[nn.Module] = []
-        inputs = images
-        for outputs, kernel, stride, side in self.layers:
-            layers.append(nn.Conv2d(inputs, outputs, kernel, stride) if layers else TileConv(images, outputs))
-            layers += [*([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
-            inputs = outputs
-        super().__init__(*layers, ChannelsLastFlatten())
+    output_size, tile, first = 64 * 7 * 7, 4, TileConv
+    layers = ((32, 8, 4, 0, 20), (64, 4, 2, 0, 9), (64, 3, 1, 0, 7))
 
 
 class Torso2013(NatureTorso):
     """The two convolutions of Mnih et al. 2013, section 4.1: stacks of [21, 21, 16 K] tiles -> [N, 2592]."""
 
     output_size = 32 * 9 * 9
-    layers = ((16, 8, 4, 20), (32, 4, 2, 9))
+    layers = ((16, 8, 4, 0, 20), (32, 4, 2, 0, 9))
+
+
+class SlimTorso(ConvTorso):
+    """Three strided 3x3 convolutions of [42, 42, 4 K] tiles -> [N, 1152]: a third of the multiply-adds of `lean`."""
+
+    output_size, tile, first, first_inputs = 32 * 6 * 6, 2, PixelConv, 4
+    layers = ((16, 3, 2, 1, 21), (32, 3, 2, 1, 11), (32, 3, 2, 1, 6))
 
 
 class Residual(nn.Module):
@@ -156,50 +174,26 @@ class Residual(nn.Module):
         return x + self.conv2(F.relu(self.norm2(y)))
 
 
-class HalfTorso(Torso):
+class LeanTorso(SlimTorso):
+    """Each of the strided convolutions is followed by a residual block: about the cost of `nature`."""
+
+    def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
+        is_last = side == self.layers[-1][-1]
+        return [Residual(channels, side, norm), *([nn.ReLU()] if is_last else [])]
+
+
+class HalfTorso(LeanTorso):
     """The residual stages of IMPALA (Espeholt et al. 2018, figure 3) at half the resolution: stacks of [42, 42, 4 K]
-    tiles -> [N, 1152].
+    tiles -> [N, 1152]. Each is a convolution, a max-pool and two residual blocks."""
 
-    Each stage is a convolution, a max-pool and `blocks` residual blocks; with `strided` the convolution takes every
-    second position in place of the pool, at a quarter of its cost.
-    """
+    layers = ((16, 3, 1, 1, 21), (32, 3, 1, 1, 11), (32, 3, 1, 1, 6))  # the pool halves the side
 
-    output_size, tile = 32 * 6 * 6, 2
-    blocks, strided = 2, False
-
-    def __init__(self, images: int, norm: bool) -> None:
-        layers: list[nn.Module] = []
-        for inputs, outputs, side in ((4 * images, 16, 21), (16, 32, 11), (32, 32, 6)):
-            conv = nn.Conv2d if layers else PixelConv
-            layers.append(conv(inputs, outputs, 3, stride=2 if self.strided else 1, padding=1))
-            layers += [] if self.strided else [nn.MaxPool2d(3, 2, padding=1)]
-            layers += [Residual(outputs, side, norm) for _ in range(self.blocks)]
-        super().__init__(*layers, nn.ReLU(), ChannelsLastFlatten())
-
-
-class LeanTorso(HalfTorso):
-    """The half-resolution stages without pools and with one residual block each: about the cost of `nature`."""
-
-    blocks, strided = 1, True
-
-
-class SlimTorso(Torso):
-    """Three strided 3x3 convolutions of [42, 42, 4 K] tiles -> [N, 1152]: a third of the multiply-adds of `lean`."""
-
-    output_size, tile = 32 * 6 * 6, 2
-
-    def __init__(self, images: int, norm: bool) -> None:
-        layers: list[nn.Module] = []
-        for inputs, outputs, side in ((4 * images, 16, 21), (16, 32, 11), (32, 32, 6)):
-            layers.append((nn.Conv2d if layers else PixelConv)(inputs, outputs, 3, stride=2, padding=1))
-            layers += [*([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
-        super().__init__(*layers, ChannelsLastFlatten())
+    def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
+        return [nn.MaxPool2d(3, 2, padding=1), Residual(channels, side, norm), *super().after(channels, side, norm)]
 
 
 class FlatTorso(Torso):
     """No convolutions: the grey levels themselves, from 0 to 1, for images of a few pixels -> [N, K H W]."""
-
-    sides = None
 
     def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int]) -> None:
         super().__init__(ChannelsLastFlatten())
@@ -209,7 +203,7 @@ class FlatTorso(Torso):
         return super().forward(input) / 255
 
 
-TORSOS: dict[str, type[Torso]] = {
+TORSOS: dict[str, Callable[[int, bool, tuple[int, int]], Torso]] = {
     "nature": NatureTorso,
     "dqn-2013": Torso2013,
     "half": HalfTorso,
@@ -266,17 +260,13 @@ class QNetwork(nn.Module):
         super().__init__()
         s = self.settings = settings
         self.num_actions = num_actions
-        kind = TORSOS[s.torso]
-        if kind.sides not in (None, frame_shape):
-            raise ValueError(f"takes images of {kind.sides}, not {frame_shape}; use flat")
-        shape = (frame_shape,) if kind.sides is None else ()
-        conv = kind(s.frame_stack, s.norm, *shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torso = TORSOS[s.torso](s.frame_stack, s.norm, frame_shape)
+        self.conv: Torso = torso.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         norm = [nn.LayerNorm(s.hidden)] if s.norm else []
-        layers = [nn.Linear(conv.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else []
-        features = s.hidden or conv.output_size
+        self.fc = nn.Sequential(*([nn.Linear(torso.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else []))
+        features = s.hidden or torso.output_size
         extra = num_actions + 1 if s.last_action_reward else 0
-        self.conv, self.fc = conv, nn.Sequential(*layers)
-        plane = conv.planes(torch.zeros(1, 1, *frame_shape, dtype=torch.uint8)).shape[2:]
+        plane = torso.planes(torch.zeros(1, 1, *frame_shape, dtype=torch.uint8)).shape[2:]
         self.pixels = RunningStandard(plane) if s.standardize else None
         self.core: Core = CORES[s.core](features + extra, s.core_size)
         self.head = HEADS[s.head](self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss)

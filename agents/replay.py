@@ -46,14 +46,11 @@ class Replay:
         return sum(map(len, self.rings))
 
     @property
-    def can_sample(self) -> bool:
-        return any(ring.origins for ring in self.rings)
-
-    @property
     def ready(self) -> bool:
         """Whether learning may begin: --start-rows rows were gathered, or a ring is full. Stays true."""
         gathered = sum(ring.time * ring.lanes for ring in self.rings) >= self.settings.start_rows
-        return (gathered or any(ring.time >= ring.capacity for ring in self.rings)) and self.can_sample
+        enough = gathered or any(ring.time >= ring.capacity for ring in self.rings)
+        return enough and any(ring.origins for ring in self.rings)
 
     @property
     def nbytes(self) -> int:
@@ -71,11 +68,12 @@ class Replay:
             self.rings[new.ring].extend(new)
 
     def sample(self, batch_size: int) -> Sequence:
-        """Draw `batch_size` sequences with replacement. Their origins count the rings too, which vary fastest."""
+        """Draw `batch_size` sequences with replacement. Their origins count the rings too, which vary fastest.
+
+        ValueError while there is no sequence yet.
+        """
         s, ends = self.settings, np.cumsum([0, *(ring.mass for ring in self.rings)])
-        total = ends[-1]
-        if not total:
-            raise ValueError(f"the replay holds {len(self)} rows: no sequence yet")
+        total, count = ends[-1], sum(len(ring.origins) for ring in self.rings)
         if s.priority_exponent:  # one point in each of B equal parts (Schaul et al. 2016, appendix B.2.1)
             point = (np.arange(batch_size) + self.rng.random(batch_size)) / batch_size * total
             point = np.minimum(point, np.nextafter(total, 0))  # rounding may reach the total
@@ -86,11 +84,8 @@ class Replay:
             origin, mass = self.rings[i].locate(point[of == i] - ends[i])
             parts.append((*self.rings[i].gather(origin), origin * len(self.rings) + i, mass))
         rows, state, origin, mass = map(np.concatenate, zip(*parts, strict=True))
-        weight = np.ones(batch_size, np.float32)
-        if s.priority_exponent:
-            count = sum(len(ring.origins) for ring in self.rings)
-            scaled = (count * (mass / total)) ** -s.importance_exponent
-            weight = (scaled / scaled.max()).astype(np.float32)
+        scaled = (count * (mass / total)) ** -s.importance_exponent  # the same for all where draws are uniform
+        weight = (scaled / scaled.max()).astype(np.float32)
         images, *size = self.rings[0].frames_shape
         frames = torch.empty((images, batch_size, *size), dtype=torch.uint8, pin_memory=self._pin)
         array = frames.numpy()

@@ -6,6 +6,7 @@ never stored twice; stacks are made from rows.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import lz4.block
@@ -79,7 +80,6 @@ class Ring:
         self._rows = np.zeros((self.capacity, lanes), ROW)
         self._state = np.zeros((self.capacity // stride, lanes, state_size if stored else 0), np.float16)
         self._blocks = [[b""] * lanes for _ in range(self.capacity // BLOCK)]
-        self._compressed = 0  # bytes in `_blocks`
         self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)  # the block being filled
         self._places = self.capacity // stride * lanes  # origins once round the ring
         self._tree = SumTree(self._places) if priority_exponent else None
@@ -100,6 +100,11 @@ class Ring:
         first = -(-(self._oldest + self.before) // self.stride)  # rounded up
         stop = (self.time - self.length) // self.stride + 1
         return range(first * self.lanes, max(first, stop) * self.lanes)
+
+    @property
+    def _compressed(self) -> int:
+        """Bytes in `_blocks`."""
+        return sum(map(len, chain.from_iterable(self._blocks)))
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +128,7 @@ class Ring:
         if self.time % self.stride == 0:
             self._state[slot // self.stride] = rows.core_state[:, : self._state.shape[2]]
         if place == BLOCK - 1:
-            self._keep_block(slot // BLOCK, [lz4.block.compress(lane, store_size=False) for lane in self._open_block])
+            self._blocks[slot // BLOCK] = [lz4.block.compress(lane, store_size=False) for lane in self._open_block]
         self.time += 1
         self._prioritise(before, np.empty(0))
 
@@ -139,7 +144,7 @@ class Ring:
         self._rows[slots] = stretch.rows
         self._state[slots[:: self.stride] // self.stride] = stretch.state
         for slot, lanes in zip(slots[::BLOCK], stretch.blocks, strict=True):
-            self._keep_block(slot // BLOCK, lanes)
+            self._blocks[slot // BLOCK] = lanes
         self.time += len(slots)
         self._prioritise(before, stretch.priority)
 
@@ -168,10 +173,6 @@ class Ring:
             value[len(new) - given :] = priority[len(priority) - given :]
             self._tree.set(gone % self._places, 0.0)
             self._tree.set(new % self._places, value)
-
-    def _keep_block(self, index: int, lanes: list[bytes]) -> None:
-        self._compressed += sum(map(len, lanes)) - sum(map(len, self._blocks[index]))
-        self._blocks[index] = lanes
 
     @property
     def mass(self) -> float:
@@ -257,7 +258,6 @@ class Ring:
         self._open_block[:], self._state[:] = state["open_block"], state["state"]
         self.time, self._max_priority = int(state["time"]), float(state["max_priority"])
         blocks = [part.tobytes() for part in np.split(state["frames"], np.cumsum(state["frame_bytes"])[:-1])]
-        for index in range(len(self._blocks)):
-            self._keep_block(index, blocks[index * self.lanes : (index + 1) * self.lanes])
+        self._blocks = [blocks[first : first + self.lanes] for first in range(0, len(blocks), self.lanes)]
         if self._tree:
             self._tree.set(np.arange(self._tree.leaves), state["priority"])

@@ -11,7 +11,7 @@ import torch
 
 from agents import workers
 from agents.actor import Actor
-from agents.exploration import ActorEpsilon, LinearEpsilon
+from agents.exploration import actor_epsilon, linear_epsilon
 from agents.learner import Learner
 from agents.networks import QNetwork
 from agents.replay import Replay
@@ -219,6 +219,8 @@ def make_actor(config: Config, network: QNetwork, num_envs: int, generator: np.r
     return Actor(network, num_envs, generator, autocast(config), task(config).frame_shape)
 
 
-def make_epsilon(config: Config) -> LinearEpsilon | ActorEpsilon:
-    linear = LinearEpsilon(config.epsilon_start, config.epsilon_final, config.epsilon_frames)
-    return ActorEpsilon() if config.exploration == "per-actor" else linear
+def make_epsilon(config: Config) -> Callable[[int, int], np.ndarray]:
+    """From a frame and the number of envs to the epsilon of each env."""
+    if config.exploration == "per-actor":
+        return actor_epsilon
+    return partial(linear_epsilon, start=config.epsilon_start, final=config.epsilon_final, frames=config.epsilon_frames)
