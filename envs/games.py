@@ -5,7 +5,10 @@ them for 57 games: up to 30 no-ops at the start, episodes of at most 108,000 emu
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SCORES: dict[str, tuple[float, float]] = {  # game: (random, human)
     "alien": (227.8, 7127.7),
@@ -76,6 +79,13 @@ def no_such(what: str, name: str, allowed: Iterable[str], hint: str | None = Non
         return f"no {what} named {name!r}: did you mean {' or '.join(map(repr, near))}?"
     some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return f"no {what} named {name!r}: there are {some}"
+
+
+def choose(what: str, name: str, registry: Mapping[str, T]) -> T:
+    """What is registered under this name. ValueError in one line if nothing is."""
+    if name not in registry:
+        raise ValueError(no_such(what, name, registry))
+    return registry[name]
 
 
 def random_score(game: str) -> float | None:

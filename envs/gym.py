@@ -3,7 +3,6 @@
 Importing this module registers recall/Breakout-v0 and its like, for all games.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers import RecordEpisodeStatistics, vector
 
 from envs.emulator import available_games
 from envs.families import MAX_SEED, open_games, rules, task
@@ -48,10 +47,7 @@ class Screen(gym.ObservationWrapper, RecordConstructorArgs):
 
 
 class AtariEnv(gym.Env[np.ndarray, np.int64]):
-    """One game: images [84, 84] uint8, rewards as the game gives them. A step is four emulator frames.
-
-    At an episode's end info["episode"] holds the true score r, the steps l and the seconds t.
-    """
+    """One game: images [84, 84] uint8, rewards as the game gives them. A step is four emulator frames."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - as gymnasium has it
 
@@ -74,7 +70,6 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
             tape_seed = int(self.np_random.integers(1, MAX_SEED))
             self._observer = make_observer(self._how, int(self.np_random.integers(2**32)))
         self._screens = [games.reset(ONE, np.array([tape_seed]))[0][0] for games in self._games]
-        self._score, self._steps, self._begun = 0.0, 0, time.monotonic()
         return self._observer(self._screens[0], True), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -85,11 +80,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         outcomes = [games.recv() for games in self._games]
         self._screens = [screens[0] for screens, *_ in outcomes]
         reward, terminated, truncated, lives = (x[0].item() for x in outcomes[0][1:])
-        self._score, self._steps = self._score + reward, self._steps + 1
-        info: dict[str, Any] = {"lives": lives}
-        if terminated or truncated:
-            info["episode"] = {"r": self._score, "l": self._steps, "t": time.monotonic() - self._begun}
-        return self._observer(self._screens[0], False), float(reward), terminated, truncated, info
+        return self._observer(self._screens[0], False), float(reward), terminated, truncated, {"lives": lives}
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The screen in colour and its native size, with render_mode rgb_array."""
@@ -138,16 +129,20 @@ class AtariVectorEnv(gym.vector.VectorEnv):
         self._envs.close()
 
 
-def make_vector(**settings: Any) -> RecordEpisodeStatistics:
-    """`AtariVectorEnv`, with the true score r, the steps l and the seconds t of ended episodes in info["episode"];
-    info["_episode"] is True where an episode ended."""
-    return RecordEpisodeStatistics(AtariVectorEnv(**settings))
+def make(**settings: Any) -> RecordEpisodeStatistics:
+    """`AtariEnv`; at an episode's end info["episode"] holds the true score r, the steps l and the seconds t."""
+    return RecordEpisodeStatistics(AtariEnv(**settings))
+
+
+def make_vector(**settings: Any) -> vector.RecordEpisodeStatistics:
+    """`AtariVectorEnv`, with the same of ended episodes; info["_episode"] is True where an episode ended."""
+    return vector.RecordEpisodeStatistics(AtariVectorEnv(**settings))
 
 
 for _game in available_games():
     gym.register(
         f"recall/{''.join(map(str.capitalize, _game.split('_')))}-v0",
-        entry_point="envs.gym:AtariEnv",
+        entry_point="envs.gym:make",
         vector_entry_point="envs.gym:make_vector",
         kwargs={"game": _game},
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from envs.games import no_such
+from envs.games import choose
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,4 @@ OWN = Protocol("own", sticky=0.0, full_action_set=False, noop_max=0, life_loss_t
 
 def protocol(name: str) -> Protocol:
     """The protocol of this name. ValueError if there is none."""
-    if name not in PROTOCOLS:
-        raise ValueError(no_such("protocol", name, PROTOCOLS))
-    return PROTOCOLS[name]
+    return choose("protocol", name, PROTOCOLS)

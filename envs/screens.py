@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.games import no_such
+from envs.games import choose
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class Observe:
     parameter: float = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(no_such("screen", self.kind, KINDS))
-        kind, value = KINDS[self.kind], self.parameter
+        kind, value = choose("screen", self.kind, KINDS), self.parameter
         if not kind.lowest <= value <= kind.highest or (kind.whole and value != int(value)):
             raise ValueError(f"{self.kind} takes {kind.allowed()}, not {value:g} (default {kind.default:g})")
 
@@ -36,14 +34,13 @@ def parse_screen(text: str) -> Observe:
 
     ValueError with what is allowed, and the name that was probably meant.
     """
-    kind, colon, number = text.partition(":")
-    if kind not in KINDS:
-        raise ValueError(no_such("screen", kind, KINDS))
+    name, colon, number = text.partition(":")
+    kind = choose("screen", name, KINDS)
     try:
-        parameter = float(number) if colon else KINDS[kind].default
+        parameter = float(number) if colon else kind.default
     except ValueError:
-        raise ValueError(f"{kind} takes {KINDS[kind].allowed()}, not {number!r}") from None
-    return Observe(kind, parameter)
+        raise ValueError(f"{name} takes {kind.allowed()}, not {number!r}") from None
+    return Observe(name, parameter)
 
 
 class Observer:
