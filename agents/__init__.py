@@ -11,6 +11,5 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # glibc gives large tensors back to the kernel at every free and faults each page in again at every
 # allocation. Keeping the memory saves about a quarter of an update. Elsewhere than on glibc this is left alone.
 if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-    _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-    for _option, _value in ((_M_TRIM_THRESHOLD, 2**31 - 1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1)):
+    for _option, _value in ((-1, 2**31 - 1), (-4, 0), (-8, 1)):  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
         ctypes.CDLL(None).mallopt(_option, _value)

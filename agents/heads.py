@@ -1,8 +1,7 @@
 """Heads: from the core's output to the return of each action, and the loss that trains it.
 
 A head gives K numbers for each action, `out` [..., A, K]. `samples` turns them into N samples of the return
-[..., A, N], whose mean is Q. The last layer always runs in single precision: between 2 and 4 bf16 has steps of 0.016,
-about what one action is better than another.
+[..., A, N], whose mean is Q.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents import losses
+
+
+class LastLinear(nn.Linear):
+    """Runs in single precision, always: between 2 and 4 bf16 has steps of 0.016, about what one action is better than
+    another."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
 
 
 class Head(nn.Module, ABC):
@@ -27,9 +35,9 @@ class Head(nn.Module, ABC):
 
         def stream(outputs: int) -> nn.Module:
             if not hidden:
-                return nn.Linear(input_size, outputs)
+                return LastLinear(input_size, outputs)
             between = [nn.LayerNorm(hidden)] if norm else []
-            return nn.Sequential(nn.Linear(input_size, hidden), *between, nn.ReLU(), nn.Linear(hidden, outputs))
+            return nn.Sequential(nn.Linear(input_size, hidden), *between, nn.ReLU(), LastLinear(hidden, outputs))
 
         self.shape, self.td_loss = (num_actions, self.outputs), losses.LOSSES[loss]
         self.advantage = stream(num_actions * self.outputs)
@@ -37,8 +45,8 @@ class Head(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [L, B, D] -> out [L, B, A, K]"""
-        a = _last_in_fp32(self.advantage, x).unflatten(-1, self.shape)
-        return a if self.value is None else _last_in_fp32(self.value, x)[..., None, :] + a - a.mean(-2, keepdim=True)
+        a = self.advantage(x).unflatten(-1, self.shape)
+        return a if self.value is None else self.value(x)[..., None, :] + a - a.mean(-2, keepdim=True)
 
     def samples(self, out: Tensor) -> Tensor:
         """out [..., K] -> samples of the return [..., N]: here the numbers themselves"""
@@ -47,14 +55,6 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         """out [T, B, K] of the chosen actions, target [T, B, N] samples of their returns -> loss of each row [T, B]"""
-
-
-def _last_in_fp32(stream: nn.Module, x: Tensor) -> Tensor:
-    *first, last = stream.children() if isinstance(stream, nn.Sequential) else [stream]
-    for layer in first:
-        x = layer(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return last(x.to(next(last.parameters()).dtype))
 
 
 class MeanHead(Head):

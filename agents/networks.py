@@ -269,11 +269,8 @@ class QNetwork(nn.Module):
         plane = torso.planes(torch.zeros(1, 1, *frame_shape, dtype=torch.uint8)).shape[2:]
         self.pixels = RunningStandard(plane) if s.standardize else None
         self.core: Core = CORES[s.core](features + extra, s.core_size)
+        self.state_size = self.core.state_size
         self.head = HEADS[s.head](self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss)
-
-    @property
-    def state_size(self) -> int:
-        return self.core.state_size
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.core.initial_state(batch_size).to(next(self.parameters()).device)
@@ -304,8 +301,9 @@ class QNetwork(nn.Module):
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features [L, B, D] of the frames [K-1+L, B, H, W]: pixels to channels, centred, stacked, convolved."""
-        planes = self.conv.planes(inputs.frames)  # [K-1+L, B, H', W', C]
-        planes = planes.to(_compute_dtype(planes))  # each image once, not once for each stack it is in
+        device = inputs.frames.device.type  # uint8 is converted once, straight to the precision of the convolutions,
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
+        planes = self.conv.planes(inputs.frames).to(dtype)  # [K-1+L, B, H', W', C], each image once, not in each stack
         if self.settings.center:
             sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # every 8th pixel tells the background as well
             planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
@@ -314,9 +312,3 @@ class QNetwork(nn.Module):
         stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)  # [L, B, H', W', K C]
         images = stacks.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
         return self.fc(self.conv(images)).unflatten(0, inputs.prev_action.shape)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The precision the convolutions will run in: uint8 is converted once, straight to it."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()

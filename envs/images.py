@@ -55,9 +55,6 @@ def single(name: str, colour: bool = False) -> GreyImage:
         limit = min(spec.max_episode_steps or MAX_STEPS, MAX_STEPS)
         render = {"render_mode": "rgb_array"} if colour else {}
         env = gym.make(spec, max_episode_steps=limit, disable_env_checker=True, **render)
-    except (gym.error.Error, ImportError) as error:
-        raise ValueError(f"no environment {name!r}: {' '.join(str(error).split())}") from None
-    try:
         actions = env.action_space
         if not isinstance(actions, Discrete) or actions.start != 0 or actions.n > 256:
             raise ValueError(f"its actions are {actions}, not Discrete(n) with n up to 256")
@@ -66,9 +63,8 @@ def single(name: str, colour: bool = False) -> GreyImage:
 
             env = RGBImgPartialObsWrapper(env)  # MiniGrid observes numbers of objects: this draws them, 8 pixels a tile
         return GreyImage(env)
-    except ValueError as error:
-        env.close()
-        raise ValueError(f"environment {name!r}: {error}") from None
+    except (gym.error.Error, ImportError, ValueError) as error:
+        raise ValueError(f"environment {name!r}: {' '.join(str(error).split())}") from None
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 Each environment plays a *tape*: a seed and all actions since. The images and rewards of a tape depend on nothing
 else, neither on the other environments nor on the number of threads. Several episodes follow each other on a tape,
 parted by resets without a seed, because a seeded reset of an Atari game costs about 0.1 s. A new tape begins at the
-first episode's end after `tape_steps` steps, so that playing a tape again (to resume, or to watch) stays cheap.
+first episode's end after TAPE_STEPS steps, so that playing a tape again (to resume, or to watch) stays cheap.
 """
 
 import copy
@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.episodes import MAX_ACTIONS, EpisodeRecord
+from envs.episodes import EpisodeRecord
 from envs.families import MAX_SEED, open_games, rules, task
-from envs.images import MAX_STEPS
 from envs.screens import Observe, Observer, make_observer
+
+TAPE_STEPS = 4000
 
 
 class Transition(NamedTuple):
@@ -60,20 +61,17 @@ class Envs:
         *,
         observe: Observe = Observe(),  # noqa: B008 - frozen
         threads: int = 1,
-        tape_steps: int = 4000,
         stream: int = 0,
     ) -> None:
         """game: an Atari game (`breakout`) or the id of a gymnasium environment. seed and stream, both from 0, give
-        all randomness; the same seed with another stream is independent (training 0, evaluation 1, say). tape_steps:
-        steps after which a tape is changed, at most MAX_ACTIONS - MAX_STEPS. ValueError on an unknown name.
+        all randomness; the same seed with another stream is independent (training 0, evaluation 1, say). ValueError on
+        an unknown name.
         """
-        if not 0 < tape_steps <= MAX_ACTIONS - MAX_STEPS:
-            raise ValueError(f"tape_steps must be from 1 to {MAX_ACTIONS - MAX_STEPS}, not {tape_steps}")
         self.game, self.num_envs, self.protocol = game, num_envs, rules(game, protocol)
         self.frame_shape, self.frame_skip, self.action_names = task(game, self.protocol)
         self.num_actions = len(self.action_names)
         self.final_frames: dict[int, np.ndarray] = {}  # of the envs that ended in the last `recv`: [H, W], their last
-        self._seed, self._stream, self._observe, self._tape_steps = seed, stream, observe, tape_steps
+        self._seed, self._stream, self._observe = seed, stream, observe
         self._games = open_games(game, num_envs, self.protocol, threads)
         self._tapes: list[_Tape] = []
         self._lives = np.zeros(num_envs, np.int32)
@@ -117,7 +115,7 @@ class Envs:
         self._finished = [self._record(i, bool(terminated[i])) for i in ended]
         # The last frame is for users of gymnasium alone: the agents' observers are not asked for it.
         self.final_frames = {i: copy.deepcopy(self._tapes[i].observer)(self._screens[i], False) for i in ended}
-        fresh = over & np.array([len(tape.actions) >= self._tape_steps for tape in self._tapes])
+        fresh = over & np.array([len(tape.actions) >= TAPE_STEPS for tape in self._tapes])
         for i in ended:
             tape = self._tapes[i]
             tape.start, tape.score = len(tape.actions), 0.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents import losses
-from agents.heads import HlGaussHead, MeanHead
+from agents.heads import HlGaussHead
 
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
@@ -115,20 +115,3 @@ def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed: int) -> None:
     share = jnp.diff(jax.scipy.stats.norm.cdf(edges, jnp.clip(jnp.asarray(mean.numpy()), -10, 10), width))
     labels = share / share.sum(-1, keepdims=True)
     close(head.loss(out, mean), rlax.categorical_cross_entropy(labels, jnp.asarray(out.numpy())))
-
-
-def test_the_dueling_head_is_its_equation() -> None:
-    """Wang et al. 2016, equation 9; rlax has none."""
-    head = MeanHead(6, A, hidden=0, dueling=True, norm=False, loss="squared").double()
-    x = torch.randn(T, B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert head.value is not None
-    v, a = (stream(x).detach().numpy() for stream in (head.value, head.advantage))
-    close(head(x).detach()[..., 0], v + a - a.mean(-1, keepdims=True))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_sequence_priorities_are_r2d2s(seed: int) -> None:
-    """Kapturowski et al. 2019, section 2.3; rlax has none."""
-    td = Batch(seed).value
-    theirs = 0.9 * np.abs(td.numpy()).max(0) + 0.1 * np.abs(td.numpy()).mean(0)
-    close(losses.sequence_priority(td, torch.ones_like(td), 0.9), theirs)

@@ -13,7 +13,9 @@ from agents.ring import BLOCK, Ring, Stretch
 from agents.rows import Inputs, Rows, Sequence
 
 ACTIONS = 4
-SMALL = {"hidden": 8, "core_size": 6, "norm": False, "center": False, "last_action_reward": False}
+SMALL = {
+    "torso": "slim", "hidden": 8, "core_size": 6, "norm": False, "center": False, "last_action_reward": False
+}  # fmt: skip
 
 
 def make_network(seed: int = 0, **settings: object) -> QNetwork:

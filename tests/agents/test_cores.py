@@ -156,17 +156,3 @@ def test_with_a_closed_input_gate_the_carousel_keeps_its_content_and_its_gradien
     torch.testing.assert_close(y[-1], torch.tanh(s / 2))  # h(s) = 2 sigma(s) - 1 = tanh(s / 2)
     (gradient,) = torch.autograd.grad(last[:, H:].sum(), state)
     assert gradient[0, H:].tolist() == [1.0] * H
-
-
-@pytest.mark.parametrize("name", RECURRENT)
-def test_gradients_equal_finite_differences_with_resets_inside(name: str) -> None:
-    core = make(name, inputs=2, size=3)
-    x, state = normal(5, 3, 2).requires_grad_(), normal(3, core.state_size, seed=2).requires_grad_()
-    is_first = torch.zeros(5, 3, dtype=torch.bool)
-    is_first[[2, 3], [1, 2]] = True
-    names, weights = zip(*core.named_parameters(), strict=True)
-
-    def run(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.functional_call(core, dict(zip(names, weights, strict=True)), (x, state, is_first))
-
-    assert torch.autograd.gradcheck(run, (x, state, *weights))

@@ -5,7 +5,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from agents import workers
 from agents.learner import OPTIMIZERS, Learner, LearnerSettings, NonFiniteError
 from agents.networks import QNetwork
 from tests.batches import make_network, random_batch
@@ -79,18 +78,18 @@ def test_the_target_network_is_copied_every_target_period_updates_and_never_trai
 
 
 def test_the_acting_network_is_the_moving_average_of_the_weights_and_resumes_with_them() -> None:
-    learner, batch = make_learner(average=0.8), random_batch(2)
+    learner, batch = make_learner(average=0.5), random_batch(2)
     average = weights(learner)
-    for update in range(1, 50):
+    for update in range(1, 15):
         learner.update(batch)
-        memory = min(0.8, update / (update + 10))  # 1/11, 2/12, ... until 40/50
+        memory = min(0.5, update / (update + 10))  # 1/11, 2/12, ... until 10/20
         average = {k: memory * average[k] + (1 - memory) * w for k, w in weights(learner).items()}
     torch.testing.assert_close(dict(learner.acting.named_parameters()), average, rtol=1e-4, atol=1e-6)
     assert not same(weights(learner), average)
     assert all(not p.requires_grad for p in learner.acting.parameters())
     assert learner.target is learner.acting  # it values the next action as well
 
-    resumed = make_learner(average=0.8)
+    resumed = make_learner(average=0.5)
     resumed.restore(learner.state())
     assert same(resumed.state(), learner.state())
 
@@ -98,7 +97,7 @@ def test_the_acting_network_is_the_moving_average_of_the_weights_and_resumes_wit
 @pytest.mark.parametrize("core", ["lstm", "lstm1997", "gru", "rnn", "identity"])
 def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core: str) -> None:
     """A cast of the weights that was made without gradients must not serve the unroll."""
-    settings = {"core": core, "norm": True, "last_action_reward": True, "dueling": True}
+    settings = {"torso": "nature", "core": core, "norm": True, "last_action_reward": True, "dueling": True}
     batch = random_batch(8, state_size=make_network(**settings).state_size)
     full, mixed = (make_learner(make_network(**settings), bf16=bf16, **LONG) for bf16 in (False, True))
     full.update(batch)
@@ -142,11 +141,6 @@ def test_a_restored_learner_goes_on_bit_for_bit(optimizer: str) -> None:
         assert same(other.state(), one.state())
 
 
-def test_the_weights_of_another_network_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        make_learner(make_network(core="gru")).restore(make_learner().state())
-
-
 def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
     """Each update is that of a learner whose lambda is constant: 1 - 0.9, then the geometric mean, then 1 - 0.6."""
     settings = {"unroll": 3, "target_period": 1}
@@ -156,22 +150,6 @@ def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
         constant.restore({k: v.clone() for k, v in falling.state().items()})
         expected = constant.update(batch).metrics["loss"]
         torch.testing.assert_close(falling.update(batch).metrics["loss"], expected, rtol=1e-6, atol=0)
-
-
-def test_the_number_of_threads_changes_no_bit() -> None:
-    """Gradients are summed part by part: four parts here, by one, two or three threads."""
-    batch = random_batch(17, lanes=16)
-    learnt = []
-    for threads in (1, 2, 3):
-        workers.use_threads(threads)
-        learner = make_learner(
-            make_network(core="lstm1997", norm=True), unroll=16, trace_lambda=0.5, target_period=2, parts=4
-        )
-        told = [learner.update(batch).metrics for _ in range(3)]
-        learnt.append(learner.state() | {f"{i} {k}": v for i, row in enumerate(told) for k, v in row.items()})
-    workers.use_threads(1)
-    assert same(learnt[0], learnt[1])
-    assert same(learnt[0], learnt[2])
 
 
 def test_the_parts_of_a_batch_together_give_the_gradient_of_the_whole() -> None:

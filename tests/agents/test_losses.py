@@ -4,78 +4,66 @@ from torch import Tensor
 
 from agents import losses
 
-# Rows 0..4. Where an end, a cut or the next episode hides a number, that number is a decoy: 99 or -7.
-
 
 def column(*numbers: float) -> Tensor:
     """[T, 1] in fp64."""
     return torch.tensor(numbers, dtype=torch.float64)[:, None]
 
 
-def flags(length: int, *rows: int) -> Tensor:
-    """[length, 1] bool, true at `rows`."""
-    out = torch.zeros(length, 1, dtype=torch.bool)
-    out[list(rows)] = True
-    return out
+def targets(
+    rewards: list[float],
+    values: list[float],
+    n: int,
+    lambda_: float | None = None,
+    terminated: int = -1,
+    truncated: int = -1,
+) -> list[float]:
+    """Targets with discount 0.9: of n steps, or of Q(lambda). A row may end the episode.
 
-
-def n_step(reward: Tensor, value: Tensor, n: int, **ends: Tensor) -> list[float]:
-    return losses.n_step_target(reward, *discount_and_trace(reward, **ends), value, n)[:, 0].tolist()
-
-
-def q_lambda(reward: Tensor, value: Tensor, lambda_: float, n: int, **ends: Tensor) -> list[float]:
-    discount, trace = discount_and_trace(reward, **ends)
+    What an end, a cut or the next episode hides is a decoy: 99 or -7.
+    """
+    reward, value, rows = column(*rewards), column(*values), torch.arange(len(rewards))[:, None]
+    discount, trace = 0.9 * (rows != terminated), (rows != truncated).double()
+    if lambda_ is None:
+        return losses.n_step_target(reward, discount, trace, value, n)[:, 0].tolist()
     return losses.lambda_target(reward, discount, lambda_ * trace, value, n)[:, 0].tolist()
 
 
-def discount_and_trace(reward: Tensor, **ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Discount 0.9, 0 where the episode terminated; trace 1, 0 at truncated rows."""
-    none = torch.zeros_like(reward, dtype=torch.bool)
-    terminated, truncated = (ends.get(name, none) for name in ("terminated", "truncated"))
-    return 0.9 * ~terminated, (~truncated).to(reward.dtype)
-
-
 def test_an_n_step_target_sums_n_rewards_and_the_value_n_rows_on() -> None:
-    reward, value = column(1, 2, 3, 4, 99), column(-7, 5, 6, 10, 20)
-    assert n_step(reward, value, 1) == pytest.approx([1 + 0.9 * 5, 2 + 0.9 * 6, 3 + 0.9 * 10, 4 + 0.9 * 20])
-    assert n_step(reward, value, 3) == pytest.approx(
+    reward, value = [1, 2, 3, 4, 99], [-7, 5, 6, 10, 20]
+    assert targets(reward, value, 1) == pytest.approx([1 + 0.9 * 5, 2 + 0.9 * 6, 3 + 0.9 * 10, 4 + 0.9 * 20])
+    assert targets(reward, value, 3) == pytest.approx(
         [1 + 0.9 * 2 + 0.9**2 * 3 + 0.9**3 * 10, 2 + 0.9 * 3 + 0.9**2 * 4 + 0.9**3 * 20]
     )
 
 
 def test_termination_stops_n_step_rewards_and_bootstraps() -> None:
-    reward, value = column(1, 2, 3, 99, 99), column(-7, -7, -7, 5, 6)
     # Row 1 ends the episode; row 2 starts the next: nothing of it reaches rows 0 and 1.
-    assert n_step(reward, value, 2, terminated=flags(5, 1)) == pytest.approx([1 + 0.9 * 2, 2, 3 + 0.9 * 99 + 0.81 * 6])
+    target = targets([1, 2, 3, 99, 99], [-7, -7, -7, 5, 6], 2, terminated=1)
+    assert target == pytest.approx([1 + 0.9 * 2, 2, 3 + 0.9 * 99 + 0.81 * 6])
 
 
 def test_rows_before_a_truncation_bootstrap_from_the_row_before_the_cut() -> None:
-    reward, value = column(1, 2, -7, 99, 99, 99), column(-7, -7, 30, 99, 99, 99)
     # Row 2 is cut: the row after it is another episode's, so v(s_2) is the last value that can be used.
-    target = n_step(reward, value, 3, truncated=flags(6, 2))
+    target = targets([1, 2, -7, 99, 99, 99], [-7, -7, 30, 99, 99, 99], 3, truncated=2)
     assert target[:2] == pytest.approx([1 + 0.9 * 2 + 0.9**2 * 30, 2 + 0.9 * 30])
 
 
 def test_q_lambda_by_hand() -> None:
-    reward, value = column(1, 2, 3, 99), column(-7, 10, 20, 30)
+    reward, value = [1, 2, 3, 99], [-7, 10, 20, 30]
     g2 = 3 + 0.9 * 30
     g1 = 2 + 0.9 * (0.4 * 20 + 0.6 * g2)
     g0 = 1 + 0.9 * (0.4 * 10 + 0.6 * g1)
-    assert q_lambda(reward, value, 0.6, 1) == pytest.approx([g0, g1, g2])
-    assert q_lambda(reward, value, 0.6, 3) == pytest.approx([g0])
+    assert targets(reward, value, 1, 0.6) == pytest.approx([g0, g1, g2])
+    assert targets(reward, value, 3, 0.6) == pytest.approx([g0])
 
 
-def test_q_lambda_stops_at_a_termination() -> None:
-    reward, value = column(1, 2, 99, 99), column(-7, 10, 99, 99)
-    target = q_lambda(reward, value, 0.6, 1, terminated=flags(4, 1))
-    assert target[:2] == pytest.approx([1 + 0.9 * (0.4 * 10 + 0.6 * 2), 2])
-
-
-def test_q_lambda_before_a_truncation_bootstraps_from_the_row_before_the_cut() -> None:
-    reward, value = column(1, 2, -7, 99, 99), column(-7, 10, 30, 99, 99)
-    target = q_lambda(reward, value, 0.6, 1, truncated=flags(5, 2))
+def test_q_lambda_stops_at_a_termination_and_bootstraps_before_a_truncation() -> None:
+    terminated = targets([1, 2, 99, 99], [-7, 10, 99, 99], 1, 0.6, terminated=1)
+    assert terminated[:2] == pytest.approx([1 + 0.9 * (0.4 * 10 + 0.6 * 2), 2])
+    truncated = targets([1, 2, -7, 99, 99], [-7, 10, 30, 99, 99], 1, 0.6, truncated=2)
     g1 = 2 + 0.9 * 30  # both the value and the return that would follow are v(s_2)
-    assert target[:2] == pytest.approx([1 + 0.9 * (0.4 * 10 + 0.6 * g1), g1])
+    assert truncated[:2] == pytest.approx([1 + 0.9 * (0.4 * 10 + 0.6 * g1), g1])
 
 
 def test_double_q_takes_the_value_of_the_action_the_other_network_selects() -> None:
@@ -88,19 +76,15 @@ def test_huber_is_half_the_square_within_1_and_linear_beyond() -> None:
     assert losses.huber(column(-3, -1, 0, 0.5, 4))[:, 0].tolist() == [3 - 0.5, 0.5, 0, 0.5 * 0.25, 4 - 0.5]
 
 
-def test_rescale_by_hand() -> None:
+def test_rescale_by_hand_and_unscale_is_its_inverse() -> None:
     # sqrt(8 + 1) - 1 = 2, sqrt(99 + 1) - 1 = 9
     assert losses.rescale(column(0, 8, -99))[:, 0].tolist() == pytest.approx([0, 2 + 0.008, -9 - 0.099])
-
-
-def test_unscale_is_the_inverse_of_rescale() -> None:
-    size = torch.logspace(-6, 4, 101, dtype=torch.float64)
-    x = torch.cat([-size, torch.zeros(1, dtype=torch.float64), size])
+    x = torch.logspace(-6, 4, 101, dtype=torch.float64) * torch.tensor([[-1], [1]])
     torch.testing.assert_close(losses.unscale(losses.rescale(x)), x, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(losses.unscale(losses.rescale(x.float())), x.float(), rtol=1e-2, atol=1e-3)
 
 
-def test_priority_is_eta_max_and_the_rest_mean_over_unmasked_rows() -> None:
+def test_a_sequences_priority_is_eta_max_and_the_rest_mean_over_unmasked_rows() -> None:
     td_error = torch.tensor([[1.0, -3.0], [-4.0, 99.0], [99.0, 2.0]])
     mask = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     expected = [0.9 * 4 + 0.1 * (1 + 4) / 2, 0.9 * 3 + 0.1 * (3 + 2) / 2]

@@ -20,7 +20,7 @@ SHAPES = st.builds(
     start_rows=st.just(0),
     update=st.just("stored"),
 )
-PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
 @PROPERTY
@@ -35,7 +35,6 @@ def test_sequences_are_consecutive_rows_equal_bit_for_bit_to_those_written_from_
     assert [divmod(o, s.lanes) for o in ring.origins] == [
         (t // s.stride, lane) for t in starts for lane in range(s.lanes)
     ]
-    assert replay.can_sample == bool(starts)
     if not starts:
         return
     batch = replay.sample(24)

@@ -36,9 +36,3 @@ def test_results_come_in_the_order_of_the_parts_from_all_threads() -> None:
     assert parts == (10, 11)
     assert len(set(names)) == 2
     assert threads == (1, 1)  # of each operation
-
-
-def test_an_error_in_a_part_reaches_the_caller() -> None:
-    workers.use_threads(2)
-    with pytest.raises(ZeroDivisionError):
-        share(lambda part: 1 // part, [1, 0, 2])

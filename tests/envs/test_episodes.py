@@ -1,7 +1,7 @@
 import base64
 import json
 import zlib
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
 from envs.screens import Observe, parse_screen
 from envs.tapes import Envs
+from tests.envs.walk import same
 
 
 def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
@@ -30,10 +31,6 @@ def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.
     return out
 
 
-def equal(a: EpisodeRecord, b: EpisodeRecord) -> bool:
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(EpisodeRecord))
-
-
 @pytest.fixture(scope="module")
 def episodes() -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
     return played("breakout", "v5", parse_screen("flicker"))
@@ -47,7 +44,6 @@ def test_an_episode_is_replayed_bit_for_bit(other: tuple, episodes: list, tmp_pa
         again, points = replay_grey(record)
         assert again.shape == (record.steps + 1, 84, 84)
         assert (again[:-1] == frames).all()
-        assert points.dtype == np.float32
         assert (points == rewards).all()
         assert points.sum() == record.score
 
@@ -79,13 +75,8 @@ def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record: EpisodeRecor
     assert path.stat().st_size < 2000
     header = json.loads(path.read_text())
     assert (header["game"], header["score"], header["steps"]) == ("breakout", record.score, record.steps)
-    assert header["finished_at"] == 123_456
     assert [p.name for p in path.parent.iterdir()] == ["episode.json"]  # nothing temporary is left
-    loaded = EpisodeRecord.load(path)
-    assert equal(loaded, record)
-    assert loaded.actions.dtype == np.uint8
-    loaded.save(path)  # over the old one
-    assert equal(EpisodeRecord.load(path), record)
+    assert same(EpisodeRecord.load(path), record)
 
 
 def test_an_episode_that_comes_out_otherwise_is_reported(record: EpisodeRecord):
@@ -108,30 +99,24 @@ def refused(path: Path) -> str:
     return str(error.value)
 
 
-def test_a_cut_record_is_refused_and_a_flipped_byte_is_refused_or_changes_nothing(record: EpisodeRecord, path: Path):
+def test_foreign_and_cut_files_are_refused_and_a_flipped_byte_is_refused_or_changes_nothing(
+    record: EpisodeRecord, path: Path
+):
     whole = path.read_bytes()
-    for size in range(0, len(whole) - 2, 25):  # the last two bytes are "}" and a new line
-        path.write_bytes(whole[:size])
-        refused(path)
-    unharmed = 0
-    for place in range(0, len(whole), 9):
-        for flip in (0x01, 0x20, 0x80):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-            try:
-                assert equal(EpisodeRecord.load(path), record)
-                unharmed += 1
-            except ValueError:
-                pass
-    assert unharmed < len(whole) / 30
-
-
-def test_foreign_files_are_refused(tmp_path: Path):
-    path = tmp_path / "x.json"
-    refused(path)  # not there
-    refused(tmp_path)  # a folder
-    for content in (b"", b"[]", b"null", b"{}", b"\x89PNG\r\n\xff", b"[" * 100_000, b'{"format": 2}', b"1" * 5000):
+    cut = [whole[:size] for size in range(0, len(whole) - 2, 99)]  # the last two bytes are "}" and a new line
+    for content in (*cut, b"[]", b"null", b"{}", b"\x89PNG\r\n\xff", b"[" * 100_000, b'{"format": 2}', b"1" * 5000):
         path.write_bytes(content)
         refused(path)
+    refused(path.parent)  # a folder
+    unharmed = 0
+    for place in range(0, len(whole), 9):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
+        try:
+            assert same(EpisodeRecord.load(path), record)
+            unharmed += 1
+        except ValueError:
+            pass
+    assert unharmed < len(whole) / 90
 
 
 def packed(actions: bytes) -> str:

@@ -64,8 +64,8 @@ def test_an_episode_is_recorded_and_replayed_in_grey_and_colour(tmp_path: Path):
         ("CartPole-v1", r"'CartPole-v1': it observes Box, float32 \[4\], not an image"),
         ("FrozenLake-v1", "not an image"),
         ("CarRacing-v3", "environment 'CarRacing-v3'"),
-        ("Walk-v0", "no environment 'Walk-v0'"),
-        ("no_such_module:Walk-v0", "no environment 'no_such_module:Walk-v0'.*No module"),
+        ("Walk-v0", "environment 'Walk-v0'"),
+        ("no_such_module:Walk-v0", "environment 'no_such_module:Walk-v0'.*No module"),
         ("ALE/Breakout-v5", "did you mean 'breakout'"),
         ("BreakoutNoFrameskip-v4", "did you mean 'breakout'"),
         ("walk", "no game named 'walk'"),
@@ -98,14 +98,13 @@ def test_minigrid_is_drawn_and_repeats_itself():
 FEW = {"game": WALK, "torso": "flat", "frames": 300, "checkpoint_frames": 200, "log_frames": 100}
 
 
-def test_both_agents_train_on_an_environment_of_gymnasium_and_resume_exactly(tmp_path: Path):
-    whole, dqn = (start(tmp_path, agent, agent, **FEW) for agent in ("drqn", "dqn"))
+def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_path: Path):
+    whole = start(tmp_path, "whole", "drqn", **FEW)
     stopped = start(tmp_path, "stopped", "drqn", **FEW | {"frames": 200})
     assert resume(stopped, "--frames", "300") == 0
     assert differences(whole, stopped) == []
-    for folder in (whole, dqn):
-        assert rows(folder)[-1]["steps"] == 300
-        assert rows(folder)[-1]["loss"] > 0
+    assert rows(whole)[-1]["steps"] == 300
+    assert rows(whole)[-1]["loss"] > 0
     record = EpisodeRecord.load(whole / "episodes" / "best.json")
     assert record.game == WALK
     assert len(list(replay_colour(record))) == record.steps + 1

@@ -67,9 +67,7 @@ def test_delay_shows_the_screen_of_n_steps_ago_and_never_one_of_another_episode(
     assert (seen == np.stack(expected)).all()
 
 
-def test_delay_0_is_full_and_delay_keeps_its_own_copy():
-    shown = frames(5)
-    assert (watch(Observe("delay", 0), shown) == shown).all()
+def test_delay_keeps_its_own_copy():
     observer = make_observer(Observe("delay", 1), 0)
     buffer = np.full((8, 8), 7, np.uint8)
     observer(buffer, True)
@@ -81,7 +79,6 @@ def test_blinkered_shows_a_band_in_the_middle():
     shown = frames(1)
     seen = watch(Observe("blinkered", 0.5), shown)[0]
     assert seen[:, 0].tolist() == [0, 0, 10, 10, 10, 10, 0, 0]
-    assert (watch(Observe("blinkered", 1), shown) == shown).all()
     assert (watch(Observe("blinkered", 0), shown)[0] != 0).any(axis=1).sum() == 1  # at least one row
 
 
@@ -93,7 +90,6 @@ def test_noise_has_its_standard_deviation_and_is_cut_off():
     white = watch(Observe("noise", 50), np.full((4, 84, 84), 255, np.uint8))
     assert white.max() == 255
     assert (white == 255).mean() == pytest.approx(0.5, abs=0.05)  # no wrapping round to black
-    assert (watch(Observe("noise", 0), grey) == grey).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
