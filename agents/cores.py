@@ -34,12 +34,10 @@ class Core(nn.Module):
         times slower.
         """
         starts = is_first.any(dim=1).nonzero().flatten().tolist()
-        bounds = sorted({0, *starts, x.shape[0]})
         outputs = []
-        for start, stop in pairwise(bounds):
-            again = is_first[start].to(state.device, non_blocking=True)  # [B]
-            state = state.masked_fill(again[:, None], 0.0)  # [B, S]
-            y, state = self.unroll(x[start:stop], state)
+        for start, stop in pairwise(sorted({0, *starts, x.shape[0]})):
+            again = is_first[start, :, None].to(state.device, non_blocking=True)  # [B, 1]
+            y, state = self.unroll(x[start:stop], state.masked_fill(again, 0.0))
             outputs.append(y)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
 
@@ -148,8 +146,8 @@ class Lstm1997(Core):
             torch.zeros_like(self.bias[0]).repeat(4),
         ]
         y, s = state[None].to(x.dtype).chunk(2, dim=-1)
-        hx = y.contiguous(), (s / 2).contiguous()
-        out, y, s = torch.lstm(x, hx, weights, True, 1, 0.0, False, False, False)  # 1 layer, no dropout, time first
+        before = y.contiguous(), (s / 2).contiguous()
+        out, y, s = torch.lstm(x, before, weights, True, 1, 0.0, False, False, False)  # 1 layer, no dropout, time first
         return out, torch.cat([y[0], 2 * s[0]], dim=-1).to(state.dtype)
 
     def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:

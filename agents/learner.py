@@ -290,15 +290,13 @@ def first_priority(settings: LearnerSettings, updates: int, batch: Sequence, q: 
     (Horgan et al. 2018, section 3; R2D2 section 2.3)."""
     s, z = settings, q[settings.burn_in :, :, :, None]  # [T + n, B, A, 1]
     rows = slice(s.burn_in, s.burn_in + s.unroll)
-    target = regression_target(s, updates, batch, z, z)  # [T, B, 1]
-    td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])
+    td_error = regression_target(s, updates, batch, z, z) - losses.at_action(z[: s.unroll], batch.action[rows])
     return losses.sequence_priority(td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta)
 
 
 def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in its parameter's memory layout: fused optimisers walk both in step."""
-    same = gradient.stride() == parameter.stride()
-    return gradient if same else torch.empty_like(parameter).copy_(gradient)
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
 def _add_up(gradients: tuple[Tensor, ...]) -> None:

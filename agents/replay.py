@@ -88,9 +88,8 @@ class Replay:
         weight = (scaled / scaled.max()).astype(np.float32)
         images, *size = self.rings[0].frames_shape
         frames = torch.empty((images, batch_size, *size), dtype=torch.uint8, pin_memory=self._pin)
-        array = frames.numpy()
         for b, (place, i) in enumerate(zip(*np.divmod(origin, len(self.rings)), strict=True)):
-            array[:, b] = self.rings[i].frames(int(place))
+            frames.numpy()[:, b] = self.rings[i].frames(int(place))
         return self.rings[0].as_sequence(rows, state, frames, weight, origin)
 
     def update_priorities(self, origin: np.ndarray, priority: torch.Tensor) -> None:

@@ -83,16 +83,6 @@ def test_huber_and_value_rescaling_and_its_inverse(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_transformed_n_step_targets(seed: int) -> None:
-    b = Batch(seed)
-    target = losses.n_step_target(b.reward, b.discount, b.trace, losses.unscale(b.value), 5)
-    theirs = lanes(lambda r, d, v, k: rlax.signed_hyperbolic(
-        rlax.n_step_bootstrapped_returns(r, d, rlax.signed_parabolic(v), 5, k)),
-        b.reward[:-1], b.discount[:-1], b.value[1:], b.trace[1:])  # fmt: skip
-    close(losses.rescale(target), theirs[: T - 5])
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 def test_quantile_losses_of_double_qr_dqn(seed: int) -> None:
     b, tau = Batch(seed), (jnp.arange(N) + 0.5) / N
     value = losses.double_q_value(b.z_next.mean(-1), b.z_next)  # [T, B, N]

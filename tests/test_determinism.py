@@ -45,7 +45,7 @@ def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_
 @pytest.mark.skipif(build.cores() < 2, reason="one core")
 def test_the_number_of_threads_changes_no_bit(tmp_path: Path):
     # The actor's envs are in two parts, as the learner's batch.
-    settings = {"frames": 1_800, "num_envs": 18, "replay_rows": 1_000, "unroll": 8}
+    settings = {"frames": 2_200, "num_envs": 18, "replay_rows": 1_000, "unroll": 8, "samples_per_step": 4.0}
     one, two = (small.start(tmp_path, str(n), threads=n, **settings) for n in (1, 2))
     assert small.differences(one, two) == ["meta config", "meta threads"]
 

@@ -55,16 +55,14 @@ def test_sequences_are_consecutive_rows_equal_bit_for_bit_to_those_written_from_
 
 
 def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> None:
-    s, noise, foretold = Shape(spare=4, priority_exponent=0.9), np.random.default_rng(0), 0
+    s, noise, foretold = Shape(spare=4, priority_exponent=0.9), np.random.default_rng(0), []
     ring = s.replay().rings[0]
-    for time, row in enumerate(islice(random_rows(s.lanes), 2 * ring.capacity)):
+    for row in islice(random_rows(s.lanes), 2 * ring.capacity):
         ring.append(row._replace(frame=noise.integers(0, 256, row.frame.shape, np.uint8)))
-        state, blocks = ring.state(), ring.capacity // BLOCK * s.lanes
-        few = ("frame_bytes", "time", "max_priority")
-        arrays = sum(v.nbytes for k, v in state.items() if k not in few) + state["priority"].nbytes  # the tree's sums
-        assert ring.nbytes == arrays + 41 * blocks
-        foretold = ring.nbytes_when_full if time == BLOCK - 1 else foretold
-    assert ring.nbytes_when_full == ring.nbytes == foretold  # noise does not compress: all blocks are alike
+        foretold.append(ring.nbytes_when_full)
+    state = {k: v.nbytes for k, v in ring.state().items() if k not in ("frame_bytes", "time", "max_priority")}
+    assert ring.nbytes == sum(state.values()) + state["priority"] + 41 * ring.capacity // BLOCK * s.lanes  # tree's sums
+    assert set(foretold[BLOCK - 1 :]) == {ring.nbytes}  # noise does not compress: all blocks are alike
 
 
 @PROPERTY

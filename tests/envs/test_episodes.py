@@ -10,7 +10,7 @@ import pytest
 from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
 from envs.screens import Observe, parse_screen
 from envs.tapes import Envs
-from tests.envs.walk import same
+from tests.envs.walk import WALK, same
 
 
 def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
@@ -36,7 +36,9 @@ def episodes() -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
     return played("breakout", "v5", parse_screen("flicker"))
 
 
-@pytest.mark.parametrize("other", [(), ("breakout", "dqn-2015", parse_screen("delay"))])
+@pytest.mark.parametrize(
+    "other", [(), ("breakout", "dqn-2015", parse_screen("delay")), (WALK, "own", parse_screen("flicker"))]
+)
 def test_an_episode_is_replayed_bit_for_bit(other: tuple, episodes: list, tmp_path: Path):
     for record, frames, rewards in played(*other) if other else episodes:
         record.save(tmp_path / "episode.json")
@@ -58,6 +60,14 @@ def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame(episod
     assert steps[0].dtype == np.uint8
     assert steps[0].shape == (210, 160, 3)
     assert all((steps[t] == every[4 * t]).all() for t in range(record.steps))  # the last step may be cut short
+
+
+def test_an_episode_of_gymnasium_is_replayed_in_the_colours_that_it_renders():
+    (_, *_), (record, *_) = played(WALK, "own", Observe())
+    colour = list(replay_colour(record, every_frame=True))
+    assert len(colour) == record.steps + 1
+    assert colour[0].shape == (40, 80, 3)
+    assert (colour[-1][:, 70:] == (255, 128, 0)).all() == record.terminated
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +137,9 @@ def packed(actions: bytes) -> str:
     "change",
     [
         {"game": "brekout"},
-        {"protocol": "v6"},
         {"observe": {"kind": "flickr", "parameter": 0}},
         {"more": 1},
         {"steps": 10**18},
-        {"actions": packed(b"")},
         {"actions": packed(b"\1"), "start": 0, "steps": 2},
         {"actions": packed(b"\4"), "start": 0, "steps": 1},  # out of range: the emulator would hang
         {"actions": packed(bytes(100 * MAX_ACTIONS))},

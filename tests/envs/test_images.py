@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from envs.episodes import EpisodeRecord, replay_colour, replay_grey
+from envs.episodes import EpisodeRecord, replay_colour
 from envs.families import check_env, task
 from envs.images import single
 from envs.protocols import OWN
-from envs.screens import Observe
 from envs.tapes import Envs
 from tests.envs.walk import CHANCE, WALK, play, same
 from tests.small import differences, resume, rows, start
@@ -35,27 +34,6 @@ def test_an_environment_of_gymnasium_has_the_interface_of_atari():
             assert record.steps <= 30
     assert ends > 3
     assert truncated >= 3
-
-
-def test_an_episode_is_recorded_and_replayed_in_grey_and_colour(tmp_path: Path):
-    envs = Envs(WALK, 1, seed=3, observe=Observe("flicker", 0.5))
-    frames, rewards, records = [envs.reset()[0]], [], []
-    while len(records) < 2:
-        envs.send(np.ones(1, int))
-        step = envs.recv()
-        frames.append(step.frame[0])
-        rewards.append(step.reward[0])
-        records += envs.finished()
-    records[1].save(tmp_path / "episode.json")
-    record = EpisodeRecord.load(tmp_path / "episode.json")
-    assert (record.game, record.protocol, record.start) == (WALK, "own", records[0].steps)
-    grey, points = replay_grey(record)
-    assert (grey[:-1] == np.stack(frames[record.start : record.start + record.steps])).all()
-    assert (points == rewards[record.start :]).all()
-    colour = list(replay_colour(record, every_frame=True))
-    assert len(colour) == record.steps + 1
-    assert colour[0].shape == (40, 80, 3)
-    assert (colour[-1][:, 70:] == (255, 128, 0)).all()
 
 
 @pytest.mark.parametrize(
