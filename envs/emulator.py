@@ -58,8 +58,9 @@ def machine(game: str) -> Machine:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.loadROM(rom)
+    height, width = ale.getScreenDims()
     minimal, every = ale.getMinimalActionSet(), ale.getLegalActionSet()
-    return Machine(*ale.getScreenDims(), [action.name for action in minimal], [action.name for action in every])
+    return Machine(height, width, [action.name for action in minimal], [action.name for action in every])
 
 
 class Emulators:

@@ -25,6 +25,7 @@ class Games(Interface):
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Begin an episode where `mask` is True, bool [N], at any time. seeds: int64 [N], -1: no seed, the random
         numbers go on. Returns the images of all, uint8 [N, H, W] (or [N, H, W, 3] in colour), and lives, int [N]."""
+        ...
 
     def send(self, actions: np.ndarray) -> None:
         """Set the environments going. actions: int64 [N], in range."""
@@ -32,6 +33,7 @@ class Games(Interface):
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Wait. Returns images, rewards [N], terminated and truncated, bool [N], and lives, int [N]. An environment
         whose episode is over is reset before its next step."""
+        ...
 
     def close(self) -> None:
         """Stop the environments."""
