@@ -10,11 +10,10 @@ python evaluate.py [runs/NAME --overlay] --watch RECORD.json [--terminal]
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -26,7 +25,7 @@ from experiment.plots import draw_sweep
 from experiment.runs.session import stop_signals
 from experiment.scores import zoo
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.evaluation import Evaluation, spread, write_evaluation
+from experiment.scores.evaluation import Evaluation, check_writable, spread, write_evaluation
 from experiment.scores.films import beside, chosen, game_film, overlay_film, show
 from experiment.settings.cli import command, exit_on_usage_error, parse
 from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError, file_name
@@ -75,33 +74,28 @@ class EvaluateConfig(Settings):
     """CPU threads. 0: all cores."""
 
 
-def screens_of(option: str, text: str) -> list[Observe]:
+def screens_of(sweep: str) -> list[Observe]:
     """The screens that KIND:P,P,... names. UsageError on a wrong one."""
-    kind, colon, values = text.partition(":")
+    kind, colon, values = sweep.partition(":")
     try:
-        if option == "--sweep" and kind == "full":
+        if kind == "full":
             raise ValueError("it has no parameter; name a kind that has, such as flicker:0,0.5")
         return [parse_screen(kind + colon + value) for value in values.split(",")]
     except ValueError as error:
-        raise UsageError(f"{option} {text}: {error}") from None
+        raise UsageError(f"--sweep {sweep}: {error}") from None
 
 
 def prepare(folder: Path, asked: EvaluateConfig) -> Agent:
     """The agent of a run, ready to be scored. UsageError if the run or the request is invalid."""
-    overrides: dict[str, Any] = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
-    if asked.protocol:
-        overrides["protocol"] = asked.protocol
-    screen = screens_of("--observe", asked.observe)[0] if asked.observe else None
-    return open_agent(folder, screen, threads=asked.threads, **overrides)
+    rules = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
+    others = {"protocol": asked.protocol, "observe": asked.observe}
+    return open_agent(folder, threads=asked.threads, **rules, **{name: word for name, word in others.items() if word})
 
 
 def make_place(agent: Agent, asked: EvaluateConfig) -> Path:
     """The folder of an agent's scores and films. UsageError if it cannot be written: known before play."""
     place = asked.out / agent.folder.resolve().name if asked.out else agent.folder
-    for folder in (place / "eval", place / "videos"):
-        with refused(folder, "written"):
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+    check_writable(place / "eval", place / "videos")
     return place
 
 
@@ -110,9 +104,9 @@ def score(agent: Agent, place: Path, tell: Callable[[Agent, dict[str, Any]], Non
 
     After Ctrl-C KeyboardInterrupt; the episodes that have ended are written, in files that say so.
     """
-    stop: list[bool] = []
-    with stop_signals(lambda: stop.append(True)):
-        result = agent.play(should_stop=lambda: bool(stop))
+    stop = Event()
+    with stop_signals(stop.set):
+        result = agent.play(should_stop=stop.is_set)
     planned, done = agent.config.eval_episodes, len(result.scores)
     about, stem = agent.about, place / "eval" / agent.label
     if done < planned:
@@ -178,12 +172,12 @@ def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) ->
 
 def check_sweep(agents: list[Agent]) -> None:
     """UsageError unless the agents can share a figure: one game and protocol, no run twice."""
-    for one, other in combinations(agents, 2):
-        if one.folder.resolve() == other.folder.resolve():
-            raise UsageError(f"{other.folder}: given twice")
-        if (one.config.game, one.protocol) != (other.config.game, other.protocol):
-            of = [f"{a.folder} is {a.config.game}, {a.protocol.name}" for a in (one, other)]
-            raise UsageError(f"--sweep: all runs must have one game and protocol: {'; '.join(of)}")
+    played = {agent.folder.resolve(): f"{agent.config.game}, {agent.protocol.name}" for agent in agents}
+    if len(played) < len(agents):
+        raise UsageError("--sweep: a run is given twice")
+    if len(set(played.values())) > 1:
+        each = "; ".join(f"{folder} is {rules}" for folder, rules in played.items())
+        raise UsageError(f"--sweep: all runs must have one game and protocol: {each}")
 
 
 # --- films ---------------------------------------------------------------------------------------------------------
@@ -192,9 +186,10 @@ def check_sweep(agents: list[Agent]) -> None:
 def film(records: list[EpisodeRecord], agents: list[Agent], asked: EvaluateConfig, path: Path) -> None:
     """Write a film of one record, or of two side by side, or show it in the terminal."""
     caption = "  |  ".join(f"{record.game} {record.observe}  {record.score:g}" for record in records)
-    films = [game_film(record) for record in records]
     if asked.overlay:
         films = [overlay_film(agent, record, asked.saliency) for agent, record in zip(agents, records, strict=True)]
+    else:
+        films = [game_film(record) for record in records]
     whole = films[0] if len(films) == 1 else beside(*films)
     if asked.terminal:
         return show(whole, sys.stdout)
@@ -238,8 +233,7 @@ def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
     """Score each agent; export it, or film its episodes, if so asked."""
     places = [make_place(agent, asked) for agent in agents]
     if asked.export:
-        with refused(asked.export, "written"):
-            asked.export.mkdir(parents=True, exist_ok=True)
+        check_writable(asked.export)
         zoo.round_weights(agents[0].network)
     results = [score(agent, place, tell) for agent, place in zip(agents, places, strict=True)]
     if asked.export:
@@ -259,7 +253,7 @@ def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
 def main(argv: list[str]) -> int:
     asked = parse(command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
     check_together(asked)
-    screens = screens_of("--sweep", asked.sweep) if asked.sweep else []
+    screens = screens_of(asked.sweep) if asked.sweep else []
     agents = [prepare(folder, asked) for folder in asked.runs]
     if asked.watch:
         watch(asked.watch, agents, asked)

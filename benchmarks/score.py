@@ -79,7 +79,7 @@ def run_side(side: str, game: str, minutes: float, seed: int, episodes: int, fol
         network = adopt(saved["weights"], config, len(machine(game).actions(protocol)))
     else:
         _train_ours(side, game, 60 * minutes, seed, folder)
-        agent = open_agent(folder, None, **scoring)
+        agent = open_agent(folder, **scoring)
         config, protocol, network = agent.config, agent.protocol, agent.network
         frames, updates = agent.about["frames"], None
     trained = time.monotonic() - begun

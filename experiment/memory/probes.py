@@ -31,9 +31,9 @@ from envs.recall import CUES, WAITS
 from experiment import build
 from experiment.memory import task as recall
 from experiment.plots import Line, draw_lines
-from experiment.scores.agent import Agent, inputs_of, open_agent
+from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import spread
-from experiment.scores.trace import watched_images
+from experiment.scores.trace import inputs_of, watched_images
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError
 from experiment.settings.resources import cores

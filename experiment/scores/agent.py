@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from agents.networks import QNetwork
-from agents.rows import Inputs
-from envs.episodes import EpisodeRecord, replay_grey
 from envs.protocols import Protocol
 from envs.screens import Observe, parse_screen
 from experiment import build
@@ -70,20 +66,9 @@ class Agent:
             return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)
 
 
-def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
-    """The rows of a whole episode as a network with `frame_stack` saw them, B = 1; the actions taken [T] int64."""
-    frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
-    action = record.actions[record.start :].astype(np.int64)
-    before = np.zeros((frame_stack - 1, *frames.shape[1:]), np.uint8)
-    is_first = np.arange(1 - frame_stack, record.steps) == 0
-    # The first row's previous action and reward are the last ones here: the network does not look at them.
-    rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
-    return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
-
-
-def open_agent(folder: Path | str, observe: Observe | None = None, **overrides: Any) -> Agent:
-    """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU; scored on the
-    screen `observe` (None: that of its training) and with the settings `overrides`.
+def open_agent(folder: Path | str, **overrides: Any) -> Agent:
+    """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU; scored with the
+    settings of its training, but for `overrides`.
 
     UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
     """
@@ -105,8 +90,7 @@ def open_agent(folder: Path | str, observe: Observe | None = None, **overrides: 
             "parameters": sum(p.numel() for p in network.parameters()),
             "network_sha256": saved.meta["files"][NETWORK],
         }
-    agent = Agent(folder, config.preset, config, protocol, network, about)
-    return agent.on(observe) if observe else agent
+    return Agent(folder, config.preset, config, protocol, network, about)
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:

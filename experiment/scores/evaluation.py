@@ -1,6 +1,8 @@
 """Playing whole episodes with a network: true, unclipped scores, apart from training."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from envs.protocols import Protocol
 from experiment import build
 from experiment.scores.intervals import mean_interval, standard_error
 from experiment.settings.config import Config
-from experiment.store.files import write_json
+from experiment.store.files import refused, write_json
 
 MAX_ENVS = 32
 
@@ -95,7 +97,7 @@ def evaluate(
     epsilon = np.full(num_envs, config.eval_epsilon)
     records: list[EpisodeRecord] = []  # in the order in which they ended
     steps = 0
-    try:
+    with closing(games):
         frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
         while left.any() and not should_stop():
             if wipe_every and steps % wipe_every == 0:
@@ -108,10 +110,16 @@ def evaluate(
                     left[record.env] -= 1
                     records.append(record)
             report([record.score for record in records], steps)
-    finally:
-        games.close()
     records.sort(key=lambda record: record.env)  # stable: an env's episodes stay in order
     return Evaluation([record.score for record in records], records)
+
+
+def check_writable(*folders: Path) -> None:
+    """Make the folders. UsageError if no file can be written there: before the work, not after it."""
+    for folder in folders:
+        with refused(folder, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
 
 
 def record_name(episode: int) -> str:

@@ -18,7 +18,7 @@ from experiment.scores.agent import Agent
 from experiment.scores.evaluation import middle_and_best, ranked
 from experiment.scores.progress import progress
 from experiment.scores.trace import trace
-from experiment.scores.video import FPS, Frame, in_colour, write_video
+from experiment.scores.video import FPS, Frame, write_video
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def beside(one: Film, other: Film) -> Film:
     def pictures() -> Iterator[Frame]:
         last: list[Frame] = []
         for pair in zip_longest(one.pictures, other.pictures):
-            last = [last[i] if new is None else in_colour(new) for i, new in enumerate(pair)]
+            last = [last[i] if new is None else new for i, new in enumerate(pair)]
             height = max(map(len, last))
             yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last], axis=1)
 
@@ -86,7 +86,7 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
     due = time.monotonic()
     try:
         for picture in islice(film.pictures, 0, None, every):
-            out.write("\x1b[H" + blocks(in_colour(picture), size.columns, 2 * size.lines - 2))
+            out.write("\x1b[H" + blocks(picture, size.columns, 2 * size.lines - 2))
             out.flush()
             due += every / film.fps
             sleep(max(0.0, due - time.monotonic()))

@@ -8,6 +8,7 @@ measures also take leading axes, `[..., runs, games]`, and return `[...]`: so a 
 resamples. Generators are passed in, never global.
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -48,12 +49,10 @@ def mean_interval(scores: ArrayLike, level: float = 0.95) -> tuple[float, float]
 def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Welch's t interval of mean(x) - mean(y), scores [n] and [m] with spreads of their own. (NaN, NaN) if one is a
     single score."""
-    one, other = _table(x).ravel(), _table(y).ravel()
-    a, b = standard_error(one) ** 2, standard_error(other) ** 2
-    # Welch-Satterthwaite; an interval without a width has any number of degrees.
-    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (other.size - 1)) if a + b > 0 else 1.0
-    apart, half = float(one.mean() - other.mean()), float(stats.t.ppf((1 + level) / 2, freedom)) * (a + b) ** 0.5
-    return apart - half, apart + half
+    with warnings.catch_warnings(action="ignore"):  # scipy's, of one score or of equal ones
+        compared = stats.ttest_ind(_table(x).ravel(), _table(y).ravel(), equal_var=False)
+        low, high = compared.confidence_interval(level)  # type: ignore[attr-defined]
+    return float(low), float(high)
 
 
 # --- runs x games -----------------------------------------------------------------------------------------

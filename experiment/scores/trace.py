@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.networks import QNetwork
-from envs.episodes import EpisodeRecord
+from agents.rows import Inputs
+from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
-from experiment.scores.agent import inputs_of
 from experiment.scores.progress import progress
 from experiment.settings.config import Config
 
@@ -58,6 +58,17 @@ def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[l
         hook.remove()
 
 
+def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
+    """The rows of a whole episode as a network with `frame_stack` saw them, B = 1; the actions taken [T] int64."""
+    frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
+    action = record.actions[record.start :].astype(np.int64)
+    before = np.zeros((frame_stack - 1, *frames.shape[1:]), np.uint8)
+    is_first = np.arange(1 - frame_stack, record.steps) == 0
+    # The first row's previous action and reward are the last ones here: the network does not look at them.
+    rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
+    return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
+
+
 def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bool = False) -> Trace:
     """Run the network on a record, at the precision of `config`: torso and head on CHUNK rows at once, as in an
     evaluation of as many envs, the core row by row.
@@ -81,7 +92,9 @@ def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bo
             if saliency:
                 value = z.take_along_dim(played, 2).mean(-1).sum()
                 (gradient,) = torch.autograd.grad(value, images)
-                tints.append(_pixels(gradient, tuple(inputs.frames.shape[-2:])))
+                side = inputs.frames.shape[-1] // gradient.shape[-1]  # channels hold tiles of side x side pixels
+                newest = nn.functional.pixel_shuffle(gradient[:, -side * side :].float().abs(), side)  # [L, 1, H, W]
+                tints.append(newest[:, 0])
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")
@@ -94,12 +107,5 @@ def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bo
         samples=torch.cat(samples).numpy(),
         state=torch.cat(states[1:]).numpy(),
         gates={name: opening.mean(-1).numpy() for name, opening in gates.items()},
-        saliency=np.concatenate(tints) if saliency else None,
+        saliency=torch.cat(tints).numpy() if saliency else None,
     )
-
-
-def _pixels(gradient: Tensor, side: tuple[int, ...]) -> np.ndarray:
-    """|gradient| of the newest image, from tiles of s x s pixels as channels [L, K s s, H', W'] back to [L, H, W]."""
-    s = side[0] // gradient.shape[2]
-    newest = gradient[:, -s * s :].float().abs().unflatten(1, (s, s))  # [L, s, s, H', W']
-    return newest.permute(0, 3, 1, 4, 2).reshape(-1, *side).numpy()

@@ -1,26 +1,25 @@
 """Episodes as small H.264 files that every browser plays. The only file that imports av."""
 
 from collections.abc import Iterable
-from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from experiment.store.files import replacing
 
-Frame = NDArray[np.uint8]  # RGB [H, W, 3], or the planes [3 H / 2, W] of yuv420p, which need no conversion
+Frame = NDArray[np.uint8]  # RGB [H, W, 3]
 
 FPS = 60  # the console's
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
-# One thread: the other cores stay with training. `cpu-independent`: without it x264's AVX-512 code gives
-# other bytes for the same frames from one run to the next (its macroblock tree does; measured with av 18.1).
-ENCODER = {"threads": "1", "preset": "veryfast", "crf": "23", "x264-params": "cpu-independent=1"}
+# `cpu-independent`: without it x264's AVX-512 code gives other bytes for the same frames from one run to the next (its
+# macroblock tree does; measured with av 18.1).
+ENCODER = {"preset": "veryfast", "crf": "23", "x264-params": "cpu-independent=1"}
 # `ultrafast`, with the three of its savings undone that cost size and no time: half the time of `superfast`.
 FAST = {"preset": "ultrafast", "crf": "30", "x264-params": "cpu-independent=1:cabac=1:aq-mode=1:bframes=3"}
 
@@ -34,51 +33,37 @@ def write_video(
     poster: int | None = None,
     fast: bool = False,
 ) -> None:
-    """Write `frames` as an mp4. Atari's 160x210 becomes 320x420 at the default scale; planes are not scaled.
+    """Write `frames` as an mp4. Atari's 160x210 becomes 320x420 at the default scale.
 
     `caption` is a line of text below the picture. `fast` encodes with FAST. Players
     can jump to every fourth second. Frame number `poster` also becomes a picture, PATH with the suffix .jpg. The files
     appear under their names only when they are whole; the same frames give the same bytes.
     """
-    stream: VideoStream | None = None
+    pictures = (_compose(frame, caption, scale) for frame in frames)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"{path}: no frames")
     with (
         replacing(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        for index, frame in enumerate(frames):
-            image = _image(frame if frame.ndim == 2 else _compose(frame, caption, scale))
-            if stream is None:
-                options = ENCODER | (FAST if fast else {}) | {"g": str(4 * fps)}
-                stream = container.add_stream("libx264", rate=fps, options=options)
-                stream.height, stream.width, stream.pix_fmt = image.height, image.width, "yuv420p"
-                stream.time_base = Fraction(1, fps)
-            image.pts, image.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(image))
+        stream = container.add_stream("libx264", rate=fps, options=(FAST if fast else ENCODER) | {"g": str(4 * fps)})
+        stream.thread_count = 1  # the other cores stay with training
+        stream.height, stream.width = first.shape[:2]
+        for index, picture in enumerate(chain([first], pictures)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             if index == poster:
                 with replacing(path.with_suffix(".jpg")) as still:
-                    image.to_image().save(still, format="jpeg", quality=90)
-        if stream is None:
-            raise ValueError(f"{path}: no frames")
+                    Image.fromarray(picture).save(still, format="jpeg", quality=90)
         container.mux(stream.encode())
-
-
-def _image(frame: Frame) -> av.VideoFrame:
-    """Planes are not copied: the encoder reads them before it asks for the next frame. Their H is a multiple of 4:
-    else PyAV would read the colours from a wrong place."""
-    if frame.ndim == 2:
-        return av.VideoFrame.from_numpy_buffer(frame, format="yuv420p")
-    return av.VideoFrame.from_ndarray(frame, format="rgb24")
-
-
-def in_colour(frame: Frame) -> Frame:
-    """The frame as RGB [H, W, 3]."""
-    return frame if frame.ndim == 3 else _image(frame).to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
     """The frame enlarged, even in both sizes (yuv420p asks for it), with its caption below."""
-    picture = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-    picture = np.pad(picture, ((0, len(picture) % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+    picture = frame if scale == 1 else frame.repeat(scale, axis=0).repeat(scale, axis=1)
+    odd = len(picture) % 2, picture.shape[1] % 2
+    if any(odd):
+        picture = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
     return picture if text is None else np.concatenate([picture, _caption(text, picture.shape[1])])
 
 
