@@ -125,7 +125,7 @@ def score(agent: Agent, place: Path, tell: Callable[[Agent, dict[str, Any]], Non
 def tell(agent: Agent, summary: dict[str, Any]) -> None:
     """Print the scores, and what they were measured with."""
     c = agent.config
-    print(f"{agent.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
+    print(f"{c.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
     print(f"trained for {agent.trained['frames']:,} frames, {summary['episodes']} episodes, epsilon {c.eval_epsilon:g}")
     print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}")
     if summary["human_normalised"] is not None:
@@ -240,7 +240,7 @@ def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
         with refused(asked.export, "written"):
             zoo.export(agents[0].network, agents[0].config, results[0], agents[0].about, agents[0].folder, asked.export)
         print(f"agent   {asked.export}")
-    names = " and ".join(f"{agent.preset} {file_name(agent.config.game)}" for agent in agents)
+    names = " and ".join(f"{agent.config.preset} {file_name(agent.config.game)}" for agent in agents)
     kind = f"{asked.video}{'-overlay' if asked.overlay else ''}"
     for i in chosen(results[0].scores, asked.video):
         records = [result.records[i] for result in results]

@@ -31,7 +31,7 @@ def rendering(effort: Effort) -> list[Row]:
         config = override(preset(name), {"game": GAME, "threads": 1, "eval_episodes": 1, "eval_epsilon": 1.0})
         actions = build.task(config).action_names
         network, protocol = build.make_network(config, len(actions)), build.rules(config)
-        agent = Agent(Path(), name, config, protocol, network, {})
+        agent = Agent(Path(), config, protocol, network, {})
         (record,) = evaluate(network, config, protocol).records
         played = record.steps / overlay.FPS  # seconds
         films: dict[str, Callable[[], Film]] = {f"{name} overlay": partial(overlay_film, agent, record)}

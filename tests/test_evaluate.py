@@ -20,17 +20,13 @@ SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
 SWEEP = [*SHORT, "--sweep", "flicker:0.5,0,1"]
 
 
-@pytest.fixture(scope="module")
-def runs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Real runs of seconds: a feed-forward and a recurrent agent on Breakout, one on Pong."""
-    home = tmp_path_factory.mktemp("runs")
-    dqn, pong = (small.start(home, f"dqn-{game}", "dqn", game=game, frames=800) for game in ("breakout", "pong"))
-    return [dqn, Path(shutil.copytree(finished, home / "drqn-breakout")), pong]
-
-
 @pytest.fixture
-def copies(runs: list[Path], tmp_path: Path) -> list[Path]:
-    return [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+def runs(finished: Path, tmp_path: Path) -> list[str]:
+    """Two runs of Breakout, and one under another protocol."""
+    folders = [Path(shutil.copytree(finished, tmp_path / name)) for name in ("one", "two", "other")]
+    for checkpoint in (folders[2] / "checkpoint").iterdir():
+        small.sign(checkpoint, lambda manifest: manifest["config"].update(protocol="dqn-2015"))
+    return [str(folder) for folder in folders]
 
 
 @pytest.fixture
@@ -46,112 +42,104 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return screens
 
 
-def stored(folder: Path) -> dict[str, Any]:
-    """The one evaluation of a folder."""
-    (path,) = (folder / "eval").glob("*-n2-*.json")
-    return json.loads(path.read_text())
+def evaluations(run: str, pattern: str) -> dict[str, str]:
+    """The files of scores of a run: name -> text."""
+    return {path.name: path.read_text() for path in Path(run, "eval").glob(pattern)}
 
 
 def test_an_unwritable_folder_is_refused_before_anything_is_played(
-    copies: list[Path], played: list[str], capsys: pytest.CaptureFixture[str]
+    runs: list[str], played: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (copies[1] / "eval").write_text("a file where a folder should be")
-    assert evaluate.main([str(copies[1]), *SHORT]) == 2
-    assert str(copies[1] / "eval") in capsys.readouterr().err
-    assert evaluate.main([str(copies[1]), *SHORT, "--out", "/proc/no"]) == 2
-    assert "/proc/no" in capsys.readouterr().err
+    Path(runs[0], "eval").write_text("a file where a folder should be")
+    for words, said in ((runs[:1], f"{runs[0]}/eval"), ([runs[1], "--out", "/proc/no"], "/proc/no")):
+        assert evaluate.main([*words, *SHORT]) == 2
+        assert said in capsys.readouterr().err
     assert played == []
 
 
-def test_out_takes_the_place_of_the_runs_own_folder(copies: list[Path], tmp_path: Path) -> None:
-    before = sorted(copies[1].rglob("*"))
-    assert evaluate.main([str(copies[1]), *SHORT, "--out", str(tmp_path / "out")]) == 0
-    place = tmp_path / "out" / "drqn-breakout"
-    assert stored(place)["episodes"] == len(list((place / "eval").glob("*/episode-*.json"))) == 2
-    assert len(list((place / "videos").glob("*.mp4"))) == 1
-    assert sorted(copies[1].rglob("*")) == before
+def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_record(
+    runs: list[str], tmp_path: Path
+) -> None:
+    before, out = sorted(Path(runs[0]).rglob("*")), tmp_path / "out"
+    words = ["--episodes", "1", *SHORT[2:], "--out", str(out)]
+    assert evaluate.main([*runs[:2], *words, "--side-by-side"]) == 0
+    assert sorted(Path(runs[0]).rglob("*")) == before
+    assert len(list((out / "two" / "eval").glob("*.json"))) == 1
+    (film,) = (out / "one" / "videos").glob("drqn-breakout-and-drqn-breakout-*.mp4")
+    (record,) = (out / "one" / "eval").glob("*/episode-000.json")
+    assert evaluate.main([runs[1], *words, "--overlay", "--watch", str(record)]) == 0
+    for path, width in ((film, 2 * 320), (out / "episode-000.mp4", 528)):
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].width == width
 
 
 def test_scores_are_printed_before_they_are_written(
-    copies: list[Path], played: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[str], played: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full_disk(*_: Any) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evaluate, "write_evaluation", full_disk)
-    assert evaluate.main([str(copies[1]), *SHORT, "--video", "none"]) == 2
+    assert evaluate.main([runs[0], *SHORT, "--video", "none"]) == 2
     said = capsys.readouterr()
     assert "mean    9.5" in said.out  # (9 + 10) / 2
     assert "No space left on device" in said.err
 
 
 def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
-    copies: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Agent, "play", lambda agent, **_: Evaluation([3.0, 5.0]))
-    assert evaluate.main([str(copies[1]), "--episodes", "30", "--threads", "1"]) == 130
+    assert evaluate.main([runs[0], "--episodes", "30", "--threads", "1"]) == 130
     assert "stopped after 2 of 30 episodes" in capsys.readouterr().out
-    (path,) = (copies[1] / "eval").glob("*-n30-s1-first2.json")
-    kept = json.loads(path.read_text())
+    (text,) = evaluations(runs[0], "*-n30-s1-first2.json").values()
+    kept = json.loads(text)
     assert (kept["scores"], kept["episodes"], kept["planned_episodes"]) == ([3.0, 5.0], 2, 30)
-    assert list((copies[1] / "videos").iterdir()) == []
+    assert list(Path(runs[0], "videos").iterdir()) == []
 
 
-def test_films_of_two_runs_side_by_side_and_of_any_record(copies: list[Path], tmp_path: Path) -> None:
-    both = [str(copies[0]), str(copies[1])]
-    assert evaluate.main([*both, "--episodes", "1", *SHORT[2:], "--side-by-side"]) == 0
-    (film,) = (copies[0] / "videos").glob("dqn-breakout-and-drqn-breakout-*.mp4")
-    record = next((copies[0] / "eval").glob("*/episode-000.json"))
-    assert evaluate.main([str(copies[1]), "--overlay", *SHORT[4:], "--watch", str(record), "--out", str(tmp_path)]) == 0
-    for path, width in ((film, 2 * 320), (tmp_path / "episode-000.mp4", 528)):
-        with av.open(str(path)) as container:
-            assert container.streams.video[0].width == width
-
-
-def test_a_point_of_a_sweep_is_a_plain_evaluation(copies: list[Path], played: list[str]) -> None:
-    assert evaluate.main([str(copies[1]), *SHORT, "--sweep", "flicker:1"]) == 0
-    swept = {path.name: path.read_text() for path in (copies[1] / "eval").glob("*-flicker1-*.json")}
-    shutil.rmtree(copies[1] / "eval")
-    assert evaluate.main([str(copies[1]), *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
-    assert {path.name: path.read_text() for path in (copies[1] / "eval").glob("*.json")} == swept
-    again = stored(copies[1])
-    assert (again["observe"], again["mean"]) == ("flicker:1", np.mean(again["scores"]))
-    assert again["interval_95"] == list(mean_interval(again["scores"]))
+def test_a_point_of_a_sweep_is_a_plain_evaluation(runs: list[str], played: list[str]) -> None:
+    assert evaluate.main([runs[0], *SHORT, "--sweep", "flicker:1"]) == 0
+    assert evaluate.main([runs[1], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
+    plain = evaluations(runs[1], "*-n2-*.json")
+    assert evaluations(runs[0], "*-flicker1-*.json") == plain
+    scores = json.loads(*plain.values())
+    assert (scores["observe"], scores["mean"]) == ("flicker:1", np.mean(scores["scores"]))
+    assert scores["interval_95"] == list(mean_interval(scores["scores"]))
 
 
 def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
-    copies: list[Path], played: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[str], played: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both, play = [str(copies[0]), str(copies[1])], Agent.play
+    play = Agent.play
     with monkeypatch.context() as patch:
         stopped = Evaluation([1.0])
         patch.setattr(Agent, "play", lambda agent, **_: stopped if len(played) == 2 else play(agent))
-        assert evaluate.main([*both, *SWEEP]) == 130
-    assert evaluate.main([*both, *SWEEP]) == 0
+        assert evaluate.main([*runs[:2], *SWEEP]) == 130
+    assert evaluate.main([*runs[:2], *SWEEP]) == 0
     assert played == ["flicker:0", "flicker:0.5", "flicker:1"] * 2
-    (figure,) = (copies[0] / "eval").glob("*-sweep.png")
+    (figure,) = Path(runs[0], "eval").glob("*-sweep.png")
     assert np.asarray(Image.open(figure).convert("L")).std() > 10
     said = capsys.readouterr().out
     assert said.count("flicker:0.5 ") == 3  # two agents, and the one before the stop
     assert f"figure  {figure}" in said
 
 
-def test_scores_that_are_not_this_agents_are_played_again(copies: list[Path], played: list[str]) -> None:
-    assert evaluate.main([str(copies[0]), *SWEEP]) == 0
-    (path,) = (copies[0] / "eval").glob("*-flicker1-*.json")
-    good = path.read_text()
+def test_scores_that_are_not_this_agents_are_played_again(runs: list[str], played: list[str]) -> None:
+    assert evaluate.main([runs[0], *SWEEP]) == 0
+    ((name, good),) = evaluations(runs[0], "*-flicker1-*.json").items()
     for damaged in (good[:-20], json.dumps(json.loads(good) | {"network_sha256": "0"}), "[1]"):
-        path.write_text(damaged)
+        Path(runs[0], "eval", name).write_text(damaged)
         played.clear()
-        assert evaluate.main([str(copies[0]), *SWEEP]) == 0
+        assert evaluate.main([runs[0], *SWEEP]) == 0
         assert played == ["flicker:1"]
-        assert path.read_text() == good
+        assert evaluations(runs[0], name) == {name: good}
 
 
 def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
-    copies: list[Path], played: list[str]
+    runs: list[str], played: list[str]
 ) -> None:
-    assert evaluate.main([str(copies[1]), "--episodes", "1", "--threads", "1", "--sweep", "blackout:4"]) == 0
+    assert evaluate.main([runs[0], *SHORT, "--sweep", "blackout:4"]) == 0
     assert played == ["full", "blackout:4"]
 
 
@@ -160,8 +148,8 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
     [
         ("A B", "any number with --sweep"),
         ("A A --sweep flicker:0", "given twice"),
-        ("A C --sweep flicker:0", "pong"),
-        ("A --sweep full", "full"),
+        ("A C --sweep flicker:0", "dqn-2015"),
+        ("A --sweep full", "--sweep full"),
         ("A --sweep flicker:2", "--sweep flicker:2"),
         ("A --sweep flicker:0 --observe full", "--observe full"),
         ("A --observe flicker:x", "--observe flicker:x"),
@@ -173,9 +161,9 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
     ],
 )
 def test_a_wrong_request_is_one_line_and_nothing_is_played(
-    words: str, said: str, runs: list[Path], played: list[str], capsys: pytest.CaptureFixture[str]
+    words: str, said: str, runs: list[str], played: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = dict(zip("ABC", map(str, runs), strict=True))
+    folders = dict(zip("ABC", runs, strict=True))
     assert evaluate.main([folders.get(word, word) for word in words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

@@ -32,10 +32,10 @@ from experiment import build
 from experiment.memory import task as recall
 from experiment.plots import Line, draw_lines
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.evaluation import spread
+from experiment.scores.evaluation import check_writable, spread
 from experiment.scores.trace import inputs_of, watched_images
 from experiment.settings.cli import exit_on_usage_error, parse
-from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError
+from experiment.settings.config import Episodes, Folder, Positional, Seed, Settings, UsageError
 from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
 
@@ -44,9 +44,7 @@ def check_out(out: Path) -> None:
     """UsageError if the figures could not be written there: before the work, not after it."""
     if out.suffix != ".json":
         raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
-    with refused(out, "written"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.open("a").close()
+    check_writable(out.parent)
 
 
 def write_figures(out: Path, words: list[str], numbers: dict[str, Any], lines: list[Line], **drawn: Any) -> None:
@@ -106,7 +104,7 @@ def recall_command(asked: RecallConfig, words: list[str]) -> None:
 class ProbeConfig(Settings):
     """Flags that both probes of a trained agent share."""
 
-    runs: Annotated[Folders, Positional] = ()
+    run: Annotated[Folder | None, Positional] = None
     """Folder of a run, such as runs/NAME."""
     episodes: Episodes = 10
     """Whole episodes to play."""
@@ -116,7 +114,7 @@ class ProbeConfig(Settings):
     """Of the games and the random actions."""
     threads: Whole = 0
     """CPU threads. 0: all cores."""
-    out: str = ""
+    out: Folder | None = None
     """Where the figures go; the picture goes beside them. Default: in the run's folder."""
 
 
@@ -142,16 +140,15 @@ class HorizonConfig(ProbeConfig):
 
 def recurrent(asked: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
     """The agent, a title, and where its figures go. UsageError on an agent without memory or a wrong setting."""
-    if len(asked.runs) != 1:
+    if asked.run is None:
         raise UsageError(f"{kind} needs the folder of one run, such as runs/NAME")
-    (folder,) = asked.runs
     changes = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
-    agent = open_agent(folder, **changes, threads=asked.threads)
-    core, out = agent.config.core, Path(asked.out or folder / f"{kind}.json")
+    agent = open_agent(asked.run, **changes, threads=asked.threads)
+    core, out = agent.config.core, asked.out or asked.run / f"{kind}.json"
     if not agent.network.state_size:
-        raise UsageError(f"{folder}: {agent.preset} has no memory (core {core}), so it cannot be probed")
+        raise UsageError(f"{asked.run}: {agent.config.preset} has no memory (core {core}), so it cannot be probed")
     check_out(out)
-    title = f"{agent.preset} ({core}) on {agent.config.game}, {agent.trained['frames'] / 1e6:.3g} million frames"
+    title = f"{agent.config.preset} ({core}) on {agent.config.game}, {agent.trained['frames'] / 1e6:.3g} million frames"
     return replace(agent, trained={**agent.trained, "core": core, "episodes": asked.episodes}), title, out
 
 

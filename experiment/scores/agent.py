@@ -25,7 +25,6 @@ class Agent:
     """A trained network, and how it is scored."""
 
     folder: Path
-    preset: str
     config: Config  # of the evaluation: screen, episodes, epsilon, seed
     protocol: Protocol
     network: QNetwork
@@ -40,7 +39,7 @@ class Agent:
         """Describes the agent and the evaluation in every file of scores."""
         c = self.config
         played = {"epsilon": c.eval_epsilon, "eval_seed": c.seed, "observe": str(self.screen)}
-        return {"preset": self.preset, "game": c.game, "protocol": self.protocol.name, **played, **self.trained}
+        return {"preset": c.preset, "game": c.game, "protocol": self.protocol.name, **played, **self.trained}
 
     @property
     def label(self) -> str:
@@ -90,7 +89,7 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
             "parameters": sum(p.numel() for p in network.parameters()),
             "network_sha256": saved.meta["files"][NETWORK],
         }
-    return Agent(folder, config.preset, config, protocol, network, about)
+    return Agent(folder, config, protocol, network, about)
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:

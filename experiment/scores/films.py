@@ -61,8 +61,8 @@ def game_film(record: EpisodeRecord) -> Film:
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
     """A picture a step: the game, and beside it what this agent sees and expects in it, and its memory."""
     numbers = trace(agent.network, agent.config, record, saliency)
-    names, title = build.task(agent.config).action_names, f"{agent.preset}  {record.game}  {record.observe}"
-    drawn = overlay.pictures(record, numbers, names, title, agent.config.core_size)
+    c, title = agent.config, f"{agent.config.preset}  {record.game}  {record.observe}"
+    drawn = overlay.pictures(record, numbers, build.task(c).action_names, title, c.core_size)
     return Film(drawn, overlay.FPS, record.steps, fast=True)
 
 

@@ -24,7 +24,7 @@ CELLS = 32  # rows of the memory strip
 SMALL, LARGE = 18, 22  # heights of text, pixels
 GROUND, PANEL, GREY, WHITE = (14, 16, 22), (26, 30, 40), (150, 156, 168), (238, 240, 244)
 PLAYED, CHANCE, LINE, BAND, RED = (76, 195, 120), (240, 160, 60), (90, 170, 250), (44, 72, 112), (235, 80, 80)
-GATES = ((90, 170, 250), (240, 160, 60), (76, 195, 120))  # in the order of the core's names
+GATES = (LINE, CHANCE, PLAYED)  # in the order of the core's names
 
 
 def _put(canvas: Frame, tile: Frame, x: int, y: int) -> None:
@@ -48,15 +48,11 @@ def _write(canvas: Frame, text: str, x: int, y: int, colour: Colour, size: int =
     return left
 
 
-def _enlarged(image: Image.Image, width: int, height: int) -> Frame:
-    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
-
-
 def _game(screen: Frame) -> Frame:
     """The game GAME_WIDTH pixels wide: twice the native width of Atari, which leaves the height as it is."""
     height, width = screen.shape[:2]
-    shown = height if 2 * width == GAME_WIDTH else GAME_WIDTH * height // width
-    return _enlarged(Image.fromarray(screen), GAME_WIDTH, shown)
+    size = GAME_WIDTH, height if 2 * width == GAME_WIDTH else GAME_WIDTH * height // width
+    return np.asarray(Image.fromarray(screen).resize(size, Image.Resampling.NEAREST))
 
 
 def _view(trace: Trace, t: int) -> Frame:
@@ -66,7 +62,7 @@ def _view(trace: Trace, t: int) -> Frame:
         strength = trace.saliency[t] / (trace.saliency[t].max() + 1e-12)
         blurred = Image.fromarray((255 * strength).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
         view.paste(RED, mask=ImageOps.autocontrast(blurred))
-    return _enlarged(view, VIEW, VIEW)
+    return np.asarray(view.resize((VIEW, VIEW), Image.Resampling.NEAREST))
 
 
 # --- strips, which scroll ------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ CONFIG = Config(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_ep
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(Path("runs/x"), "drqn", CONFIG, protocol("v5"), build.make_network(CONFIG, 4), {"frames": 0})
+    return Agent(Path("runs/x"), CONFIG, protocol("v5"), build.make_network(CONFIG, 4), {"frames": 0})
 
 
 @pytest.fixture(scope="module")
