@@ -4,7 +4,7 @@ rliable does not import beside current versions of its dependencies, so make it 
 
     python -m venv /tmp/rliable
     /tmp/rliable/bin/pip install "rliable==1.2.0" "arch==7.2.0" "pandas<3" "numpy<2"
-    /tmp/rliable/bin/python tests/experiment/make_rliable_fixtures.py
+    /tmp/rliable/bin/python tests/experiment/scores/make_rliable_fixtures.py
 """
 
 import json
@@ -43,7 +43,7 @@ def main() -> None:
     points["profile"], intervals["profile"] = point["x"].tolist(), interval["x"].tolist()
     fixtures = {"levels": levels.tolist(), "x": x.tolist(), "y": y.tolist(), "points": points, "intervals": intervals}
     path = Path(__file__).with_name("rliable_fixtures.json")
-    path.write_text(json.dumps(fixtures, indent=1) + "\n")
+    path.write_text(json.dumps(fixtures) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,8 @@ def sizes() -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(network: QNetwork, sizes: list[int]) -> Evaluation:
-    handle = network.register_forward_pre_hook(lambda _, given: sizes.append(given[1].shape[0]))
-    result = evaluate(network, CONFIG, protocol("v5"))
-    handle.remove()
-    return result
+    with network.register_forward_pre_hook(lambda _, given: sizes.append(given[1].shape[0])):
+        return evaluate(network, CONFIG, protocol("v5"))
 
 
 def test_only_envs_with_episodes_left_are_computed_and_the_games_are_the_same(
@@ -48,17 +46,16 @@ def test_only_envs_with_episodes_left_are_computed_and_the_games_are_the_same(
 
 
 def test_a_stop_keeps_the_episodes_that_ended(network: QNetwork, whole: Evaluation) -> None:
-    reported: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = [(0, 0)]
 
     def report(scores: list[float], steps: int) -> None:
         reported.append((len(scores), steps))
 
-    stopped = evaluate(network, CONFIG, protocol("v5"), lambda: bool(reported and reported[-1][0]), report=report)
+    stopped = evaluate(network, CONFIG, protocol("v5"), lambda: reported[-1][0] > 0, report=report)
     (record,) = stopped.records
     first = min(whole.records, key=lambda record: record.steps)
     assert (stopped.scores, record.steps) == ([first.score], first.steps)
-    assert reported[-1] == (1, record.steps)
-    assert [steps for _, steps in reported] == [*range(1, record.steps + 1)]
+    assert reported == [*((0, step) for step in range(record.steps)), (1, record.steps)]
 
 
 def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(
