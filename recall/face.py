@@ -17,7 +17,7 @@ from experiment.store.metrics import read_rows
 if TYPE_CHECKING:
     import pandas
 
-load_agent = open_agent  # load_agent(folder, observe=None, **overrides): an agent of a run's folder, on the CPU
+load_agent = open_agent  # load_agent(folder, **overrides), such as eval_episodes=1, observe="flicker:0.5"
 
 
 class Episode(NamedTuple):

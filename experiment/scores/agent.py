@@ -81,8 +81,8 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
     protocol = build.rules(config)
     build.check_machine(config)
     build.use_threads(config)
-    network = load_network(saved, config, protocol, folder)
     with refused(folder, "loaded"):
+        network = load_network(saved, config, protocol, folder)
         about = {
             "frames": int(saved.meta["frames"]),
             "train_seed": trained.seed,
@@ -93,7 +93,7 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
-    """The trained network, on the CPU. UsageError if the weights or the action set do not fit."""
+    """The trained network, on the CPU. UsageError if the action set does not fit; any error if the weights do not."""
     num_actions, trained = len(build.task(config).action_names), saved.meta.get("num_actions")
     if trained != num_actions:
         raise UsageError(
@@ -101,6 +101,5 @@ def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: 
             f"but {folder} was trained with {trained}"
         )
     network = build.make_network(config, num_actions)
-    with refused(folder, "loaded"):
-        network.load_state_dict(saved.weights)
+    network.load_state_dict(saved.weights)
     return network

@@ -133,8 +133,8 @@ def pictures(record: EpisodeRecord, trace: Trace, actions: Sequence[str], title:
     actions: names [A]; cells: the last so many numbers of the core's state are its cells. RuntimeError if the episode
     does not come out as recorded.
     """
-    lines = len(actions) if len(actions) <= 9 else -(-len(actions) // 2)
-    column = (WIDTH - 2 * MARGIN) * lines // len(actions)
+    columns = 1 if len(actions) <= 9 else 2
+    lines, column = -(-len(actions) // columns), (WIDTH - 2 * MARGIN) // columns
     axis = column - 8 - AXIS_X  # pixels
     screens = replay_colour(record, pooled=True)  # some games draw a thing in every second frame only
     first = next(screens)

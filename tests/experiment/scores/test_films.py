@@ -52,9 +52,6 @@ def test_the_values_are_those_of_the_network_run_again_on_the_record(
     np.testing.assert_allclose(numbers.state[-1], state[0].numpy(), rtol=1e-5, atol=1e-6)
     assert (numbers.action == action.numpy()).all()
     assert numbers.reward.sum() == record.score
-    # Half of the actions are random. A random one of four is the best one in a quarter of the cases.
-    best = numbers.q[np.arange(record.steps), numbers.action] >= numbers.q.max(-1) - 1e-5
-    assert abs(best.mean() - (0.5 + 0.5 / 4)) < 0.15
     assert list(numbers.gates) == ["input", "forget", "output"]
     gates = np.array([*numbers.gates.values()])
     assert gates.shape == (3, record.steps)
