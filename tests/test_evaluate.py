@@ -16,7 +16,7 @@ from experiment.scores.evaluation import Evaluation
 from experiment.scores.intervals import mean_interval
 from tests import small
 
-SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
+SHORT = "--episodes 2 --epsilon 1 --threads 1".split()
 SWEEP = [*SHORT, "--sweep", "flicker:0.5,0,1"]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,20 +25,11 @@ class Trace:
     frames: np.ndarray  # [T, H, W] uint8, as the agent saw them
     action: np.ndarray  # [T] int64, the actions played
     reward: np.ndarray  # [T] float32, true points
-    samples: np.ndarray  # [T, A, N] float32, samples of the return; their mean is Q
+    q: np.ndarray  # [T, A] float32, the mean of the samples of the return
+    returns: np.ndarray  # [2, T, A], their quantiles 0.1 and 0.9
     state: np.ndarray  # [T, S] float32, the core state after the step
     gates: dict[str, np.ndarray]  # name -> mean opening [T] float32
     saliency: np.ndarray | None  # [T, H, W] float32, |dQ(s_t, a_t) / d pixel of the newest image|
-
-    @cached_property
-    def q(self) -> np.ndarray:
-        """[T, A] float32"""
-        return self.samples.mean(-1)
-
-    @cached_property
-    def returns(self) -> np.ndarray:
-        """[2, T, A], the quantiles 0.1 and 0.9 of the return."""
-        return np.quantile(self.samples, (0.1, 0.9), axis=-1)
 
 
 @contextmanager
@@ -51,11 +41,8 @@ def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[l
         images.append(given[0].detach().requires_grad_(differentiable))
         return images[-1]
 
-    hook = network.conv.register_forward_pre_hook(watch)
-    try:
+    with network.conv.register_forward_pre_hook(watch):
         yield images
-    finally:
-        hook.remove()
 
 
 def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
@@ -100,11 +87,13 @@ def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bo
             bar(start + len(played), "")
     with torch.no_grad():
         gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))  # from the states before each step
+    sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(
         frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),
         action=action.numpy(),
         reward=np.roll(inputs.prev_reward[:, 0].numpy(), -1),
-        samples=torch.cat(samples).numpy(),
+        q=sampled.mean(-1),
+        returns=np.quantile(sampled, (0.1, 0.9), axis=-1),
         state=torch.cat(states[1:]).numpy(),
         gates={name: opening.mean(-1).numpy() for name, opening in gates.items()},
         saliency=torch.cat(tints).numpy() if saliency else None,

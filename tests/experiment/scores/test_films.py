@@ -82,18 +82,14 @@ def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record: Epis
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
 
 
-def test_a_film_is_seekable_starts_at_once_and_has_a_poster(
-    agent: Agent, record: EpisodeRecord, tmp_path: Path
-) -> None:
+def test_a_film_is_seekable_small_and_has_a_poster(agent: Agent, record: EpisodeRecord, tmp_path: Path) -> None:
     path = films.overlay_film(agent, record, saliency=True).write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)  # a picture a step
         keys = [(packet.pts or 0) * packet.time_base for packet in container.demux(stream) if packet.is_keyframe]
     assert max(float(b - a) for a, b in itertools.pairwise(keys)) <= 4
-    data = path.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")
-    assert len(data) < 15e6 * record.steps / (300 * overlay.FPS)  # five minutes: 15 MB
+    assert path.stat().st_size < 15e6 * record.steps / (300 * overlay.FPS)  # five minutes: 15 MB
     assert Image.open(tmp_path / "a.jpg").size[0] == overlay.WIDTH
 
 
