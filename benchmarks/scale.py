@@ -32,14 +32,14 @@ class Recorded(RemotePlayer):
 
     stretches: ClassVar[list[Stretch]] = []  # travel with the class
 
-    def begin(self, seed: int) -> None:
-        self.sent = 0
-        self.network = build.make_network(self.config, len(build.task(self.config).action_names))
+    def __init__(self, config: Config, index: int) -> None:
+        self.config, self.sent = config, 0
+        self.network = build.make_network(config, len(build.task(config).action_names))
 
-    def play(self, seed: int, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer | None:
+    def play(self, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer:
         stretch = self.stretches[self.sent % RECORDED]._replace(time=self.sent * stretch_rows(self.config))
         self.sent += 1
-        return Answer(seed, stretch, [])
+        return Answer(stretch, [])
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """As before a stretch."""
@@ -67,9 +67,8 @@ def scale(effort: Effort) -> list[Row]:
 def _record(config: Config) -> tuple[list[Stretch], float]:
     """The stretches of an actor that plays in this process, and its rows a second."""
     actor = RemotePlayer(config, 0)
-    actor.begin(1)
     answers: list[Any] = []
-    took = seconds(lambda: answers.append(actor.play(1, actor.network.state_dict(), 0, np.ones(LANES))), RECORDED)
+    took = seconds(lambda: answers.append(actor.play(actor.network.state_dict(), 0, np.ones(LANES))), RECORDED)
     return [answer.stretch for answer in answers], stretch_rows(config) * LANES / took
 
 
@@ -104,7 +103,7 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
     while not all(seat.alive for seat in seats):
         take(1)
         time.sleep(0.2)  # leave them the machine
-    row_bytes = len(pickle.dumps(Answer(0, sample, []))) / sample.steps
+    row_bytes = len(pickle.dumps(Answer(sample, []))) / sample.steps
     here, one = sample.steps / seconds(lambda: replay.append(sample), 100), 0.0
     packed = f"{row_bytes:.0f} bytes a row, {sample.steps} rows a stretch; {here:,.0f} rows/s without Ray"
     for count in ACTORS:

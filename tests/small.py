@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ def differences(one: Path, other: Path) -> list[str]:
 class InProcess(Children):
     """Workers of a study without the seconds that a child needs to begin."""
 
-    def _call(self, cell: Cell, program: str, *words: str) -> None:
+    def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
+        yield state
         assert import_module(program.removesuffix(".py")).main(list(words)) == 0
 
 
@@ -118,7 +119,7 @@ def run_cells(cells: list[Cell], study: Study) -> None:
     """Train and score these cells in this process."""
     (study.out / "runs").mkdir(parents=True, exist_ok=True)
     for cell in cells:
-        InProcess().run(cell, study, print)
+        assert list(InProcess().run(cell, study)) == ["training", "evaluating"]
         collect(cell, study)
 
 

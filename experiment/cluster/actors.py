@@ -1,12 +1,11 @@
 """Actors of one run on Ray: each plays some of its envs, and sends finished stretches of rows to the learner.
 
-The learner asks: every player has at most one call open, with the newest weights. So nobody plays ahead of a learner
-that is behind, and weights are never much older than MAX_AGE updates. A call is answered once or never, and it is never
-repeated: no row is inserted twice, and a lost player loses what was under way.
+The learner asks: every player has one call open, with the newest weights. So nobody plays ahead of a learner that is
+behind, and weights are never much older than MAX_AGE updates. A call is answered once or never, and it is never
+repeated: no row is inserted twice. A player that is lost loses what was under way, and another begins in its place.
 """
 
 import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -24,8 +23,8 @@ from experiment.runs.player import Player
 from experiment.settings.config import Config, UsageError
 
 MAX_AGE = 1_000  # updates: a player whose weights are older is waited for before any other
-WAIT = 1.0  # seconds: of a look for finished stretches, and before a lost player is asked again
-LOSSES, PATIENCE = 30, 900.0  # times that each player is lost in a row, and seconds, before the run gives up
+WAIT = 1.0  # seconds: of a look for finished stretches
+PATIENCE = 900  # looks in a row that bring nothing, before the run gives up
 EMPTY = Stretch(0, -1, np.empty((0, 0), ROW), np.empty(0), [], np.empty(0))
 
 
@@ -37,7 +36,6 @@ def stretch_rows(config: Config) -> int:
 class Answer(NamedTuple):
     """What a player sends."""
 
-    seed: int  # of the player's life
     stretch: Stretch
     records: list[EpisodeRecord]  # of the episodes that ended in it
 
@@ -46,40 +44,31 @@ class RemotePlayer:
     """A player in a process of its own. It packs rows with a small replay of the last ones."""
 
     def __init__(self, config: Config, index: int) -> None:
+        """Its envs and its exploration come from the seed of `config`."""
         lanes, rows = config.num_envs // config.actors, sum(build.lengths(config)) + 3 * stretch_rows(config)
         here = {"device": "cpu", "compile": False, "threads": 1, "num_envs": lanes, "replay_rows": lanes * rows}
         self.config, self.index = replace(config, actors=0, ray="", **here), index
-        self.player: Player | None = None
-
-    def begin(self, seed: int) -> None:
-        """Begin a life: envs and exploration from this seed, and an empty replay."""
-        if self.player:
-            self.player.close()
-        config = self.config = replace(self.config, seed=seed)
-        build.use_threads(config)
+        build.use_threads(self.config)
         actions = len(build.task(config).action_names)
-        self.network = build.make_network(config, actions)
-        self.ring = build.make_replay(config, self.network.state_size).rings[0]
-        self.q = np.zeros((self.ring.capacity, config.num_envs, actions), np.float32)  # of the rows in the ring
-        self.player = Player(config, self.network)
+        self.network = build.make_network(self.config, actions)
+        self.ring = build.make_replay(self.config, self.network.state_size).rings[0]
+        self.q = np.zeros((self.ring.capacity, lanes, actions), np.float32)  # of the rows in the ring
+        self.player = Player(self.config, self.network)
         self.player.reset()
 
-    def play(self, seed: int, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer | None:
-        """Play a stretch with these weights; epsilon [N]. None if the life of this seed is over."""
-        player = self.player
-        if player is None or self.config.seed != seed:
-            return None
+    def play(self, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer:
+        """Play a stretch with these weights; epsilon [N]."""
         self.network.load_state_dict(weights)
         ring, records, offset = self.ring, [], self.index * self.config.num_envs
         first = ring.time
         for _ in range(stretch_rows(self.config)):
-            player.act(epsilon)
-            self.q[ring.time % ring.capacity] = player.actor.q
-            ring.append(player.recv())
-            records += [replace(record, env=record.env + offset) for record in player.finished()]
+            self.player.act(epsilon)
+            self.q[ring.time % ring.capacity] = self.player.actor.q
+            ring.append(self.player.recv())
+            records += [replace(record, env=record.env + offset) for record in self.player.finished()]
         if self.config.priority_exponent:
             self._set_priorities(ring, ring.completed(first), version)
-        return Answer(seed, ring.stretch(first, self.index), records)
+        return Answer(ring.stretch(first, self.index), records)
 
     def _set_priorities(self, ring: Ring, origin: np.ndarray, updates: int) -> None:
         start, lane = np.divmod(origin, ring.lanes)
@@ -94,11 +83,10 @@ class RemotePlayer:
 class Seat:
     """A player as the learner knows it."""
 
-    handle: Any
+    index: int
+    handle: Any = None
     seed: int = -1
-    rows: int = 0  # inserted from this life: the time of the next stretch
     alive: bool = False  # has begun
-    ask_at: float = 0.0  # monotonic seconds: not before
     steps: int = 0  # inserted since the last row of metrics
 
 
@@ -108,11 +96,10 @@ class Players:
     def __init__(self, config: Config, learner: Learner) -> None:
         """UsageError if Ray is missing, or if there is no cluster with a core at the address."""
         self.config, self.learner = config, learner
-        self.rng = build.rng(config.seed, "exploration")  # gives each life of a player its seed
+        self.rng = build.rng(config.seed, "exploration")  # gives each player its seed
         self.steps = stretch_rows(config) * config.num_envs // config.actors
-        self.restarts = self.age = self._losses = 0
+        self.restarts = self.age = self._in_vain = 0
         self._records: list[EpisodeRecord] = []
-        self._version, self._weights, self._answered = -1, None, time.monotonic()
         self._open: dict[Any, tuple[Seat, int]] = {}  # calls in their order: a player and the version of its weights
         self._stack = contextlib.ExitStack()
         self._ray = self._stack.enter_context(connected(config.ray or "local"))
@@ -121,72 +108,69 @@ class Players:
             self.close()
             raise UsageError(f"--ray {config.ray}: the cluster has no core")
         share = 1 / -(-config.actors // int(cores))  # of a core, so that all find room
-        remote = self._ray.remote(num_cpus=share, max_restarts=-1, max_task_retries=0)(RemotePlayer)
-        self.seats = [Seat(remote.remote(config, i)) for i in range(config.actors)]
+        self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(RemotePlayer)
+        self.seats = [Seat(index) for index in range(config.actors)]
+        for seat in self.seats:
+            self._begin(seat)
+
+    def _begin(self, seat: Seat) -> None:
+        """Another player, with a seed of its own, begins where there is room."""
+        seat.seed, seat.alive = int(self.rng.integers(2**31)), False
+        seat.handle = self._actor.remote(replace(self.config, seed=seat.seed), seat.index)
 
     def reset(self) -> None:
-        """The players begin when `act` asks them."""
+        """The players begin when they are there."""
 
     def act(self, epsilon: np.ndarray) -> None:
         """Ask every player that has no call open for a stretch with the newest weights; epsilon [N] of all envs."""
-        busy = [seat for seat, _ in self._open.values()]
+        busy, updates = [seat for seat, _ in self._open.values()], self.learner.updates
         for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
-            if seat in busy or time.monotonic() < seat.ask_at:
+            if seat in busy:
                 continue
             if seat.alive:
-                call = seat.handle.play.remote(seat.seed, self._newest_weights(), self._version, own)
+                weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
+                call = seat.handle.play.remote(weights, updates, own)
             else:
-                seat.seed, seat.rows = int(self.rng.integers(2**31)), 0
-                call = seat.handle.begin.remote(seat.seed)
-            self._open[call] = seat, self.learner.updates
-
-    def _newest_weights(self) -> Any:
-        """A reference to the acting network's weights in the object store."""
-        if self._version != self.learner.updates:
-            weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
-            self._version, self._weights = self.learner.updates, self._ray.put(weights)
-        return self._weights
+                call = seat.handle.__ray_ready__.remote()
+            self._open[call] = seat, updates
 
     def recv(self) -> Stretch:
         """The finished stretch that was asked for first; an empty one if none is finished within WAIT seconds."""
-        self._records = []
-        oldest = self.learner.updates - MAX_AGE
+        self._records, oldest = [], self.learner.updates - MAX_AGE
         late = [ref for ref, (seat, version) in self._open.items() if seat.alive and version <= oldest]
-        refs = late or [*self._open]
-        ready = self._ray.wait(refs, timeout=WAIT)[0] if refs else time.sleep(WAIT)
-        return self._take(ready[0]) if ready else EMPTY
+        ready = self._ray.wait(late or [*self._open], timeout=WAIT)[0]
+        return self._take(ready[0]) if ready else self._nothing("none had room, or none was quick enough")
 
     def _take(self, ref: Any) -> Stretch:
         """The answer to a call, which has come."""
         seat, version = self._open.pop(ref)
         errors = self._ray.exceptions
         try:
-            answer: Answer | None = self._ray.get(ref)
+            answer = self._ray.get(ref)
         except errors.RayTaskError:  # an error of our own, not a loss
             raise
-        except errors.RayError as error:
-            self._lose(seat, error)
-            return EMPTY
-        self._losses, self._answered = 0, time.monotonic()
-        if not seat.alive:  # the answer to `begin`
+        except errors.RayError as loss:
+            why = " ".join(str(loss).split())
+            if getattr(loss, "actor_init_failed", False):  # such as a missing package
+                raise UsageError(f"--actors {len(self.seats)}: no player can begin ({why[-300:]})") from None
+            self.restarts += seat.alive
+            self._begin(seat)
+            return self._nothing(why)
+        self._in_vain = 0
+        if not seat.alive:
             seat.alive = True
             return EMPTY
-        if answer is None or (answer.seed, answer.stretch.time) != (seat.seed, seat.rows):
-            self._lose(seat, "an answer out of its order")
-            return EMPTY
-        seat.rows += stretch_rows(self.config)
-        seat.steps += answer.stretch.steps
-        self.age, self._records = max(self.age, self.learner.updates - version), answer.records
-        return answer.stretch
+        stretch, self._records = answer
+        seat.steps += stretch.steps
+        self.age = max(self.age, self.learner.updates - version)
+        return stretch
 
-    def _lose(self, seat: Seat, why: object) -> None:
-        """The player is asked to begin another life."""
-        self.restarts += seat.alive
-        self._losses += 1
-        # Until there is room for them, Ray says at once that players are restarting: a node may be away for minutes.
-        if self._losses > LOSSES * len(self.seats) and time.monotonic() - self._answered > PATIENCE:
-            raise UsageError(f"--actors {len(self.seats)}: no player answers any more ({' '.join(str(why).split())})")
-        seat.alive, seat.ask_at = False, time.monotonic() + WAIT
+    def _nothing(self, why: str) -> Stretch:
+        """An empty stretch. UsageError if there was nothing else for long: a node may be away for minutes."""
+        self._in_vain += 1
+        if self._in_vain > PATIENCE:
+            raise UsageError(f"--actors {len(self.seats)}: no player answers any more ({why})")
+        return EMPTY
 
     def finished(self) -> list[EpisodeRecord]:
         """The episodes that ended in the last stretch."""

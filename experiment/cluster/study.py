@@ -8,8 +8,8 @@ from the checkpoint in the study's folder.
 import contextlib
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from experiment import build
-from experiment.runs.session import is_young
 from experiment.settings.config import UsageError, save
 from experiment.store import checkpoint as checkpoints
-from experiment.store.files import reason, refused, replacing
-from experiment.store.metrics import MetricsFile
+from experiment.store.files import reason, replacing
 from experiment.studies.jobs import Children, StoppedError
 from experiment.studies.study import Cell, Study
 
@@ -36,43 +34,35 @@ Files = dict[str, np.ndarray]  # path below runs/ -> its bytes
 # --- files that travel ---------------------------------------------------------------------------------------------
 
 
-def states(cell: Cell) -> States:
-    """The files of a run, without its older checkpoints. OSError if one vanishes meanwhile."""
-    paths = [path for folder in checkpoints.candidates(cell.folder)[:1] for path in folder.iterdir()]
-    paths += [path for path in cell.folder.rglob("*") if cell.folder / "checkpoint" not in path.parents]
-    paths += [cell.log] * cell.log.exists()
-    plain = [path for path in paths if path.is_file() and path.name != "lock" and not path.name.startswith(".")]
-    return {
-        str(path.relative_to(cell.config.runs_dir)): (path.stat().st_size, path.stat().st_mtime_ns) for path in plain
-    }
-
-
 def changes(cell: Cell, known: States) -> tuple[Files, States]:
-    """The files of a run that have changed, and the states that are `known` with them. OSError if one vanishes.
+    """The files of a run that have changed, and the states that are `known` with them: without its older checkpoints.
 
-    Nothing if a checkpoint came meanwhile: the rows that are read are never ahead of a checkpoint that should be there,
-    and never behind the one that is.
+    OSError if a file vanishes meanwhile. Nothing if a checkpoint came meanwhile: the rows that are read are never ahead
+    of a checkpoint that should be there, and never behind the one that is.
     """
-    newest, now = checkpoints.candidates(cell.folder)[:1], states(cell)
-    changed = (name for name, state in now.items() if known.get(name) != state)
-    files = {name: np.fromfile(cell.config.runs_dir / name, np.uint8) for name in changed}
+    runs, newest = cell.config.runs_dir, checkpoints.candidates(cell.folder)[:1]
+    now: States = {}
+    for path in (*cell.folder.rglob("*"), cell.log):
+        old = cell.folder / "checkpoint" in path.parents and path.parent not in newest
+        if path.is_file() and not old and path.name != "lock" and not path.name.startswith("."):
+            now[str(path.relative_to(runs))] = path.stat().st_size, path.stat().st_mtime_ns
+    files = {name: np.fromfile(runs / name, np.uint8) for name, state in now.items() if known.get(name) != state}
     return (files, now) if checkpoints.candidates(cell.folder)[:1] == newest else ({}, known)
 
 
 def write(cell: Cell, files: Files) -> None:
     """Write what `changes` returned to the same run elsewhere. A checkpoint appears whole, and after all else."""
-    checkpoint: dict[Path, np.ndarray] = {}
-    for name, data in files.items():
-        path = cell.config.runs_dir / name
-        if path.parent.parent == cell.folder / "checkpoint":
-            checkpoint[path] = data
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            data.tofile(temporary)
-    for target in {path.parent for path in checkpoint}:  # one or none
-        with checkpoints.placed(target) as temporary:
-            for path, data in checkpoint.items():
+    checkpoint = []
+    for path, data in ((cell.config.runs_dir / name, data) for name, data in files.items()):
+        if cell.folder / "checkpoint" in path.parents:
+            checkpoint.append((path, data))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                data.tofile(temporary)
+    if checkpoint:
+        with checkpoints.placed(checkpoint[0][0].parent) as temporary:
+            for path, data in checkpoint:
                 data.tofile(temporary / path.name)
 
 
@@ -87,37 +77,33 @@ class Node:
             with contextlib.suppress(Timeout, OSError), FileLock(mark, timeout=0):  # its owner was killed
                 shutil.rmtree(mark.parent)
         self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH)
-        self._lock = FileLock(Path(self._scratch.name) / IN_USE)
-        self._lock.acquire()
+        self._lock = FileLock(Path(self._scratch.name) / IN_USE).acquire()
         track = {"local": "none", "all": "wandb"}.get(cell.config.track, cell.config.track)  # nobody sees a page here
         self._cell = replace(cell, config=replace(cell.config, runs_dir=Path(self._scratch.name), track=track))
         write(self._cell, files)
-        self._known = states(self._cell)
-        self._children, self._done = Children(), threading.Event()
-        self._state, self._error = "", "stopped"
-        threading.Thread(target=self._work, args=(study,), daemon=True).start()
-
-    def _work(self, study: Study) -> None:
-        try:
-            self._children.run(self._cell, study, lambda state: setattr(self, "_state", state))
-            self._error = ""
-        except StoppedError:
-            pass
-        except Exception as error:
-            self._error = str(error)
-        self._done.set()
+        self._known = changes(self._cell, {})[1]
+        self._children, self._state = Children(), ""
+        self._work = self._children.run(self._cell, study)
 
     def news(self, stop: bool) -> tuple[Files, str, str | None]:
         """After SECONDS or at the end: the files that have changed; training or evaluating; None while at work, an
         error, or "" when finished. With `stop` the run saves and ends."""
         if stop:
             self._children.stop()
-        done, files = self._done.wait(SECONDS), {}
+        error, end, files = None, time.monotonic() + SECONDS, {}
+        try:
+            while time.monotonic() < end:
+                self._state = next(self._work)
+                time.sleep(0.1)
+        except StopIteration:
+            error = ""
+        except Exception as problem:
+            error = str(problem) or "stopped"
         with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: next time
             files, self._known = changes(self._cell, self._known)
-        if done:
+        if error is not None:
             self._scratch.cleanup()
-        return files, self._state, self._error if done else None
+        return files, self._state, error
 
 
 # --- on the driver -------------------------------------------------------------------------------------------------
@@ -133,67 +119,53 @@ class RayWorkers:
         self._ray, self._stopped = ray, False
         self._memory = {cell.name: sum(build.expected_bytes(cell.config).values()) for cell in cells}
         needs = {"CPU": study.cpus_per_run, "GPU": study.gpus_per_run, "memory": max(self._memory.values())}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(all(node.get(kind, 0) >= need for kind, need in needs.items()) for node in nodes):
-            room = "; ".join(
-                f"{n.get('CPU', 0):g} cores, {n.get('GPU', 0):g} GPUs, {n['memory'] / 1e9:.1f} GB" for n in nodes
-            )
+        nodes = [{"CPU": 0, "GPU": 0} | node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(node[kind] >= need for kind, need in needs.items()) for node in nodes):
+            room = [f"{n['CPU']:g} cores, {n['GPU']:g} GPUs, {n['memory'] / 1e9:.1f} GB" for n in nodes]
             raise UsageError(
                 f"--cpus-per-run {study.cpus_per_run} --gpus-per-run {study.gpus_per_run:g}: a run, which needs "
-                f"{needs['memory'] / 1e9:.1f} GB, fits on no node of the cluster: {room}"
+                f"{needs['memory'] / 1e9:.1f} GB, fits on no node of the cluster: {'; '.join(room)}"
             )
 
     def stop(self) -> None:
         self._stopped = True
 
-    def run(self, cell: Cell, study: Study, enter: Callable[[str], None]) -> None:
+    def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """Train and score a cell wherever there is room, and elsewhere when its node is lost."""
-        errors, state, losses = self._ray.exceptions, "", 0
+        errors, losses = self._ray.exceptions, 0
         resources = {"num_cpus": study.cpus_per_run, "num_gpus": study.gpus_per_run, "memory": self._memory[cell.name]}
         cell.folder.mkdir(exist_ok=True)
         with checkpoints.lock(cell.folder):
             while not self._stopped:
                 actor = self._ray.remote(Node).options(**resources).remote(cell, study, to_go_on(cell))
+                begun, error = False, None
+                state = "node lost, waiting for another" if losses else "waiting for room"
                 try:
-                    error = None
                     while error is None:
-                        files, now, error = self._news(actor, begun=bool(state))
+                        look = actor.news.remote(self._stopped)
+                        while not self._ray.wait([look], timeout=0)[0]:
+                            if self._stopped and not begun:
+                                raise StoppedError
+                            yield state
+                        files, state, error = self._ray.get(look)
                         write(cell, files)
-                        if now != state:
-                            enter(now)
-                        state, losses = now, 0
+                        begun, losses = True, 0
                     if error:
                         raise StoppedError if self._stopped else UsageError(error)
                     return
                 except errors.RayTaskError as failure:
                     raise UsageError(f"on its node: {reason(failure.cause)}") from None
                 except errors.RayError as loss:
-                    state, losses = "", losses + 1
+                    losses += 1
                     if losses == LOSSES or getattr(loss, "actor_init_failed", False):  # such as a missing package
                         raise UsageError(f"no node can run the cell: {str(loss).strip().splitlines()[-1]}") from None
-                    enter("node lost, waiting for another")
                 finally:
                     self._ray.kill(actor)
         raise StoppedError
 
-    def _news(self, actor: Any, begun: bool) -> tuple[Files, str, str | None]:
-        """`Node.news` of an actor. StoppedError if it still waits for room when the study is stopped."""
-        look = actor.news.remote(self._stopped)
-        while not self._ray.wait([look], timeout=1.0)[0]:
-            if self._stopped and not begun:
-                raise StoppedError
-        return self._ray.get(look)
-
 
 def to_go_on(cell: Cell) -> Files:
-    """The files of a run, new or as its newest checkpoint has it. UsageError if they are damaged."""
-    position = 0
+    """The files of a run, new or old: on the node it goes on from its newest checkpoint."""
     with replacing(cell.folder / "config.yaml") as temporary:
         save(cell.config, temporary)
-    if checkpoints.saved_frames(cell.folder):
-        position = checkpoints.load_latest(cell.folder, training=False, report=print).meta["metrics_position"]
-    elif not is_young(cell.folder, cell.config):
-        raise UsageError(f"{cell.folder}: holds no checkpoint")
-    with refused(cell.folder / "metrics.jsonl", "opened"):
-        MetricsFile(cell.folder / "metrics.jsonl", position).close()
     return changes(cell, {})[0]

@@ -5,7 +5,7 @@ is over the mean scores of the runs, since episodes of one run say nothing about
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -28,9 +28,17 @@ from experiment.studies.study import Result
 
 FEW_GAMES = 3  # below it a measure over games says less than the score of each game
 MANY_AGENTS = 4  # above it agents are compared with the first one only
+BUDGETS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, attribute of a result, its text
+    ("parameters", "parameters", "{:,}".format),
+    ("frames", "frames", "{:,}".format),
+    ("trained samples", "samples", "{:,}".format),
+    ("samples a step", "samples_per_step", "{:g}".format),
+    ("training time", "training_seconds", duration),
+    ("core-hours", "core_hours", "{:.2f}".format),
+)
 EQUAL = ("frames", "trained samples", "samples a step")  # in a fair comparison
 FEW_SEEDS = 5  # below it bootstrap intervals are too narrow
-LEVELS = ("random", "held button", "human")
+LEVELS = ("random", "held button", "human")  # random play, the best button held down, a human
 # python -m benchmarks.one_action
 HELD_BUTTONS = json.loads(Path(__file__).with_name("held_buttons.json").read_text("utf-8"))
 
@@ -49,25 +57,33 @@ class Finding:
     high: float
     values: tuple[float, ...]  # what the interval is over: mean scores of runs, or scores of episodes
     untrained: bool  # a run made no update, or its number of updates is not known
-
-    @property
-    def levels(self) -> dict[str, float]:
-        """Scores to compare with: random play, the best button held down, and a human; those that are known."""
-        held = HELD_BUTTONS.get(self.game, {}).get("score") if self.protocol == "v5" else None
-        known = zip(LEVELS, (random_score(self.game), held, human_score(self.game)), strict=True)
-        return {name: score for name, score in known if score is not None}
+    levels: dict[str, float]  # scores to compare with, of LEVELS those that are known
+    runs: tuple[Result, ...]
 
 
 def make_findings(results: Sequence[Result]) -> list[Finding]:
     """A finding for each game, screen and agent, over its seeds: games and screens in the order of the results."""
     findings = []
     for game, screen, agent in dict.fromkeys((r.game, r.screen, r.agent) for r in results):
-        runs = [r for r in results if (r.game, r.screen, r.agent) == (game, screen, agent)]
-        means = [run.mean for run in runs]
+        runs = tuple(r for r in results if (r.game, r.screen, r.agent) == (game, screen, agent))
+        protocol, means = runs[0].protocol, tuple(run.mean for run in runs)
+        held = HELD_BUTTONS.get(game, {}).get("score") if protocol == "v5" else None
+        levels = zip(LEVELS, (random_score(game), held, human_score(game)), strict=True)
         values, interval = (means, mean_interval(means)) if len(runs) > 1 else (runs[0].scores, runs[0].interval_95)
-        low, high = (float("nan") if bound is None else bound for bound in interval)
-        score = float(np.mean(means)), low, high, tuple(values), not all(run.samples for run in runs)
-        findings.append(Finding(agent, game, screen, runs[0].protocol, len(runs), *score))
+        finding = Finding(
+            agent,
+            game,
+            screen,
+            protocol,
+            len(runs),
+            float(np.mean(means)),
+            *(float("nan") if bound is None else bound for bound in interval),
+            values=values,
+            untrained=not all(run.samples for run in runs),
+            levels={name: score for name, score in levels if score is not None},
+            runs=runs,
+        )
+        findings.append(finding)
     return sorted(findings, key=lambda finding: finding.screen != "full")
 
 
@@ -83,8 +99,9 @@ def verdict(one: Finding, other: Finding) -> str:
 
 def against_level(finding: Finding, name: str) -> str:
     """higher, lower or not shown: the interval of the mean against a level; - if it is not known."""
-    if (level := finding.levels.get(name)) is None:
+    if name not in finding.levels:
         return "-"
+    level = finding.levels[name]
     word = "higher" if finding.low > level else "lower" if finding.high < level else "not shown"
     return f"{level:.1f}: {word}"
 
@@ -93,15 +110,15 @@ def table(findings: Sequence[Finding]) -> list[list[str]]:
     """The findings as text, header first: one row for each finding, one column for each agent to compare with."""
     agents = list(dict.fromkeys(finding.agent for finding in findings))
     others = [] if len(agents) == 1 else agents if len(agents) <= MANY_AGENTS else agents[:1]
-    header = ["game", "screen", "agent", "seeds", "score (95 % interval)", *(f"against {agent}" for agent in others)]
-    rows = [[*header, *LEVELS, "normalised"]]
+    against = [f"against {agent}" for agent in others]
+    rows = [["game", "screen", "agent", "seeds", "score (95 % interval)", *against, *LEVELS, "normalised"]]
     for one in findings:
         same = {f.agent: f for f in findings if (f.game, f.screen) == (one.game, one.screen) and f.agent != one.agent}
-        pairs = [verdict(one, same[agent]) if agent in same else "-" for agent in others]
         score = with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained
+        pairs = [verdict(one, same[agent]) if agent in same else "-" for agent in others]
+        levels = [against_level(one, name) for name in LEVELS]
         normalised = human_normalised(one.game, one.mean)
         last = "-" if normalised is None else f"{normalised:.2f}"
-        levels = [against_level(one, name) for name in LEVELS]
         rows.append([one.game, one.screen, one.agent, str(one.seeds), score, *pairs, *levels, last])
     return rows
 
@@ -123,32 +140,32 @@ def across_games(results: Sequence[Result], screen: str, expected: int) -> dict[
     if len(seeds) < 2 or len(results) < expected:
         why = "one seed says nothing about other seeds" if len(seeds) < 2 else "not all runs are finished"
         return measures | {"note": f"No measure over games: {why}."}
-    rng = np.random.default_rng(0)
-
-    def bounded(statistic: Any, *tables: np.ndarray, resamples: int = 2_000) -> list[Any]:
-        """The statistic of these scores [seeds, games], and its interval."""
-        bounds = stratified_bootstrap(*tables, statistic=statistic, rng=rng, resamples=resamples)
-        return [np.asarray(value).tolist() for value in (statistic(*tables), *bounds)]
-
-    scores = {(r.agent, r.game, r.seed): r.mean for r in results}
+    rng, scores = np.random.default_rng(0), {(r.agent, r.game, r.seed): r.mean for r in results}
     raw = {agent: np.array([[scores[agent, game, seed] for game in games] for seed in seeds]) for agent in agents}
     for other, agent in combinations(agents, 2):
-        pair = bounded(probability_of_improvement, raw[agent], raw[other])
+        pair = _bounded(probability_of_improvement, rng, raw[agent], raw[other])
         measures["improvement"].append([agent, other, *pair])
     known = [i for i, game in enumerate(games) if human_score(game) is not None]
     notes = [f"With {len(seeds)} seeds these intervals are too narrow."] * (len(seeds) < FEW_SEEDS)
     notes += [f"An interquartile mean needs {FEW_GAMES} games with a human score."] * (len(known) < FEW_GAMES)
     measures["note"] = " ".join(notes)
-    if len(known) < FEW_GAMES:
-        return measures
-    low, high = np.array([(random_score(games[i]), human_score(games[i])) for i in known], float).T  # [games]
-    tables = {agent: (table[:, known] - low) / (high - low) for agent, table in raw.items()}
-    levels = np.linspace(min(0.0, *(t.min() for t in tables.values())), max(t.max() for t in tables.values()), 51)
-    measures["levels"] = levels.tolist()
-    for agent, normalised in tables.items():
-        measures["iqm"][agent] = bounded(interquartile_mean, normalised, resamples=50_000)
-        measures["profile"][agent] = bounded(partial(performance_profile, levels=levels), normalised)
+    if len(known) >= FEW_GAMES:
+        low, high = np.array([(random_score(games[i]), human_score(games[i])) for i in known], float).T  # [games]
+        tables = {agent: (table[:, known] - low) / (high - low) for agent, table in raw.items()}
+        levels = np.linspace(min(0.0, *(t.min() for t in tables.values())), max(t.max() for t in tables.values()), 51)
+        measures["levels"] = levels.tolist()
+        for agent, normalised in tables.items():
+            measures["iqm"][agent] = _bounded(interquartile_mean, rng, normalised, resamples=50_000)
+            measures["profile"][agent] = _bounded(partial(performance_profile, levels=levels), rng, normalised)
     return measures
+
+
+def _bounded(
+    statistic: Callable[..., Any], rng: np.random.Generator, *tables: np.ndarray, resamples: int = 2_000
+) -> list[Any]:
+    """The statistic of these scores [seeds, games], and its interval."""
+    bounds = stratified_bootstrap(*tables, statistic=statistic, rng=rng, resamples=resamples)
+    return [np.asarray(value).tolist() for value in (statistic(*tables), *bounds)]
 
 
 def differing_settings(results: Sequence[Result]) -> list[list[str]]:
@@ -164,20 +181,13 @@ def budgets(results: Sequence[Result]) -> list[list[str]]:
     """The budget of each agent, header first: the smallest and the largest of its runs, where they differ."""
     agents = list(dict.fromkeys(result.agent for result in results))
     rows = [["for each run", *agents]]
-    for name, field, show in (
-        ("parameters", "parameters", "{:,}".format),
-        ("frames", "frames", "{:,}".format),
-        ("trained samples", "samples", "{:,}".format),
-        ("samples a step", "samples_per_step", "{:g}".format),
-        ("training time", "training_seconds", duration),
-        ("core-hours", "core_hours", "{:.2f}".format),
-    ):
-        rows.append([name])
+    for name, field, show in BUDGETS:
+        cells = []
         for agent in agents:
-            known = (getattr(result, field) for result in results if result.agent == agent)
-            values = sorted(value for value in known if value is not None)
-            rows[-1].append(" to ".join(dict.fromkeys(show(value) for value in values[:1] + values[-1:])) or "-")
-        rows[-1][0] += " (not equal)" * (name in EQUAL and len({*rows[-1][1:]}) > 1)
+            values = [getattr(r, field) for r in results if r.agent == agent and getattr(r, field) is not None]
+            cells.append(" to ".join(dict.fromkeys(show(f(values)) for f in (min, max))) if values else "-")
+        unequal = name in EQUAL and len(set(cells)) > 1
+        rows.append([name + " (not equal)" * unequal, *cells])
     return rows
 
 
@@ -187,11 +197,10 @@ def curve_means(runs: Sequence[Result], x: str) -> np.ndarray:
 
     One run: the interval over the episodes of that evaluation. No points if a run does not know x.
     """
+    curves = [{p[0]: (at, *p[1:]) for at, p in zip(run.curve_x[x], run.curve, strict=False)} for run in runs]
     if len(runs) == 1:
-        points = zip(runs[0].curve_x[x], runs[0].curve, strict=False)
-        return np.array([(at, *point[1:]) for at, point in points], float).reshape(-1, 4)
-    curves = [{p[0]: (at, p[1]) for at, p in zip(run.curve_x[x], run.curve, strict=False)} for run in runs]
+        return np.array([*curves[0].values()], float).reshape(-1, 4)
     shared = sorted(set.intersection(*map(set, curves)))
-    means = np.array([[curve[frames] for curve in curves] for frames in shared], float).reshape(-1, len(runs), 2)
-    rows = [(at.mean(), scores.mean(), *mean_interval(scores)) for at, scores in means.transpose(0, 2, 1)]
-    return np.array(rows, float).reshape(-1, 4)
+    points = np.array([[curve[frames] for curve in curves] for frames in shared], float).reshape(-1, len(runs), 4)
+    means = [(*point[:, :2].mean(axis=0), *mean_interval(point[:, 1])) for point in points]
+    return np.array(means, float).reshape(-1, 4)

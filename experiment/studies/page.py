@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.table import Table
 
@@ -28,8 +29,16 @@ from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.scores.video import write_video
 from experiment.settings.config import file_name
 from experiment.store.files import refused, write_json, write_text
-from experiment.studies import findings as found
-from experiment.studies.findings import Finding
+from experiment.studies.findings import (
+    Finding,
+    across_games,
+    budgets,
+    curve_means,
+    differing_settings,
+    make_findings,
+    table,
+    with_interval,
+)
 from experiment.studies.study import Cell, Result, Study
 
 FILM_SECONDS = 30
@@ -42,44 +51,46 @@ img { max-width: 100%; } pre { overflow-x: auto; background: #f4f4f4; padding: 0
 video { display: block; }"""
 
 
-def publish(cells: Sequence[Cell], done: Mapping[str, Result], study: Study, warnings: list[str], command: str) -> None:
+def publish(
+    cells: Sequence[Cell], done: Mapping[str, Result], study: Study, warnings: Sequence[str], command: str
+) -> None:
     """Print the findings of the finished cells and write the report. UsageError if it cannot be written."""
     results = [done[cell.name] for cell in cells if cell.name in done]
-    findings = found.make_findings(results)
-    table = found.table(findings)
-    _print(table)
-    for words, names in (
-        ("Not finished", [cell.name for cell in cells if cell.name not in done]),
-        (
-            "Untrained, or of an unknown number of updates",
-            [cell.name for cell in cells if cell.name in done and not done[cell.name].samples],
-        ),
-    ):
-        warnings += [f"{words}: {', '.join(names)}"] * bool(names)
     agents = list(dict.fromkeys(result.agent for result in results))
+    findings = make_findings(results)
+    rows = table(findings)
+    _print(rows)
+    unfinished = [cell.name for cell in cells if cell.name not in done]
+    untrained = [cell.name for cell in cells if cell.name in done and not done[cell.name].samples]
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
-    question = study.question or f"Which plays better after {frames} frames: {' or '.join(agents)}?"
     across = []
     for screen in dict.fromkeys(finding.screen for finding in findings):
         expected = sum(cell.screen == screen for cell in cells)
-        across.append(found.across_games([run for run in results if run.screen == screen], screen, expected))
+        across.append(across_games([run for run in results if run.screen == screen], screen, expected))
+    data = {
+        "question": study.question or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
+        "warnings": [
+            *warnings,
+            *[f"Not finished: {', '.join(unfinished)}"] * bool(unfinished),
+            *[f"Untrained, or of an unknown number of updates: {', '.join(untrained)}"] * bool(untrained),
+        ],
+        "command": command,
+        "findings": [to_jsonable_python(f, exclude={"runs"}, inf_nan_mode="null") for f in findings],
+        "across": across,
+        "runs": [asdict(result) for result in results],
+    }
     machines = (", ".join(f"{k} {v}" for k, v in run.machine.items() if v is not None) for run in results)
-    data = {"question": question, "warnings": warnings, "command": command}
-    runs = [asdict(result) for result in results]
     with refused(study.out, "written"):
         for folder in ("figures", "films"):
             (study.out / folder).mkdir(parents=True, exist_ok=True)
-        plain = {"findings": [_plain(finding) for finding in findings], "across": across, "runs": runs}
-        write_json(study.out / "report.json", data | plain)
+        write_json(study.out / "report.json", data)
         write_text(study.out / "scores.csv", scores_csv(results))
         view = {
-            "table": table,
-            "findings": findings,
-            "runs": results,
-            "tasks": _tasks(results, findings, agents, study.out),
+            "table": rows,
+            "tasks": _tasks(findings, agents, study.out),
             "across": [over | _over_games(over, agents, study.out) for over in across],
-            "budgets": found.budgets(results),
-            "settings": found.differing_settings(results),
+            "budgets": budgets(results),
+            "settings": differing_settings(results),
             "machines": list(dict.fromkeys(machines)),
             "seconds": FILM_SECONDS,
         }
@@ -87,11 +98,6 @@ def publish(cells: Sequence[Cell], done: Mapping[str, Result], study: Study, war
         write_text(study.out / "report.md", text)
         write_text(study.out / "report.html", html(text, study.out))
     print(f"report      {study.out / 'report.md'}, in one file: {study.out / 'report.html'}", flush=True)
-
-
-def _plain(finding: Finding) -> dict[str, Any]:
-    """Values for JSON, which has no NaN."""
-    return {k: None if v != v else v for k, v in asdict(finding).items()} | {"levels": finding.levels}
 
 
 def _print(rows: list[list[str]]) -> None:
@@ -105,30 +111,26 @@ def _print(rows: list[list[str]]) -> None:
 # --- figures and films ---------------------------------------------------------------------------------------------
 
 
-def _tasks(
-    results: Sequence[Result], findings: Sequence[Finding], agents: list[str], out: Path
-) -> list[dict[str, Any]]:
+def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[dict[str, Any]]:
     """Figures and films of each game and screen."""
     tasks = []
     for game, screen in dict.fromkeys((finding.game, finding.screen) for finding in findings):
-        of = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]
-        runs = {f.agent: [r for r in results if (r.game, r.screen, r.agent) == (game, screen, f.agent)] for f in of}
+        of_task = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]
         title = f"{game.replace('_', ' ').title()}, {screen}"
-        films, missing = _films(runs, out)
-        figures = _figures(runs, of, agents, title, out)
+        films, missing = _films(of_task, out)
+        figures = _figures(of_task, agents, title, out)
         tasks.append({"title": title, "figures": figures, "films": films, "missing": missing})
     return tasks
 
 
-def _figures(
-    runs: Mapping[str, Sequence[Result]], findings: Sequence[Finding], agents: list[str], title: str, out: Path
-) -> Linked:
+def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Path) -> Linked:
     """Score against frames, score against core-hours, final scores."""
     slug, figures = file_name(title.lower()), []
-    best = max(score for f in findings for score in (f.mean, *(p[1] for r in runs[f.agent] for p in r.curve)))
+    best = max(score for f in findings for score in (f.mean, *(point[1] for run in f.runs for point in run.curve)))
     levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}  # else it flattens
     for x in ("million frames", "core-hours"):
-        lines = [line for agent, group in runs.items() if (line := _line(agent, group, x))]
+        curves = [_curve(finding, x) for finding in findings]
+        lines = [line for line in curves if len(line.x)]
         if lines:
             path = f"figures/{slug}-{x.replace(' ', '-')}.png"
             draw_lines(out / path, lines, names=agents, levels=levels, xlabel=x, ylabel="score", title=title)
@@ -139,11 +141,10 @@ def _figures(
     return [*figures, ("Final scores", path)]
 
 
-def _line(agent: str, runs: Sequence[Result], x: str) -> Line | None:
-    """The learning curve of an agent against `x` of each run: its mean and the single runs. None without a point."""
-    means = found.curve_means(runs, x)  # [points, 4]
-    single = [(run.curve_x[x], [point[1] for point in run.curve]) for run in runs] if len(runs) > 1 else []
-    return Line(agent, *means.T, runs=single) if len(means) else None
+def _curve(finding: Finding, x: str) -> Line:
+    """The learning curve of an agent against `x` of each run: its mean and the single runs."""
+    single = [(run.curve_x[x], [point[1] for point in run.curve]) for run in finding.runs if finding.seeds > 1]
+    return Line(finding.agent, *curve_means(finding.runs, x).T, runs=single)
 
 
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
@@ -151,34 +152,41 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     slug, figures, rows = file_name(over["screen"]), [], [["measure", "value (95 % interval)"]]
     iqm = [Bar(agent, *values) for agent, values in over["iqm"].items()]
     improvement = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
-    for name, measure, bars, label in (
-        ("interquartile-means", "interquartile mean of", iqm, "interquartile mean; 0 is random play, 1 a human"),
-        ("improvement", "probability of improvement of", improvement, "probability that a run scores higher"),
+    for name, measure, bars, label, names in (
+        (
+            "interquartile-means",
+            "interquartile mean of",
+            iqm,
+            "interquartile mean; 0 is random play, 1 a human",
+            agents,
+        ),
+        ("improvement", "probability of improvement of", improvement, "probability that a run scores higher", ()),
     ):
         if bars:
             path = f"figures/{name}-{slug}.png"
-            draw_bars(out / path, bars, names=agents if bars is iqm else (), xlabel=label)
+            draw_bars(out / path, bars, names=names, xlabel=label)
             figures.append((label, path))
-            rows += [[f"{measure} {bar.name}", found.with_interval(bar.value, bar.low, bar.high, 2)] for bar in bars]
-    if profiles := [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]:
+            rows += [[f"{measure} {bar.name}", with_interval(bar.value, bar.low, bar.high, 2)] for bar in bars]
+    if over["profile"]:
         path = f"figures/profiles-{slug}.png"
-        xlabel, ylabel = "human-normalised score", "share of runs above it"
-        draw_lines(out / path, profiles, names=agents, xlabel=xlabel, ylabel=ylabel)
+        profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
+        axes = {"xlabel": "human-normalised score", "ylabel": "share of runs above it"}
+        draw_lines(out / path, profiles, names=agents, **axes)
         figures.append(("Performance profiles", path))
     return {"figures": figures, "rows": rows}
 
 
-def _films(runs: Mapping[str, Sequence[Result]], out: Path) -> tuple[Linked, list[str]]:
+def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
     """Films of the best episode and of the median episode of the median run of each agent; those left out, and why."""
     films, missing = [], []
-    for agent, group in runs.items():
-        best = group[middle_and_best([max(run.scores) for run in group])[1]]
-        median = group[middle_and_best([run.mean for run in group])[0]]
+    for finding in findings:
+        best = finding.runs[middle_and_best([max(run.scores) for run in finding.runs])[1]]
+        median = finding.runs[middle_and_best([run.mean for run in finding.runs])[0]]
         for which, run, index in (
             ("best", best, middle_and_best(best.scores)[1]),
             ("median", median, middle_and_best(median.scores)[0]),
         ):
-            text = f"{agent}, {which} episode: {run.scores[index]:g} (seed {run.seed})"
+            text = f"{finding.agent}, {which} episode: {run.scores[index]:g} (seed {run.seed})"
             try:
                 films.append((text, _film(run, index, out)))
             except (ValueError, RuntimeError) as error:  # a record that is missing or damaged, or another emulator

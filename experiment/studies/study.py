@@ -122,16 +122,16 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
     seeds = range(1, study.seeds + 1)
     for seed, screen, game, agent in itertools.product(seeds, study.observe, study.games, study.agents):
         start, overrides = _overrides(agent)
+        settings = {"threads": study.cpus_per_run, "parts": 1, **shared, "frames": study.frames, "observe": screen}
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
-        grid = {"frames": study.frames, "observe": screen, **overrides}
         own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
-        alone = {"threads": study.cpus_per_run, "parts": 1}
-        cells.append(cell := Cell(agent, screen, override(preset(start), {**alone, **shared, **grid, **own})))
+        cell = Cell(agent, screen, override(preset(start), {**settings, **overrides, **own}))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):
             if (first := known.setdefault(key, cell)) is not cell:
                 words = (f"--agents {c.agent} --games {c.config.game} --observe {c.screen}" for c in (first, cell))
                 raise UsageError(f"{' and '.join(words)}: the same run is given twice")
+        cells.append(cell)
     return cells
 
 
@@ -234,14 +234,18 @@ def finished(cell: Cell, study: Study) -> Result | None:
     rest = build.task(config).frame_skip * config.num_envs  # runs end with a whole step of all envs
     if result.frames >= config.frames + rest:
         raise UsageError(f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}")
-    rules = len(result.scores), result.epsilon, result.eval_seed
-    is_of_study = rules == (study.episodes, study.epsilon, study.eval_seed)
+    is_of_study = (len(result.scores), result.epsilon, result.eval_seed) == (
+        study.episodes,
+        study.epsilon,
+        study.eval_seed,
+    )
     return result if is_of_study and result.frames >= config.frames else None
 
 
 def collect(cell: Cell, study: Study) -> Result:
     """Write the result of a run that is trained and scored. UsageError if a part of it is missing or damaged."""
-    config, path, data = cell.config, cell.result, _evaluation(cell, study)
+    config, path, records = cell.config, cell.result, cell.result.with_suffix("")
+    evaluation, episodes = _evaluation(cell, study)
     with refused(cell.folder / "metrics.jsonl", "read"):
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
         logged = [row for row in rows if "samples" in row]
@@ -263,29 +267,36 @@ def collect(cell: Cell, study: Study) -> Result:
         preset=config.preset,
         settings={k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME},
         records=f"results/{path.stem}",
-        **{k: data[k] for k in ("parameters", "frames", "protocol", "epsilon", "eval_seed", "mean", "interval_95")},
-        scores=tuple(data["scores"]),
+        **{
+            k: evaluation[k]
+            for k in ("parameters", "frames", "protocol", "epsilon", "eval_seed", "mean", "interval_95")
+        },
+        scores=tuple(evaluation["scores"]),
     )
-    records = path.with_suffix("")
     with refused(path, "written"):
         path.unlink(missing_ok=True)  # first: it must never stand beside other episodes
         shutil.rmtree(records, ignore_errors=True)
         records.mkdir(parents=True)
         for index in {*middle_and_best(result.scores)}:
-            shutil.copyfile(data["path"].with_suffix("") / record_name(index), records / record_name(index))
+            shutil.copyfile(episodes / record_name(index), records / record_name(index))
         write_json(path, asdict(result))
     return result
 
 
-def _evaluation(cell: Cell, study: Study) -> dict[str, Any]:
-    """The newest evaluation of the trained run by the study's rules, and its file as `path`. UsageError if there is
-    none."""
+def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
+    """The newest evaluation of the trained run by the study's rules, and the folder of its episodes. UsageError if
+    there is none."""
     config = cell.config
-    rules = {"protocol": config.protocol, "observe": config.observe, "episodes": study.episodes}
-    rules |= {"epsilon": study.epsilon, "eval_seed": study.eval_seed}
+    rules = {
+        "protocol": config.protocol,
+        "observe": config.observe,
+        "episodes": study.episodes,
+        "epsilon": study.epsilon,
+        "eval_seed": study.eval_seed,
+    }
     for path in sorted((cell.folder / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         with refused(path, "read"):
             data = json.loads(path.read_bytes())
         if rules.items() <= data.items() and data["frames"] >= config.frames:
-            return data | {"path": path}
+            return data, path.with_suffix("")
     raise UsageError(f"{cell.folder}: no evaluation of {config.frames:,} frames by the study's rules")

@@ -4,6 +4,8 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,8 +45,7 @@ def alone(settings: Config, index: int = 1) -> tuple[RemotePlayer, dict[str, tor
 def test_a_player_sends_the_rows_that_the_loop_here_would_store():
     settings = config(actors=1, num_envs=2)
     remote, weights = alone(settings, 0)
-    remote.begin(settings.seed)
-    sent = [remote.play(settings.seed, weights, 0, np.full(2, 0.5)) for _ in range(3)]
+    sent = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(3)]
     network = build.make_network(settings, len(build.task(settings).action_names))
     here = actors.Player(settings, network)
     here.reset()
@@ -53,7 +54,6 @@ def test_a_player_sends_the_rows_that_the_loop_here_would_store():
         here.act(np.full(2, 0.5))
         one.append(here.recv())
     for answer in sent:
-        assert answer is not None
         other.append(answer.stretch)
     a, b = one.state(), other.state()
     assert all((a[name] == b[name]).all() for name in a.keys() - {"0.open_block"})
@@ -63,11 +63,7 @@ def test_a_player_sends_the_rows_that_the_loop_here_would_store():
 def test_first_priorities_come_from_the_values_that_the_actor_saw():
     settings = config(priority_exponent=1.0, actors=2)
     remote, weights = alone(settings)
-    remote.begin(3)
-    answer = None
-    for _ in range(4):
-        answer = remote.play(3, weights, 0, np.full(2, 0.5))
-    assert answer is not None
+    answer = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(4)][-1]
     # 8 + 16 + 1 rows: of 64, sequences from 8, 16, 24 and 32 on; the last 16 rows completed those of 24 and 32.
     origin = remote.ring.completed(3 * ROWS)
     assert origin.tolist() == [3 * 2, 3 * 2 + 1, 4 * 2, 4 * 2 + 1]
@@ -78,27 +74,9 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw():
     np.testing.assert_allclose(answer.stretch.priority, np.maximum(expected, 1e-6), rtol=1e-6)
 
 
-def test_a_life_that_is_over_plays_no_more_and_the_next_one_differs():
-    remote, weights = alone(config())
-    assert remote.play(5, weights, 0, np.ones(2)) is None
-    remote.begin(5)
-    first = remote.play(5, weights, 0, np.ones(2))
-    remote.begin(6)
-    assert remote.play(5, weights, 0, np.ones(2)) is None
-    second = remote.play(6, weights, 0, np.ones(2))
-    assert first is not None
-    assert second is not None
-    assert (first.seed, first.stretch.time, second.seed, second.stretch.time) == (5, 0, 6, 0)
-    assert first.stretch.rows["is_first"][0].all()
-    assert second.stretch.rows["is_first"][0].all()
-    assert (first.stretch.rows["action"] != second.stretch.rows["action"]).any()
-
-
 def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again():
     remote, weights = alone(config(torso="dqn-2013"))  # player 1 has the envs 2 and 3
-    remote.begin(3)
-    answers = [remote.play(3, weights, 0, np.ones(2)) for _ in range(16)]
-    records = [record for answer in answers if answer for record in answer.records]
+    records = [record for _ in range(16) for record in remote.play(weights, 0, np.ones(2)).records]
     assert records
     assert {record.env for record in records} <= {2, 3}
     for record in records:
@@ -109,56 +87,38 @@ def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again():
 # --- the learner's side, with a stand-in for Ray that computes a call when it is waited for
 
 
-class Ref:
-    """An answer to come."""
-
-    def __init__(self, handle: "Handle", method: str, arguments: tuple[Any, ...]) -> None:
-        self.handle, self.life, self.method, self.arguments = handle, handle.life, method, arguments
-
-
 class Handle:
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments, self.life, self.slow = arguments, 0, False
-        self.restart()
+    """A player; `lost` as after the death of its process."""
 
-    def restart(self) -> None:
-        """As Ray does after the process has died: the constructor runs again, calls that were open fail."""
-        self.player, self.life = RemotePlayer(*self.arguments), self.life + 1
+    def __init__(self, *arguments: Any) -> None:
+        self.player, self.lost, self.slow = RemotePlayer(*arguments), False, False
 
     def __getattr__(self, method: str) -> Any:
-        return SimpleNamespace(remote=lambda *arguments: Ref(self, method, arguments))
+        call = (lambda: True) if method == "__ray_ready__" else getattr(self.player, method)
+        return SimpleNamespace(remote=lambda *arguments: (self, partial(call, *deepcopy(arguments))))
 
 
 class StandIn:
-    """Of `ray` the calls that Players makes."""
+    """Of `ray` the calls that Players makes; a call is computed when it is waited for."""
 
     exceptions = exceptions
 
-    def __init__(self) -> None:
-        self.handles: list[Handle] = []
-
     def remote(self, **options: Any) -> Any:
-        assert (options["max_restarts"], options["max_task_retries"]) == (-1, 0)
-        return lambda kind: SimpleNamespace(remote=self._new)
-
-    def _new(self, *arguments: Any) -> Handle:
-        self.handles.append(Handle(*arguments))
-        return self.handles[-1]
+        assert (options["max_restarts"], options["max_task_retries"]) == (0, 0)
+        return lambda kind: SimpleNamespace(remote=Handle)
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 1.0}
 
-    def put(self, value: Any) -> Any:
-        return {name: tensor.clone() for name, tensor in value.items()}
-
     def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
-        ready = [ref for ref in refs if not ref.handle.slow]
+        ready = [ref for ref in refs if not ref[0].slow]
         return ready[:num_returns], refs
 
     def get(self, ref: Any) -> Any:
-        if ref.life != ref.handle.life:
+        handle, call = ref
+        if handle.lost:
             raise exceptions.ActorUnavailableError("the process has died", None)
-        return getattr(ref.handle.player, ref.method)(*ref.arguments)
+        return call()
 
 
 @pytest.fixture
@@ -193,30 +153,28 @@ def test_stretches_come_in_turn_and_every_player_has_one_call_open(ray: StandIn)
     stretches = receive(players, 4)
     assert [(s.ring, s.time) for s in stretches] == [(0, 0), (1, 0), (0, 16), (1, 16)]  # as they were asked for
     assert all(s.steps == players.steps == ROWS * 2 for s in stretches)
-    players.act(np.full(4, 0.5))
-    players.act(np.full(4, 0.5))
-    assert {seat for seat, _ in players._open.values()} == {*players.seats}
-    assert len(players._open) == 2
+    for _ in range(2):
+        players.act(np.full(4, 0.5))
+        assert [seat for seat, _ in players._open.values()] == players.seats
     assert players.restarts == 0
 
 
-def test_a_lost_player_begins_another_life_and_loses_only_its_open_call(ray: StandIn):
+def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(ray: StandIn):
     players, _ = make(config())
-    before = receive(players, 4)
-    players.act(np.full(4, 0.5))
-    seed = players.seats[0].seed
-    ray.handles[0].restart()  # the process died
-    after = receive(players, 6)
-    players.seats[0].rows += ROWS  # as if a stretch had come twice, or one was left out
-    after += receive(players, 4)
-    times = [s.time for s in before + after if s.ring == 0]
-    lives = np.split(times, np.flatnonzero(np.array(times) == 0)[1:])  # each begins at time 0
-    assert [life.tolist() for life in lives] == [[*range(0, len(life) * ROWS, ROWS)] for life in lives]
-    others = [s.time for s in before + after if s.ring == 1]
-    assert others == [*range(0, len(others) * ROWS, ROWS)]  # none lost, none twice
-    assert len(lives) == 3
+    stretches, seeds = receive(players, 4), [players.seats[0].seed]
+    for _ in range(2):
+        players.seats[0].handle.lost = True
+        stretches += receive(players, 5)
+        seeds.append(players.seats[0].seed)
+    lives = 0
+    for ring in (0, 1):
+        times = np.array([s.time for s in stretches if s.ring == ring])
+        for life in np.split(times, np.flatnonzero(times == 0)[1:]):  # each begins at time 0
+            assert life.tolist() == [*range(0, len(life) * ROWS, ROWS)]  # none lost, none twice
+            lives += 1
+    assert lives == 4
     assert players.restarts == 2
-    assert players.seats[0].seed != seed
+    assert len(set(seeds)) == 3
 
 
 def test_every_call_has_the_newest_weights_and_a_player_whose_weights_are_old_is_waited_for(
@@ -226,7 +184,7 @@ def test_every_call_has_the_newest_weights_and_a_player_whose_weights_are_old_is
     players, learner = make(config())
     receive(players, 2)
     players.act(np.full(4, 0.5))
-    ray.handles[0].slow = True
+    players.seats[0].handle.slow = True
     for _ in range(3):
         learner.updates += 10
         (stretch,) = receive(players, 1)
@@ -235,26 +193,25 @@ def test_every_call_has_the_newest_weights_and_a_player_whose_weights_are_old_is
     assert [version for _, version in players._open.values()] == [0, 30]
     learner.updates += 1
     assert players.recv() is EMPTY  # player 1 has an answer, and is not asked
-    ray.handles[0].slow = False
+    players.seats[0].handle.slow = False
     assert receive(players, 1)[0].ring == 0
     assert players.metrics(1.0)["weight_age"] == 31
 
 
 def test_players_that_never_answer_end_the_run_in_one_line(ray: StandIn, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(actors, "LOSSES", 3)
+    monkeypatch.setattr(actors, "PATIENCE", 5)
     players, _ = make(config())
 
-    def ask_in_vain(times: int) -> None:
-        for _ in range(times):
-            players.act(np.full(4, 0.5))
-            for handle in ray.handles:
-                handle.restart()
-            players.recv()
+    def ask_in_vain() -> None:
+        players.act(np.full(4, 0.5))
+        for seat in players.seats:
+            seat.handle.lost = True
+        assert players.recv() is EMPTY
 
-    ask_in_vain(3 * 2 + 5)  # a node may be away for minutes
-    monkeypatch.setattr(actors, "PATIENCE", -1.0)
+    for _ in range(5):
+        ask_in_vain()
     with pytest.raises(UsageError, match=r"--actors 2: no player answers any more \(.*the process has died"):
-        ask_in_vain(1)
+        ask_in_vain()
 
 
 def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(

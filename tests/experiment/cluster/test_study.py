@@ -4,20 +4,19 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 import compare
 from experiment.cluster import study as module
 from experiment.cluster.connect import connected
-from experiment.cluster.study import Files, Node, RayWorkers, changes, states, write
+from experiment.cluster.study import Files, Node, RayWorkers, changes, write
 from experiment.settings.config import UsageError
 from experiment.store import checkpoint as checkpoints
 from experiment.store.metrics import read_rows
@@ -25,8 +24,7 @@ from experiment.studies.jobs import Children, Jobs
 from experiment.studies.study import Cell, make_cells
 from tests import small
 
-GRID = "--games breakout --frames 2400 --episodes 1 --epsilon 0.5 --video none".split()
-LONGER = [word.replace("2400", "28800") for word in GRID]  # lasts while a signal is on its way
+GRID = "--games breakout --episodes 1 --epsilon 0.5 --video none".split()
 QUICK = (
     "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 0 "
     "--torso dqn-2013 --log-frames 400 --checkpoint-frames 400 --track none"
@@ -43,9 +41,9 @@ def results(out: Path) -> dict[str, Any]:
     }
 
 
-def make_jobs(out: Path, *words: str, grid: Sequence[str] = GRID) -> Jobs:
+def make_jobs(out: Path, *words: str, frames: int = 2_400) -> Jobs:
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    study, shared = compare.read_command([*words, *grid, "--out", str(out), "--", *QUICK])
+    study, shared = compare.read_command([*words, *GRID, "--frames", str(frames), "--out", str(out), "--", *QUICK])
     return Jobs(make_cells(study, shared), study)
 
 
@@ -61,12 +59,6 @@ def run_here(jobs: Jobs) -> dict[str, Any]:
     return results(jobs.study.out)
 
 
-def until(happened: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
 def children() -> list[psutil.Process]:
     """The programs that run for a study in scratch folders of nodes."""
     return [p for p in psutil.process_iter(["cmdline"]) if "/recall-" in " ".join(p.info["cmdline"] or [])]
@@ -75,40 +67,35 @@ def children() -> list[psutil.Process]:
 def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_command_goes_on(
     cluster: Any, tmp_path: Path
 ) -> None:
-    undisturbed = run_here(make_jobs(tmp_path / "local", "--agents", "dqn", grid=LONGER))
-    out = tmp_path / "ray"
-    words = ["--agents", "dqn", *LONGER, "--out", str(out), "--ray", cluster.address, "--", *QUICK]
-    run = out / "runs" / "dqn-breakout-s1"
-    for number, event in (
-        (signal.SIGKILL, lambda: (run / "metrics.jsonl").exists() and read_rows(run / "metrics.jsonl")[0]),
-        (signal.SIGINT, children),  # before the run can end
-    ):
+    out, run = tmp_path / "ray", tmp_path / "ray" / "runs" / "dqn-breakout-s1"
+    words = ["--agents", "dqn", *GRID, "--frames", "1000000", "--out", str(out), "--ray", cluster.address, "--", *QUICK]
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started = subprocess.Popen([sys.executable, "compare.py", *words], cwd=small.ROOT, **output)
-        until(event, started)
-        running = children()
-        assert running
+        while not (children() and checkpoints.saved_frames(run)):
+            assert started.poll() is None, started.communicate()
+            time.sleep(0.1)
         started.send_signal(number)
         text, _ = started.communicate()
-        assert started.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], text
+        assert started.returncode == status, text
         while running := children():  # also one that the killed study's node began meanwhile
             _, alive = psutil.wait_procs(running, timeout=60)
             assert not alive
     assert "repeat the command to continue" in text
-    jobs = make_jobs(out, "--agents", "dqn", grid=LONGER)
-    assert run_here(jobs) == undisturbed  # goes on here as well as on the cluster
+    frames = checkpoints.saved_frames(run)[0] + 400
+    here, undisturbed = (run_here(make_jobs(where, "--agents", "dqn", frames=frames)) for where in (out, tmp_path))
+    assert here == undisturbed  # goes on here as well as on the cluster
 
 
 def test_a_study_whose_node_is_killed_half_way_has_the_same_results(
     cluster: Any, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs, (other,), lock = make_jobs(tmp_path, *AGENTS), cluster.worker_nodes, threading.Lock()
+    jobs, (other,) = make_jobs(tmp_path, *AGENTS), cluster.worker_nodes
 
     def write_and_kill(cell: Cell, files: Files) -> None:
         write(cell, files)
-        with lock:
-            if cluster.worker_nodes and all(checkpoints.saved_frames(cell.folder) for cell in jobs.cells):
-                cluster.remove_node(other, allow_graceful=False)
+        if cluster.worker_nodes and all(checkpoints.saved_frames(cell.folder) for cell in jobs.cells):
+            cluster.remove_node(other, allow_graceful=False)
 
     monkeypatch.setattr(module, "write", write_and_kill)
     with connected(cluster.address) as ray:
@@ -149,7 +136,7 @@ def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(t
     assert not Path(node._scratch.name).exists()
 
 
-def test_what_has_changed_makes_the_other_folder_the_same(tmp_path: Path) -> None:
+def test_what_has_changed_makes_the_other_folder_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell,) = make_jobs(tmp_path / "one", "--agents", "dqn").cells
     (copy,) = make_jobs(tmp_path / "other", "--agents", "dqn").cells
 
@@ -163,28 +150,22 @@ def test_what_has_changed_makes_the_other_folder_the_same(tmp_path: Path) -> Non
         write(copy, files)
         return {name.removeprefix(f"{cell.name}/"): data.tobytes().decode() for name, data in files.items()}, known
 
-    put("metrics.jsonl", "1\n")
-    put("lock", "")
-    put("eval/7.json", "{}")
-    for frames in ("000000000400", "000000000800"):
+    for name, text in {"metrics.jsonl": "1\n", "lock": "", "eval/7.json": "{}"}.items():
+        put(name, text)
+    for frames in ("000000000400", "000000000800", ".writing"):
         put(f"checkpoint/{frames}/manifest.json", frames)
-    put("checkpoint/.writing/manifest.json", "half")
     moved, known = move({})
     newest = "checkpoint/000000000800/manifest.json"
     assert moved == {"metrics.jsonl": "1\n", "eval/7.json": "{}", newest: "000000000800"}
     assert move(known)[0] == {}
     put("metrics.jsonl", "1\n2\n")
-    for frames in ("000000001200", "000000001600"):
-        put(f"checkpoint/{frames}/manifest.json", frames)
-    newest_two = iter([checkpoints.candidates(cell.folder), []])  # one comes while the files are read
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "candidates", lambda run: next(newest_two, []))
-        patch.setattr(module, "states", lambda cell: {f"{cell.name}/metrics.jsonl": (0, 0)})
+    with monkeypatch.context() as patch:  # a checkpoint comes while the files are read
+        patch.setattr(np, "fromfile", lambda *_: put("checkpoint/000000001600/manifest.json", "000000001600"))
         assert changes(cell, known) == ({}, known)
     moved, known = move(known)
     assert moved == {"metrics.jsonl": "1\n2\n", "checkpoint/000000001600/manifest.json": "000000001600"}
     assert checkpoints.saved_frames(copy.folder) == [1600, 800]
-    assert states(copy).keys() == known.keys()
+    assert changes(copy, {})[1].keys() == known.keys()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +182,7 @@ def test_a_run_that_fits_on_no_node_is_refused(words: tuple[str, ...], tmp_path:
 
 def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    words = ["--ray", "auto", *GRID, "--agents", "dqn", "--out", str(tmp_path)]
+    words = ["--ray", "auto", *GRID, "--frames", "2400", "--agents", "dqn", "--out", str(tmp_path)]
     study, shared = compare.read_command([*words, "--", *QUICK, "--device", "cuda", "--precision", "bf16"])
     (cell,) = make_cells(study, shared)
     assert compare.is_left(cell, study)
@@ -213,7 +194,7 @@ def test_a_node_removes_the_folders_of_owners_that_were_killed_and_of_nobody_els
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(Children, "run", lambda *_: None)
+    monkeypatch.setattr(Children, "run", lambda *_: iter(()))
     jobs = make_jobs(tmp_path / "study", "--agents", "dqn")
     for name in ("killed/.in-use", "a-run/lock"):
         (path := tmp_path / f"{module.SCRATCH}{name}").parent.mkdir()
@@ -230,11 +211,3 @@ def test_ray_without_an_address_is_local_and_its_runs_use_their_cores() -> None:
     assert (study.ray, study.jobs) == ("local", None)
     assert {cell.config.threads for cell in make_cells(study, shared)} == {2}
     assert compare.read_command(["--ray", "auto"])[0].ray == "auto"
-
-
-def test_a_run_without_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
-    (cell,) = make_jobs(tmp_path, "--agents", "dqn").cells
-    cell.folder.mkdir()
-    (cell.folder / "metrics.jsonl").write_text('{"frames": 400}\n{"frames": 800}\n')
-    with pytest.raises(UsageError, match="holds no checkpoint"):
-        module.to_go_on(cell)

@@ -10,15 +10,13 @@ import pytest
 
 from experiment.settings.config import load
 from experiment.studies import jobs as module
-from experiment.studies.jobs import Children, Jobs, train_words
-from experiment.studies.study import Cell, Study, make_cells
-from tests import small
+from experiment.studies.jobs import FOLLOW_PARENT, Children, Jobs, train_words
+from experiment.studies.study import Study, make_cells
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Jobs:
     study = Study(agents=("dqn", "drqn"), seeds=2, out=tmp_path)
-    (tmp_path / "runs").mkdir()
     return Jobs(make_cells(study, {}), study)
 
 
@@ -43,65 +41,57 @@ def test_a_stop_ends_the_children_and_starts_no_more(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs(tmp_path, monkeypatch, "time.sleep(600)")
-    children, started = Children(), list[Cell]()
-    enter = Jobs._enter
+    children, show, looks = Children(), jobs._show, []
 
-    def stop_at_the_second(self: Jobs, cell: Cell, state: str) -> None:
-        enter(self, cell, state)
-        started.append(cell)
-        if len(started) == 2:
+    def stop_at_the_third_look() -> None:
+        show()
+        looks.append(len(jobs._states))
+        if len(looks) == 3:
             children.stop()
 
-    monkeypatch.setattr(Jobs, "_enter", stop_at_the_second)
+    monkeypatch.setattr(jobs, "_show", stop_at_the_third_look)
     jobs.run(children, 2)
+    assert max(looks) == 2
     assert jobs.stopped
     assert not jobs.failures
     assert not jobs.results
+    assert len([cell for cell in jobs.cells if cell.log.exists()]) == 2
 
 
 def test_a_new_run_gets_its_settings_as_a_file_and_an_old_one_goes_on(jobs: Jobs) -> None:
     cell = jobs.cells[0]
+    cell.config.runs_dir.mkdir()
     flag, path = train_words(cell)
     assert flag == "--config"
     assert load(Path(path)) == cell.config
     cell.folder.mkdir()
-    words = train_words(cell)
-    assert words[:4] == ["--resume", str(cell.folder), "--frames", "4000000"]
+    assert train_words(cell)[:4] == ["--resume", str(cell.folder), "--frames", "4000000"]
 
 
-def test_the_table_shows_running_cells_with_their_newest_metrics(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_cells_are_shown_with_their_newest_metrics(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = jobs.cells[1]
-    cell.folder.mkdir()
-    rows = [{"frames": 1_000_000, "frames_per_second": 1_000.0, "return_mean": 2.0, "eval_score": None}]
-    (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    jobs._enter(cell, "training")
-    shown = []
-    monkeypatch.setattr(jobs._screen, "update", lambda table: shown.append(table()) or True)
+    cell.folder.mkdir(parents=True)
+    row = {"frames": 1_000_000, "frames_per_second": 1_000.0, "return_mean": 2.0, "eval_score": None}
+    (cell.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    jobs._states[cell.name] = "training"
+    shown: list[str] = []
+    monkeypatch.setattr(jobs._screen, "update", lambda panel: shown.extend(str(panel()).splitlines()) or True)
     jobs._show()
-    name, bar, score, left = (next(iter(column.cells)) for column in shown[0].columns)
-    assert (name, bar.completed, score) == (f"{cell.name} training", 0.25, "score 2.0")
-    assert left == "0:50:00 left"  # 3,000,000 frames at 1,000 a second
-    assert shown[0].row_count == 1
-
-
-def test_looking_takes_what_is_there_and_names_what_cannot_be_read(jobs: Jobs) -> None:
-    jobs.cells[0].result.parent.mkdir()
-    jobs.cells[0].result.write_text("{")
-    jobs.run(None, 1)
-    assert list(jobs.failures) == [jobs.cells[0].name]
-    assert not jobs.results
+    # 3,000,000 frames at 1,000 a second
+    assert shown[0] == f"{cell.name}: training, 25%, score so far 2.0, 0:50:00 left"
+    assert shown[1].startswith("0 of 4 runs")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
 def test_a_child_ends_when_its_parent_is_killed() -> None:
     # The parent prints its child's id, once the child has begun; then both wait for ever.
-    child = "[sys.executable, '-c', FOLLOW_PARENT, str(os.getpid()), '-c', 'print(1, flush=True); input()']"
-    program = (
-        "import os, subprocess, sys; from experiment.studies.jobs import FOLLOW_PARENT\n"
-        f"child = subprocess.Popen({child}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
-        "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=small.ROOT, stdout=subprocess.PIPE, text=True)
+    program = f"""
+import os, subprocess, sys
+child = [sys.executable, "-c", {FOLLOW_PARENT!r}, str(os.getpid()), "-c", "print(1, flush=True); input()"]
+child = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline(); print(child.pid, flush=True); child.wait()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     orphan = psutil.Process(int(parent.stdout.readline()))
     parent.kill()

@@ -6,6 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from experiment.studies import page
+from experiment.studies.findings import make_findings
 from experiment.studies.page import escape, html, render
 from tests.experiment.studies.test_findings import result
 
@@ -44,7 +45,7 @@ def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path: Path) -
 
 
 def test_a_film_whose_record_is_missing_is_named(tmp_path: Path) -> None:
-    films, missing = page._films({"dqn": [result(mean=3.0)]}, tmp_path)
+    films, missing = page._films(make_findings([result(mean=3.0)]), tmp_path)
     assert films == []
     assert [line.partition(": ")[0] for line in missing] == ["dqn, best episode", "dqn, median episode"]
 
