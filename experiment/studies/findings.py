@@ -65,7 +65,7 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
     """A finding for each game, screen and agent, over its seeds: games and screens in the order of the results."""
     findings = []
     for game, screen, agent in dict.fromkeys((r.game, r.screen, r.agent) for r in results):
-        runs = tuple(r for r in results if (r.game, r.screen, r.agent) == (game, screen, agent))
+        runs = [r for r in results if (r.game, r.screen, r.agent) == (game, screen, agent)]
         protocol, means = runs[0].protocol, tuple(run.mean for run in runs)
         held = HELD_BUTTONS.get(game, {}).get("score") if protocol == "v5" else None
         levels = zip(LEVELS, (random_score(game), held, human_score(game)), strict=True)
@@ -81,7 +81,7 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
             values=values,
             untrained=not all(run.samples for run in runs),
             levels={name: score for name, score in levels if score is not None},
-            runs=runs,
+            runs=tuple(runs),
         )
         findings.append(finding)
     return sorted(findings, key=lambda finding: finding.screen != "full")

@@ -170,8 +170,8 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     if over["profile"]:
         path = f"figures/profiles-{slug}.png"
         profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
-        axes = {"xlabel": "human-normalised score", "ylabel": "share of runs above it"}
-        draw_lines(out / path, profiles, names=agents, **axes)
+        x, y = "human-normalised score", "share of runs above it"
+        draw_lines(out / path, profiles, names=agents, xlabel=x, ylabel=y)
         figures.append(("Performance profiles", path))
     return {"figures": figures, "rows": rows}
 
