@@ -130,7 +130,7 @@ def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(t
     while error is None:
         files, _, error = node.news(stop)
         write(cell, files)
-        stop |= bool(read_rows(cell.folder / "metrics.jsonl")[0])
+        stop = (cell.folder / "metrics.jsonl").exists() and bool(read_rows(cell.folder / "metrics.jsonl")[0])
     assert error == "stopped"
     assert checkpoints.saved_frames(cell.folder)[0] > 0
     assert not Path(node._scratch.name).exists()
@@ -185,7 +185,7 @@ def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path: Path, monkeypat
     words = ["--ray", "auto", *GRID, "--frames", "2400", "--agents", "dqn", "--out", str(tmp_path)]
     study, shared = compare.read_command([*words, "--", *QUICK, "--device", "cuda", "--precision", "bf16"])
     (cell,) = make_cells(study, shared)
-    assert compare.is_left(cell, study)
+    assert compare.is_left(cell, None, study)
     with pytest.raises(UsageError, match=r"^--device cuda: reserve a GPU for each run with --gpus-per-run 1"):
         RayWorkers(SimpleNamespace(), [cell], study)
 
