@@ -173,8 +173,9 @@ def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) ->
 def check_sweep(agents: list[Agent]) -> None:
     """UsageError unless the agents can share a figure: one game and protocol, no run twice."""
     played = {agent.folder.resolve(): f"{agent.config.game}, {agent.protocol.name}" for agent in agents}
-    if len(played) < len(agents):
-        raise UsageError("--sweep: a run is given twice")
+    for folder in played:
+        if [agent.folder.resolve() for agent in agents].count(folder) > 1:
+            raise UsageError(f"--sweep: {folder} is given twice")
     if len(set(played.values())) > 1:
         each = "; ".join(f"{folder} is {rules}" for folder, rules in played.items())
         raise UsageError(f"--sweep: all runs must have one game and protocol: {each}")

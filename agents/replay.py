@@ -74,6 +74,8 @@ class Replay:
         """
         s, ends = self.settings, np.cumsum([0, *(ring.mass for ring in self.rings)])
         total, count = ends[-1], sum(len(ring.origins) for ring in self.rings)
+        if not count:
+            raise ValueError(f"the replay holds {len(self)} rows: no sequence yet")
         if s.priority_exponent:  # one point in each of B equal parts (Schaul et al. 2016, appendix B.2.1)
             point = (np.arange(batch_size) + self.rng.random(batch_size)) / batch_size * total
             point = np.minimum(point, np.nextafter(total, 0))  # rounding may reach the total

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents import losses
-from agents.heads import HlGaussHead
+from agents.heads import HlGaussHead, MeanHead
 
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
@@ -83,6 +83,16 @@ def test_huber_and_value_rescaling_and_its_inverse(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_transformed_n_step_targets(seed: int) -> None:
+    b = Batch(seed)
+    target = losses.n_step_target(b.reward, b.discount, b.trace, losses.unscale(b.value), 5)
+    theirs = lanes(lambda r, d, v, k: rlax.signed_hyperbolic(
+        rlax.n_step_bootstrapped_returns(r, d, rlax.signed_parabolic(v), 5, k)),
+        b.reward[:-1], b.discount[:-1], b.value[1:], b.trace[1:])  # fmt: skip
+    close(losses.rescale(target), theirs[: T - 5])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_quantile_losses_of_double_qr_dqn(seed: int) -> None:
     b, tau = Batch(seed), (jnp.arange(N) + 0.5) / N
     value = losses.double_q_value(b.z_next.mean(-1), b.z_next)  # [T, B, N]
@@ -105,3 +115,20 @@ def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed: int) -> None:
     share = jnp.diff(jax.scipy.stats.norm.cdf(edges, jnp.clip(jnp.asarray(mean.numpy()), -10, 10), width))
     labels = share / share.sum(-1, keepdims=True)
     close(head.loss(out, mean), rlax.categorical_cross_entropy(labels, jnp.asarray(out.numpy())))
+
+
+def test_the_dueling_head_is_its_equation() -> None:
+    """Wang et al. 2016, equation 9; rlax has none."""
+    head = MeanHead(6, A, hidden=0, dueling=True, norm=False, loss="squared").double()
+    x = torch.randn(T, B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert head.value is not None
+    v, a = (stream(x).detach().numpy() for stream in (head.value, head.advantage))
+    close(head(x).detach()[..., 0], v + a - a.mean(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sequence_priorities_are_r2d2s(seed: int) -> None:
+    """Kapturowski et al. 2019, section 2.3; rlax has none."""
+    td = Batch(seed).value
+    theirs = 0.9 * np.abs(td.numpy()).max(0) + 0.1 * np.abs(td.numpy()).mean(0)
+    close(losses.sequence_priority(td, torch.ones_like(td), 0.9), theirs)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from agents.cores import CORES, Core, Lstm1997
 
+RECURRENT = ["rnn", "lstm1997", "lstm", "gru"]
 T, B, D, H = 9, 4, 5, 6
 # Lane 0 is never reset, 1 at its start, 2 in the middle and at once again, 3 at the end; two lanes share row 4.
 IS_FIRST = torch.zeros(T, B, dtype=torch.bool)
@@ -61,11 +62,16 @@ def test_a_core_has_its_sizes_and_keeps_its_state_in_single_precision_under_auto
     core = CORES[name](D, H)
     assert core.state_size == {"identity": 0, "rnn": H, "gru": H, "lstm": 2 * H, "lstm1997": 2 * H}[name]
     assert core.output_size == (D if name == "identity" else H)
-    assert bool(list(core.parameters())) == (name != "identity")
     with torch.autocast("cpu", torch.bfloat16):
         y, state = core(normal(T, B, D).bfloat16(), core.initial_state(B), IS_FIRST)
     assert y.shape == (T, B, core.output_size)
     assert state.dtype == torch.float32
+
+
+def test_identity_passes_x_through() -> None:
+    core, x = make("identity"), normal(T, B, D)
+    assert torch.equal(core(x, core.initial_state(B), IS_FIRST)[0], x)
+    assert not list(core.parameters())
 
 
 Weights = dict[str, np.ndarray]
@@ -111,11 +117,7 @@ def lstm1997(w: Weights, x: np.ndarray, state: np.ndarray) -> Step:
     return y, np.concatenate([y, s], axis=-1), {"input": y_in, "output": y_out}
 
 
-def identity(w: Weights, x: np.ndarray, h: np.ndarray) -> Step:
-    return x, h, {}
-
-
-@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_a_core_and_its_gates_are_their_equations(name: str) -> None:
     core, equations = make(name), globals()[name]
     x, state = normal(T, B, D), normal(B, core.state_size, seed=2)
@@ -154,3 +156,17 @@ def test_with_a_closed_input_gate_the_carousel_keeps_its_content_and_its_gradien
     torch.testing.assert_close(y[-1], torch.tanh(s / 2))  # h(s) = 2 sigma(s) - 1 = tanh(s / 2)
     (gradient,) = torch.autograd.grad(last[:, H:].sum(), state)
     assert gradient[0, H:].tolist() == [1.0] * H
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_gradients_equal_finite_differences_with_resets_inside(name: str) -> None:
+    core = make(name, inputs=2, size=3)
+    x, state = normal(5, 3, 2).requires_grad_(), normal(3, core.state_size, seed=2).requires_grad_()
+    is_first = torch.zeros(5, 3, dtype=torch.bool)
+    is_first[[2, 3], [1, 2]] = True
+    names, weights = zip(*core.named_parameters(), strict=True)
+
+    def run(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.functional_call(core, dict(zip(names, weights, strict=True)), (x, state, is_first))
+
+    assert torch.autograd.gradcheck(run, (x, state, *weights))
