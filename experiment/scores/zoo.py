@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from agents.networks import QNetwork
@@ -31,7 +31,8 @@ def export(network: QNetwork, config: Config, result: Evaluation, about: dict[st
     metrics. OSError if it cannot be written."""
     to.mkdir(parents=True, exist_ok=True)
     with replacing(to / WEIGHTS) as temporary:
-        save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, temporary)
+        halves = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
+        temporary.write_bytes(save(halves))  # save_file makes a file that nobody else may read
     with replacing(to / "config.yaml") as temporary:
         settings.save(config, temporary)
     fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")

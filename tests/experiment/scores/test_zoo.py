@@ -38,6 +38,7 @@ def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(finished: Pat
     parameters = json.loads((zoo / EVALUATION).read_text())["parameters"]
     numbers = parameters + 2 * 84 * 84  # and the mean and the deviation of each pixel
     assert 2 * numbers < (zoo / WEIGHTS).stat().st_size < 2 * numbers + 5000
+    assert (zoo / WEIGHTS).stat().st_mode == (zoo / CURVE).stat().st_mode  # who may read the one reads the other
     curve = json.loads((zoo / CURVE).read_text())
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row[0] for row in curve["rows"]] == [row["frames"] for row in rows]
