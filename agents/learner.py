@@ -33,7 +33,8 @@ class CenteredRmsProp(torch.optim.Optimizer):
         for group in self.param_groups:
             rho = group["rho"]
             for p in group["params"]:
-                slots = self.state[p] = self.state[p] or {"mean": torch.zeros_like(p), "variance": torch.zeros_like(p)}
+                slots = self.state[p] or {"mean": torch.zeros_like(p), "variance": torch.zeros_like(p)}
+                self.state[p] = slots
                 change = p.grad - slots["mean"]
                 slots["mean"].add_(change, alpha=1 - rho)
                 slots["variance"].mul_(rho).addcmul_(change, change, value=rho * (1 - rho))
@@ -101,6 +102,9 @@ class Update(NamedTuple):
     priority: Tensor  # [B]
 
 
+ADDERS = 2  # share the sum of the parts' gradients
+
+
 class NonFiniteError(RuntimeError):
     """A loss, a weight or the optimiser's memory is no longer a finite number."""
 
@@ -144,7 +148,7 @@ class Learner:
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
         gradients, told = zip(*share(self._part, parts), strict=True)
-        share(_add_up, zip(*gradients, strict=True))
+        share(partial(_add_up, gradients), range(ADDERS))
         for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
             parameter.grad = gradient
         grad_norm = nn.utils.clip_grad_norm_(self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True)
@@ -290,16 +294,19 @@ def first_priority(settings: LearnerSettings, updates: int, batch: Sequence, q: 
     (Horgan et al. 2018, section 3; R2D2 section 2.3)."""
     s, z = settings, q[settings.burn_in :, :, :, None]  # [T + n, B, A, 1]
     rows = slice(s.burn_in, s.burn_in + s.unroll)
-    td_error = regression_target(s, updates, batch, z, z) - losses.at_action(z[: s.unroll], batch.action[rows])
+    target = regression_target(s, updates, batch, z, z)  # [T, B, 1]
+    td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])
     return losses.sequence_priority(td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta)
 
 
 def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in its parameter's memory layout: fused optimisers walk both in step."""
-    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+    same = gradient.stride() == parameter.stride()
+    return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
-def _add_up(gradients: tuple[Tensor, ...]) -> None:
-    """Add a parameter's other gradients to the first, in their order."""
-    for other in gradients[1:]:
-        gradients[0].add_(other)
+def _add_up(gradients: tuple[list[Tensor], ...], half: int) -> None:
+    """Add the others to the first, in their order, in one half of each tensor."""
+    for total, *others in zip(*gradients, strict=True):
+        for other in others:
+            total.tensor_split(ADDERS)[half].add_(other.tensor_split(ADDERS)[half])

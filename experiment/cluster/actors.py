@@ -99,6 +99,7 @@ class Players:
         self.rng = build.rng(config.seed, "exploration")  # gives each player its seed
         self.steps = stretch_rows(config) * config.num_envs // config.actors
         self.restarts = self.age = self._in_vain = 0
+        self._version, self._weights = -1, None
         self._records: list[EpisodeRecord] = []
         self._open: dict[Any, tuple[Seat, int]] = {}  # calls in their order: a player and the version of its weights
         self._stack = contextlib.ExitStack()
@@ -128,11 +129,17 @@ class Players:
             if seat in busy:
                 continue
             if seat.alive:
-                weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
-                call = seat.handle.play.remote(weights, updates, own)
+                call = seat.handle.play.remote(self._newest_weights(), self._version, own)
             else:
                 call = seat.handle.__ray_ready__.remote()
             self._open[call] = seat, updates
+
+    def _newest_weights(self) -> Any:
+        """A reference to the acting network's weights in the object store: written once, for all players."""
+        if self._version != self.learner.updates:
+            weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
+            self._version, self._weights = self.learner.updates, self._ray.put(weights)
+        return self._weights
 
     def recv(self) -> Stretch:
         """The finished stretch that was asked for first; an empty one if none is finished within WAIT seconds."""

@@ -110,6 +110,9 @@ class StandIn:
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 1.0}
 
+    def put(self, value: Any) -> Any:
+        return {name: tensor.clone() for name, tensor in value.items()}
+
     def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
         ready = [ref for ref in refs if not ref[0].slow]
         return ready[:num_returns], refs
