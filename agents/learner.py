@@ -184,6 +184,7 @@ class Learner:
         unrolled = slice(s.burn_in, s.burn_in + s.unroll)
         action = batch.action[unrolled]  # [T, B]
         with self._autocast():
+            batch = batch._replace(inputs=self.online.look(batch.inputs))  # for every network
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
             out, state = self.online.outputs(batch.inputs.rows(unrolled.start, unrolled.stop), state)  # [T, B, A, K]

@@ -19,6 +19,8 @@ from agents.heads import HEADS
 from agents.losses import LOSSES
 from agents.rows import Inputs
 
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}  # by their bytes
+
 
 def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
     """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts on the host -> stacks [L, B, H, W, K C], oldest plane first.
@@ -26,7 +28,11 @@ def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
     A plane from before the episode's start is black: no stack crosses a reset.
     """
     length, channels = planes.shape[0] - depth + 1, planes.shape[-1]
-    stacks = torch.cat([planes[start : start + length] for start in range(depth)], dim=-1)
+    if word := WORDS.get(channels * planes.element_size()):  # cat is slow where a pixel has few bytes
+        pixels = planes.view(word)[..., 0].unfold(0, length, 1)  # [K, B, H, W, L]
+        stacks = pixels.permute(4, 1, 2, 3, 0).clone(memory_format=torch.contiguous_format).view(planes.dtype)
+    else:
+        stacks = torch.cat([planes[start : start + length] for start in range(depth)], dim=-1)
     hidden = torch.zeros_like(is_first[depth - 1 :])  # [L, B] a start lies between the plane and the row
     for start in reversed(range(depth - 1)):
         hidden = hidden | is_first[start + 1 : start + 1 + length]
@@ -96,9 +102,6 @@ class TileConv(nn.Conv2d):
         w = (self.weight / 255).unflatten(2, (2, 4)).unflatten(4, (2, 4))  # [O, K, Y, 4, X, 4]
         tiles = w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # [O, 16 K, 2, 2]
         return F.conv2d(input, tiles.contiguous(memory_format=torch.channels_last), self.bias)
-
-
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # as wide as so many pixels
 
 
 class Torso(nn.Sequential):
@@ -281,26 +284,13 @@ class QNetwork(nn.Module):
             self.pixels.take_in(self.conv.planes(inputs.frames[::4]), share)
 
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        out, state = self.outputs(inputs, state)
+        out, state = self.outputs(self.look(inputs), state)
         return self.head.samples(out).mean(-1), state
 
-    def outputs(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's output for each action [L, B, A, K], and the next core state [B, S]."""
-        y, state = self.core(self.see(inputs), state, inputs.is_first[self.settings.frame_stack - 1 :])
-        return self.head(y), state
-
-    def see(self, inputs: Inputs) -> Tensor:
-        """The core's input [L, B, D]: features of the frames, and the last action and reward if so set."""
-        x = self.features(inputs)
-        if self.settings.last_action_reward:
-            starts = inputs.is_first[self.settings.frame_stack - 1 :].to(x.device, non_blocking=True)  # [L, B]
-            action = F.one_hot(inputs.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
-            reward = inputs.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
-            x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
-        return x
-
-    def features(self, inputs: Inputs) -> Tensor:
-        """Features [L, B, D] of the frames [K-1+L, B, H, W]: pixels to channels, centred, stacked, convolved."""
+    @torch.no_grad()
+    def look(self, inputs: Inputs) -> Inputs:
+        """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames: pixels to channels, centred,
+        standardized, stacked. No weight takes part: networks with the same settings and statistics can share them."""
         device = inputs.frames.device.type  # uint8 is converted once, straight to the precision of the convolutions,
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
         planes = self.conv.planes(inputs.frames).to(dtype)  # [K-1+L, B, H', W', C], each image once, not in each stack
@@ -309,6 +299,25 @@ class QNetwork(nn.Module):
             planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
         if self.pixels is not None:
             planes = self.pixels(planes)
-        stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)  # [L, B, H', W', K C]
-        images = stacks.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
-        return self.fc(self.conv(images)).unflatten(0, inputs.prev_action.shape)
+        stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)
+        return inputs._replace(frames=stacks, is_first=inputs.is_first[self.settings.frame_stack - 1 :])
+
+    def outputs(self, looked: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What `look` gave -> the head's output for each action [L, B, A, K], and the next core state [B, S]."""
+        y, state = self.core(self.see(looked), state, looked.is_first)
+        return self.head(y), state
+
+    def see(self, looked: Inputs) -> Tensor:
+        """The core's input [L, B, D]: features of the frames, and the last action and reward if so set."""
+        x = self.features(looked)
+        if self.settings.last_action_reward:
+            starts = looked.is_first.to(x.device, non_blocking=True)  # [L, B]
+            action = F.one_hot(looked.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
+            reward = looked.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
+            x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
+        return x
+
+    def features(self, looked: Inputs) -> Tensor:
+        """Features [L, B, D] of the frames."""
+        images = looked.frames.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
+        return self.fc(self.conv(images)).unflatten(0, looked.prev_action.shape)

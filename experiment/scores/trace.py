@@ -69,7 +69,7 @@ def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bo
         for start in range(0, record.steps, CHUNK):
             played = action[start : start + CHUNK, None, None, None]  # [L, 1, 1, 1]
             with watched_images(network, saliency) as images, autocast():
-                x = network.see(inputs.rows(start, start + len(played)))  # [L, 1, D]
+                x = network.see(network.look(inputs.rows(start, start + len(played))))  # [L, 1, D]
                 rows = []
                 for row in x[:, None]:
                     y, state = network.core(row, states[-1], is_first)

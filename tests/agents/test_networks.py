@@ -9,10 +9,11 @@ L, B = 7, 3
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(depth: int) -> None:
+@pytest.mark.parametrize("channels", [2, 3])  # a pixel that is a word, and one that is none
+def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(depth: int, channels: int) -> None:
     g = torch.Generator().manual_seed(depth)
     for starts in (0.0, 0.1, 0.4, 1.0):
-        planes = torch.randint(1, 256, (depth + 19, 5, 2, 3, 2), dtype=torch.uint8, generator=g)
+        planes = torch.randint(1, 256, (depth + 19, 5, 2, 3, channels), dtype=torch.uint8, generator=g)
         is_first = torch.rand(depth + 19, 5, generator=g) < starts
         stacks = stack_frames(planes, is_first, depth)
         for lane in range(5):
@@ -107,7 +108,8 @@ def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start
     reward = batch.prev_reward.clamp(-1, 1)[..., None] * ~starts
     for hidden, size in ((8, 8), (0, 1152)):
         network = make_network(hidden=hidden, last_action_reward=True)
-        given = network.see(batch)
-        assert torch.equal(given, torch.cat([network.features(batch), action, reward], dim=-1))
+        looked = network.look(batch)
+        given = network.see(looked)
+        assert torch.equal(given, torch.cat([network.features(looked), action, reward], dim=-1))
         assert given.shape[-1] == network.core.input_size == size + ACTIONS + 1
-        assert make_network(hidden=hidden).see(batch).shape[-1] == size
+        assert make_network(hidden=hidden).see(looked).shape[-1] == size
