@@ -36,6 +36,8 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
     if not isinstance(shared, dict):
         raise UsageError(f"{argv[0]}: train: must hold settings, as NAME: VALUE")
     study = parse(command("compare"), argv[has_file:end], Study(**data), ABOUT)
+    if study.gpus_per_run and not study.ray:
+        raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
     shared = _with_underscores(shared) | given(f"{command('compare')} ... --", argv[end + 1 :], Config())
     for name in shared.keys() & {*OF_THE_GRID, "frames"}:
         raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")

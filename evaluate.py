@@ -28,7 +28,18 @@ from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, check_writable, spread, write_evaluation
 from experiment.scores.films import beside, chosen, game_film, overlay_film, show
 from experiment.settings.cli import command, exit_on_usage_error, parse
-from experiment.settings.config import Episodes, Folder, Folders, Positional, Seed, Settings, UsageError, file_name
+from experiment.settings.config import (
+    Episodes,
+    Folder,
+    Folders,
+    Positional,
+    Seed,
+    Settings,
+    UsageError,
+    file_name,
+    flag,
+    idle,
+)
 from experiment.store.files import refused
 
 
@@ -89,7 +100,11 @@ def prepare(folder: Path, asked: EvaluateConfig) -> Agent:
     """The agent of a run, ready to be scored. UsageError if the run or the request is invalid."""
     rules = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
     others = {"protocol": asked.protocol, "observe": asked.observe}
-    return open_agent(folder, threads=asked.threads, **rules, **{name: word for name, word in others.items() if word})
+    words = {name: word for name, word in others.items() if word}
+    agent = open_agent(folder, threads=asked.threads, **rules, **words)
+    if asked.protocol and (game := idle(agent.config, "protocol")):
+        raise UsageError(f"--protocol {asked.protocol}: has no effect with {game}")
+    return agent
 
 
 def make_place(agent: Agent, asked: EvaluateConfig) -> Path:
@@ -212,17 +227,27 @@ def watch(record_file: Path, agents: list[Agent], asked: EvaluateConfig) -> None
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
+# Flags that have no effect in a mode.
+IDLE = {
+    "--sweep": ("observe", "video", "overlay", "terminal"),
+    "--watch": ("episodes", "observe", "epsilon", "seed", "video"),
+}
+
+
 def check_together(asked: EvaluateConfig) -> None:
     """UsageError on flags that do not go together, and on a wrong number of runs."""
     modes = [flag for flag in ("--sweep", "--side-by-side", "--watch", "--export")
              if getattr(asked, flag[2:].replace("-", "_"))]  # fmt: skip
     for wrong, message in (
         (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
-        (asked.sweep and asked.observe, f"--observe {asked.observe}: --sweep names the screens"),
         (asked.saliency and not asked.overlay, "--saliency: needs --overlay"),
     ):
         if wrong:
             raise UsageError(message)
+    for mode in modes:
+        for name in IDLE.get(mode, ()):
+            if (value := getattr(asked, name)) != getattr(EvaluateConfig(), name):
+                raise UsageError(f"{flag(name)} {value}: has no effect with {mode}")
     single = (int(asked.overlay or not asked.watch), 1)
     few, many = (1, 10**9) if asked.sweep else (2, 2) if asked.side_by_side else single
     if not few <= len(asked.runs) <= many:

@@ -201,6 +201,19 @@ def test_a_wrong_study_file_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--agents dqn -- --core-size 8", "--core-size 8: has no effect with --core identity"),
+        ("--gpus-per-run 1", "--gpus-per-run 1: has no effect without --ray"),
+    ],
+)
+def test_a_setting_without_effect_in_any_run_is_refused(words: str, says: str) -> None:
+    make_cells(*compare.read_command("--agents dqn drqn -- --core-size 8".split()))  # it has one for drqn
+    with pytest.raises(UsageError, match=f"^{says}$"):
+        make_cells(*compare.read_command(words.split()))
+
+
 def test_agents_that_are_not_treated_alike_are_refused() -> None:
     for field in compare.FAIR:
         other = {"protocol": "machado18", "eval_epsilon": 0.5}.get(field, 77)

@@ -67,7 +67,7 @@ def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_reco
     assert len(list((out / "two" / "eval").glob("*.json"))) == 1
     (film,) = (out / "one" / "videos").glob("drqn-breakout-and-drqn-breakout-*.mp4")
     (record,) = (out / "one" / "eval").glob("*/episode-000.json")
-    assert evaluate.main([runs[1], *words, "--overlay", "--watch", str(record)]) == 0
+    assert evaluate.main([runs[1], *SHORT[4:], "--out", str(out), "--overlay", "--watch", str(record)]) == 0
     for path, width in ((film, 2 * 320), (out / "episode-000.mp4", 528)):
         with av.open(str(path)) as container:
             assert container.streams.video[0].width == width
@@ -151,7 +151,9 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
         ("A C --sweep flicker:0", "dqn-2015"),
         ("A --sweep full", "--sweep full"),
         ("A --sweep flicker:2", "--sweep flicker:2"),
-        ("A --sweep flicker:0 --observe full", "--observe full"),
+        ("A --sweep flicker:0 --observe full", "--observe full: has no effect with --sweep"),
+        ("A --sweep flicker:0 --video all", "--video all: has no effect with --sweep"),
+        ("--watch no.json --episodes 7", "--episodes 7: has no effect with --watch"),
         ("A --observe flicker:x", "--observe flicker:x"),
         ("A --side-by-side", "two with --side-by-side"),
         ("A B --side-by-side --sweep flicker:0", "--side-by-side"),

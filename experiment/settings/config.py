@@ -15,7 +15,7 @@ from agents.fields import FORBID, Count, Share, Whole, near, one_of
 from agents.learner import LearnerSettings
 from agents.networks import NetworkSettings
 from agents.replay import ReplaySettings
-from envs.families import check_env
+from envs.families import check_env, is_atari
 from envs.protocols import PROTOCOLS
 from envs.screens import parse_screen
 from experiment.settings.presets import PRESETS
@@ -188,6 +188,9 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
     (("trace_lambda_updates",), ("trace_lambda_start", "trace_lambda"), lambda start, final: start == final),
     (("double", "target_period", *LAMBDA), ("discount",), lambda discount: discount == 0),
     (("ray",), ("actors",), lambda actors: actors == 0),
+    (("protocol",), ("game",), lambda game: not is_atari(game)),  # other environments have rules of their own
+    (("parts",), ("device",), lambda device: device != "cpu"),
+    (("parts",), ("batch_size",), lambda sequences: sequences == 1),
     (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda frames: frames == 0),
 )
 
@@ -201,12 +204,20 @@ def idle(config: Config, setting: str) -> str:
     return ""
 
 
+def without_effect(config: Config, given: Iterable[str]) -> list[str]:
+    """A line for each of the given settings that differs from its preset and has no effect."""
+    start = preset(config.preset)
+    return [
+        f"{flag(name)} {value}: has no effect with {others}"
+        for name in given
+        if (value := getattr(config, name)) != getattr(start, name) and (others := idle(config, name))
+    ]
+
+
 def check_effect(config: Config, given: Iterable[str]) -> None:
     """UsageError on the first of the given settings that differs from its preset and has no effect."""
-    start = preset(config.preset)
-    for name in given:
-        if (value := getattr(config, name)) != getattr(start, name) and (others := idle(config, name)):
-            raise UsageError(f"{flag(name)} {value}: has no effect with {others}")
+    for line in without_effect(config, given):
+        raise UsageError(line)
 
 
 def preset(name: str) -> Config:

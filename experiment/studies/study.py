@@ -38,6 +38,7 @@ from experiment.settings.config import (
     override,
     preset,
     to_dict,
+    without_effect,
 )
 from experiment.store.checkpoint import load_latest
 from experiment.store.files import read, refused, write_json
@@ -132,6 +133,10 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
                 words = (f"--agents {c.agent} --games {c.config.game} --observe {c.screen}" for c in (first, cell))
                 raise UsageError(f"{' and '.join(words)}: the same run is given twice")
         cells.append(cell)
+    for name in shared:  # it need not have an effect for every agent, but for one
+        lines = [without_effect(cell.config, [name]) for cell in cells]
+        if all(lines):
+            raise UsageError(lines[0][0])
     return cells
 
 

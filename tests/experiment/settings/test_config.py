@@ -29,7 +29,9 @@ SCHEMA: dict[str, dict[str, Any]] = TypeAdapter(Config).json_schema()["propertie
 def candidates(name: str) -> list[Any]:
     """A few values that the setting may take."""
     part = SCHEMA[name].get("anyOf", [SCHEMA[name]])[0]
-    names = {"core": ["identity", "lstm"], "head": ["mean", "qr"], "loss": ["squared", "huber"], "ray": ["", "local"]}
+    names = {"core": ["identity", "lstm"], "head": ["mean", "qr"], "loss": ["squared", "huber"], "ray": ["", "local"],
+             "game": ["pong", "recall/Recall-v0"], "protocol": ["v5", "dqn-2015"],
+             "device": ["cpu", "cuda"]}  # fmt: skip
     if name in names or "enum" in part or part["type"] == "boolean":
         return names.get(name, part.get("enum", [True, False]))
     low = part.get("minimum", 1)
