@@ -141,7 +141,9 @@ def tell(agent: Agent, summary: dict[str, Any]) -> None:
     """Print the scores, and what they were measured with."""
     c = agent.config
     print(f"{c.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
-    print(f"trained for {agent.trained['frames']:,} frames, {summary['episodes']} episodes, epsilon {c.eval_epsilon:g}")
+    frames, episodes = agent.trained["frames"], summary["episodes"]
+    trained = "UNTRAINED, no update in" if agent.warning else "trained for"
+    print(f"{trained} {frames:,} frames, {episodes} episodes, epsilon {c.eval_epsilon:g}")
     print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}")
     if summary["human_normalised"] is not None:
         reference = f"random  {summary['random_score']}   human {summary['human_score']}"
@@ -174,7 +176,7 @@ def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) ->
     series: dict[str, dict[Observe, list[float]]] = {}
     for agent, place in zip(agents, places, strict=True):
         print(f"run     {agent.folder}")
-        scores = series[f"{agent.folder}, {agent.trained['frames'] / 1e6:.3g} M frames"] = {}
+        scores = series[f"{agent.folder}, {agent.warning}{agent.trained['frames'] / 1e6:.3g} M frames"] = {}
         for screen in dict.fromkeys([clear, *screens]):
             on = agent.on(screen)
             scores[screen] = known_scores(on, place) or score(on, place, tell_point).scores
@@ -259,6 +261,8 @@ def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
     """Score each agent; export it, or film its episodes, if so asked."""
     places = [make_place(agent, asked) for agent in agents]
     if asked.export:
+        if agents[0].warning:
+            raise UsageError(f"--export {asked.export}: {agents[0].folder} made no update: the agent is untrained")
         check_writable(asked.export)
         zoo.round_weights(agents[0].network)
     results = [score(agent, place, tell) for agent, place in zip(agents, places, strict=True)]

@@ -98,6 +98,23 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
     assert list(Path(runs[0], "videos").iterdir()) == []
 
 
+def test_an_untrained_agent_is_scored_as_such_and_not_exported(
+    runs: list[str], played: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in Path(runs[0], "checkpoint").iterdir():
+        small.sign(checkpoint, lambda manifest: manifest.update(updates=0))
+    words = [*SHORT, "--video", "none"]
+    for run, untrained in zip(runs, (True, False), strict=False):
+        assert evaluate.main([run, *words]) == 0
+        said = "UNTRAINED, no update in" if untrained else "trained for"
+        assert f"\n{said} 1,600 frames, 2 episodes" in capsys.readouterr().out
+        (text,) = evaluations(run, "*-n2-*.json").values()
+        assert ("untrained" in json.loads(text)) == untrained
+    assert evaluate.main([runs[0], *words, "--export", str(tmp_path / "zoo")]) == 2
+    assert "made no update" in capsys.readouterr().err
+    assert not (tmp_path / "zoo").exists()
+
+
 def test_a_point_of_a_sweep_is_a_plain_evaluation(runs: list[str], played: list[str]) -> None:
     assert evaluate.main([runs[0], *SHORT, "--sweep", "flicker:1"]) == 0
     assert evaluate.main([runs[1], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0

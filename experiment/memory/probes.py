@@ -148,7 +148,8 @@ def recurrent(asked: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
     if not agent.network.state_size:
         raise UsageError(f"{asked.run}: {agent.config.preset} has no memory (core {core}), so it cannot be probed")
     check_out(out)
-    title = f"{agent.config.preset} ({core}) on {agent.config.game}, {agent.trained['frames'] / 1e6:.3g} million frames"
+    frames = f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
+    title = f"{agent.config.preset} ({core}) on {agent.config.game}, {frames}"
     return replace(agent, trained={**agent.trained, "core": core, "episodes": asked.episodes}), title, out
 
 

@@ -28,11 +28,16 @@ class Agent:
     config: Config  # of the evaluation: screen, episodes, epsilon, seed
     protocol: Protocol
     network: QNetwork
-    trained: dict[str, Any]  # frames, train_seed, parameters, network_sha256
+    trained: dict[str, Any]  # frames, train_seed, parameters, network_sha256; untrained: it made no update
 
     @property
     def screen(self) -> Observe:
         return parse_screen(self.config.observe)
+
+    @property
+    def warning(self) -> str:
+        """ "UNTRAINED, " where the run made no update, else "": comes before the frames of its training."""
+        return "UNTRAINED, " * ("untrained" in self.trained)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -89,6 +94,8 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
             "parameters": sum(p.numel() for p in network.parameters()),
             "network_sha256": saved.meta["files"][NETWORK],
         }
+        if saved.meta.get("updates") == 0:
+            about["untrained"] = True
     return Agent(folder, config, protocol, network, about)
 
 
