@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -38,6 +39,8 @@ def exit_on_usage_error(main: Main) -> Main:
 
     @functools.wraps(main)
     def wrapped(argv: list[str]) -> int:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # no encoding ends a run whose name it lacks
         try:
             try:
                 return main(argv)

@@ -1,5 +1,6 @@
 """Bad words on a command line: one line that names the flag, status 2, nothing written. For every setting there is."""
 
+import io
 import os
 import re
 import subprocess
@@ -149,6 +150,19 @@ def test_help_into_a_pipe_that_nobody_reads_is_no_traceback() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="iso-8859-1"))
+
+    @exit_on_usage_error
+    def main(argv: list[str]) -> int:
+        print("runs/\u03bb")
+        return 0
+
+    assert main([]) == 0
+    assert written.getvalue() == b"runs/\\u03bb\n"
 
 
 @pytest.mark.parametrize(
