@@ -26,6 +26,7 @@ from rich.table import Table
 from envs.episodes import EpisodeRecord, replay_colour
 from experiment.plots import Bar, Line, draw_bars, draw_lines
 from experiment.scores.evaluation import middle_and_best, record_name
+from experiment.scores.progress import progress
 from experiment.scores.video import write_video
 from experiment.settings.config import file_name
 from experiment.store.files import refused, write_json, write_text
@@ -113,13 +114,16 @@ def _print(rows: list[list[str]]) -> None:
 
 def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[dict[str, Any]]:
     """Figures and films of each game and screen."""
-    tasks = []
-    for game, screen in dict.fromkeys((finding.game, finding.screen) for finding in findings):
-        of_task = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]
-        title = f"{game.replace('_', ' ').title()}, {screen}"
-        films, missing = _films(of_task, out)
-        figures = _figures(of_task, agents, title, out)
-        tasks.append({"title": title, "figures": figures, "films": films, "missing": missing})
+    tasks: list[dict[str, Any]] = []
+    places = dict.fromkeys((finding.game, finding.screen) for finding in findings)
+    with progress("report", len(places), "games") as bar:
+        for game, screen in places:
+            of_task = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]
+            title = f"{game.replace('_', ' ').title()}, {screen}"
+            films, missing = _films(of_task, out)
+            figures = _figures(of_task, agents, title, out)
+            tasks.append({"title": title, "figures": figures, "films": films, "missing": missing})
+            bar(len(tasks), title)
     return tasks
 
 

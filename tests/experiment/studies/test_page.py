@@ -1,5 +1,7 @@
 """The report as Markdown and as one HTML file: text is shown as it is, figures and films are there."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,22 @@ def test_a_film_whose_record_is_missing_is_named(tmp_path: Path) -> None:
     films, missing = page._films(make_findings([result(mean=3.0)]), tmp_path)
     assert films == []
     assert [line.partition(": ")[0] for line in missing] == ["dqn, best episode", "dqn, median episode"]
+
+
+def test_a_bar_tells_how_many_games_have_their_figures_and_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(title: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
+        yield lambda done, note: told.append((done, total))
+
+    monkeypatch.setattr(page, "progress", bar)
+    monkeypatch.setattr(page, "_films", lambda *_: ([], []))
+    monkeypatch.setattr(page, "_figures", lambda *_: [])
+    page._tasks(make_findings([result(game="pong"), result(game="breakout")]), ["dqn"], tmp_path)
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_every_score_is_in_the_csv() -> None:
