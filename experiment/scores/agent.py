@@ -36,7 +36,7 @@ class Agent:
 
     @property
     def warning(self) -> str:
-        """ "UNTRAINED, " where the run made no update, else "": comes before the frames of its training."""
+        """Comes before the frames of the training: "UNTRAINED, " where the run made no update, else nothing."""
         return "UNTRAINED, " * ("untrained" in self.trained)
 
     @property
