@@ -145,8 +145,14 @@ class Players:
         """The finished stretch that was asked for first; an empty one if none is finished within WAIT seconds."""
         self._records, oldest = [], self.learner.updates - MAX_AGE
         late = [ref for ref, (seat, version) in self._open.items() if seat.alive and version <= oldest]
-        ready = self._ray.wait(late or [*self._open], timeout=WAIT)[0]
+        refs = late or [*self._open]
+        self._ray.wait(refs, timeout=WAIT)  # until one is finished: which one of several it names is left to chance
+        ready = self._finished(refs)
         return self._take(ready[0]) if ready else self._nothing("none had room, or none was quick enough")
+
+    def _finished(self, refs: list[Any]) -> list[Any]:
+        """The calls among these that are finished, in their order."""
+        return self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
 
     def _take(self, ref: Any) -> Stretch:
         """The answer to a call, which has come."""
@@ -185,8 +191,7 @@ class Players:
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """Of the time since the last row of metrics."""
-        refs = [ref for ref, (seat, _) in self._open.items() if seat.alive]
-        waiting = self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
+        waiting = self._finished([ref for ref, (seat, _) in self._open.items() if seat.alive])
         speeds = np.array([seat.steps for seat in self.seats]) * build.task(self.config).frame_skip / seconds
         age, self.age = self.age, 0
         for seat in self.seats:

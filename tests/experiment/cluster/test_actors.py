@@ -115,7 +115,7 @@ class StandIn:
 
     def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
         ready = [ref for ref in refs if not ref[0].slow]
-        return ready[:num_returns], refs
+        return (ready if num_returns == len(refs) else ready[-num_returns:]), refs  # Ray may name any of them
 
     def get(self, ref: Any) -> Any:
         handle, call = ref
