@@ -58,6 +58,7 @@ def scale(effort: Effort) -> list[Row]:
 
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes have no benchmarks
         players = Players(config, learner)
+        players.reset()
     try:
         return _measure(players, replay, effort, alone)
     finally:

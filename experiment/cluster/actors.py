@@ -111,8 +111,6 @@ class Players:
         share = 1 / -(-config.actors // int(cores))  # of a core, so that all find room
         self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(RemotePlayer)
         self.seats = [Seat(index) for index in range(config.actors)]
-        for seat in self.seats:
-            self._begin(seat)
 
     def _begin(self, seat: Seat) -> None:
         """Another player, with a seed of its own, begins where there is room."""
@@ -120,7 +118,9 @@ class Players:
         seat.handle = self._actor.remote(replace(self.config, seed=seat.seed), seat.index)
 
     def reset(self) -> None:
-        """The players begin when they are there."""
+        """All players begin."""
+        for seat in self.seats:
+            self._begin(seat)
 
     def act(self, epsilon: np.ndarray) -> None:
         """Ask every player that has no call open for a stretch with the newest weights; epsilon [N] of all envs."""
@@ -213,4 +213,6 @@ class Players:
         return {"players": {"restarts": np.array(self.restarts)}}
 
     def restore(self, training: Mapping[str, Tensor]) -> None:
+        """All players begin, with seeds of their own: `rng` goes on where it was."""
         self.restarts = int(training["players.restarts"])
+        self.reset()

@@ -139,7 +139,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 def make(settings: Config) -> tuple[Players, Any]:
     learner = build.make_learner(settings, build.make_network(settings, len(build.task(settings).action_names)))
-    return Players(settings, learner), learner
+    players = Players(settings, learner)
+    players.reset()
+    return players, learner
 
 
 def receive(players: Players, count: int) -> list[Any]:
@@ -221,6 +223,8 @@ def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_st
     ray: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     changes: dict[str, Any] = {k: SETTINGS[k] for k in ("num_envs", "actors", "replay_rows")}
+    begin, seeds = Players._begin, []
+    monkeypatch.setattr(Players, "_begin", lambda self, seat: (begin(self, seat), seeds.append(seat.seed)))
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)
         folder = small.start(tmp_path, "run", frames=1_920, eval_frames=1_920, **changes)
@@ -240,6 +244,7 @@ def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_st
     assert last["actors_alive"] == 2
     assert last["replay_rows"] == 480
     assert last["actor_restarts"] == 0
+    assert len(set(seeds)) == 4  # after the stop the players do not begin the same games again
     assert [row for row in small.rows(folder) if "eval_score" in row]
 
 
