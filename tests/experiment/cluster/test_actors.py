@@ -223,8 +223,13 @@ def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_st
     ray: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     changes: dict[str, Any] = {k: SETTINGS[k] for k in ("num_envs", "actors", "replay_rows")}
-    begin, seeds = Players._begin, []
-    monkeypatch.setattr(Players, "_begin", lambda self, seat: (begin(self, seat), seeds.append(seat.seed)))
+    begin, seeds = Players._begin, list[int]()
+
+    def noted(self: Players, seat: Any) -> None:
+        begin(self, seat)
+        seeds.append(seat.seed)
+
+    monkeypatch.setattr(Players, "_begin", noted)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)
         folder = small.start(tmp_path, "run", frames=1_920, eval_frames=1_920, **changes)
