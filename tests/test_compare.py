@@ -13,6 +13,7 @@ import pytest
 
 import compare
 from experiment import build
+from experiment.runs.console import text
 from experiment.settings.config import UsageError
 from experiment.store.provenance import commit
 from experiment.studies import page
@@ -71,6 +72,16 @@ def test_both_agents_are_trained_scored_and_reported(grid: Path) -> None:
     assert all((grid / name).stat().st_size for name in names)
     lines = (grid / "scores.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * (2 + 1 + 2)  # two evaluations, a mean and two episodes of each agent
+
+
+def test_every_metric_of_the_last_row_is_in_the_report(grid: Path) -> None:
+    rows = [json.loads(line) for line in (grid / "runs/dqn-breakout-s1/metrics.jsonl").open()]
+    last = [row for row in rows if "loss" in row][-1]
+    assert report(grid)["runs"][0]["metrics"] == last
+    cells = [line.split(" | ") for line in (grid / "report.md").read_text().replace("\\", "").splitlines()]
+    assert {name.strip("| "): dqn for name, dqn, *_ in (c for c in cells if len(c) == 3)}.items() >= {
+        name: "-" if value is None else text(float(value)) for name, value in last.items()
+    }.items()
 
 
 def test_the_second_call_runs_nothing_and_writes_the_same_report(copied: Path) -> None:
@@ -136,7 +147,7 @@ def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_pa
     study, shared = compare.read_command(words)
     small.run_cells(make_cells(study, shared), study)
     one, other = (json.loads((out / "results" / "dqn-breakout-s1.json").read_text()) for out in (grid, tmp_path))
-    assert {name for name in one if one[name] != other[name]} <= {"training_seconds", "curve_seconds"}
+    assert {name for name in one if one[name] != other[name]} <= {"training_seconds", "curve_seconds", "metrics"}
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(

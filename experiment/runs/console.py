@@ -28,7 +28,8 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=int(max(seconds, 0))))
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A metric as the panel and reports show it."""
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -84,11 +85,11 @@ class Display(Screen):
         self._progress.update(self._task, completed=values.get("frames", 0))
         if not self.update(self._panel) and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            words = [f"{name} {_text(values[name])}" for name in LINE if name in values]
+            words = [f"{name} {text(values[name])}" for name in LINE if name in values]
             if rate := values.get("frames_per_second"):
                 words.append(f"time left {duration((self._total - values['frames']) / rate)}")
             self.say(", ".join(words))
 
     def _panel(self) -> RenderableType:
-        cells = [Text.assemble((f"{name} ", "cyan"), _text(value)) for name, value in self._values.items()]
+        cells = [Text.assemble((f"{name} ", "cyan"), text(value)) for name, value in self._values.items()]
         return Group(Columns(cells, equal=True, title=self._title), self._progress)

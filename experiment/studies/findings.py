@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from envs.games import human_normalised, human_score, random_score
-from experiment.runs.console import duration
+from experiment.runs.console import duration, text
 from experiment.scores.intervals import (
     difference_interval,
     interquartile_mean,
@@ -178,17 +179,29 @@ def differing_settings(results: Sequence[Result]) -> list[list[str]]:
 
 
 def budgets(results: Sequence[Result]) -> list[list[str]]:
-    """The budget of each agent, header first: the smallest and the largest of its runs, where they differ."""
-    agents = list(dict.fromkeys(result.agent for result in results))
-    rows = [["for each run", *agents]]
+    """The budget of each agent, header first."""
+    rows = [["for each run", *dict.fromkeys(result.agent for result in results)]]
     for name, field, show in BUDGETS:
-        cells = []
-        for agent in agents:
-            values = [getattr(r, field) for r in results if r.agent == agent and getattr(r, field) is not None]
-            cells.append(" to ".join(dict.fromkeys(show(f(values)) for f in (min, max))) if values else "-")
+        cells = _ranges(results, attrgetter(field), show)
         unequal = name in EQUAL and len(set(cells)) > 1
         rows.append([name + " (not equal)" * unequal, *cells])
     return rows
+
+
+def last_metrics(results: Sequence[Result]) -> list[list[str]]:
+    """Every metric in the last row of training, for each agent, header first."""
+    names = dict.fromkeys(name for result in results for name in result.metrics)
+    rows = [[name, *_ranges(results, lambda run, name=name: run.metrics.get(name), text)] for name in names]
+    return [["last row of", *dict.fromkeys(result.agent for result in results)], *rows]
+
+
+def _ranges(results: Sequence[Result], of: Callable[[Result], Any], show: Callable[[Any], str]) -> list[str]:
+    """For each agent the smallest and the largest value of its runs, where they differ; - if no run has one."""
+    cells = []
+    for agent in dict.fromkeys(result.agent for result in results):
+        values = [value for run in results if run.agent == agent and (value := of(run)) is not None]
+        cells.append(" to ".join(dict.fromkeys(show(f(values)) for f in (min, max))) if values else "-")
+    return cells
 
 
 def curve_means(runs: Sequence[Result], x: str) -> np.ndarray:

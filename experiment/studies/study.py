@@ -189,6 +189,8 @@ class Result:
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that decide what is computed."""
+    metrics: dict[str, FiniteFloat | None] = field(default_factory=dict)
+    """The last row of training (docs/metrics.md)."""
     records: str = ""
     """Folder of the records of the best and the median episode, relative to the study's."""
 
@@ -271,6 +273,7 @@ def collect(cell: Cell, study: Study) -> Result:
         curve_seconds=tuple(np.interp([point[0] for point in curve], frames, seconds).tolist()),
         preset=config.preset,
         settings={k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME},
+        metrics=logged[-1] if logged else {},
         records=f"results/{path.stem}",
         **{
             k: evaluation[k]

@@ -30,7 +30,7 @@ QUICK = (
     "--torso dqn-2013 --log-frames 400 --checkpoint-frames 400 --track none"
 ).split()
 AGENTS = ("--agents", "dqn", "drqn:core=gru")
-CLOCK = {"training_seconds", "curve_seconds"}
+CLOCK = {"training_seconds", "curve_seconds", "metrics"}
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run's schedule: how often it learns, what its rows hold, when it stops for want of memory."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from agents.rows import Rows
 from experiment import build
+from experiment.runs.console import Display, text
 from experiment.runs.run import Counters, Run
 from experiment.runs.trackers import NAMES
 from experiment.settings.config import override, preset
@@ -79,11 +82,16 @@ def test_a_row_adds_up(finished: Path):
     assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
 
 
-def test_a_metric_of_the_learner_reaches_the_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     record = Run.record_update
     monkeypatch.setattr(Run, "record_update", lambda run, metrics: record(run, {**metrics, "new": metrics["loss"] * 2}))
     rows = small.rows(small.start(tmp_path, "run", frames=800))
     assert [row["new"] for row in rows if "loss" in row] == [2 * row["loss"] for row in rows if "loss" in row] != []
+    with Display("run", 800, Console(force_terminal=True, width=200, file=io.StringIO())) as panel:
+        panel.show(rows[-1])
+    assert f"new {text(rows[-1]['new'])}" in re.sub(r"\x1b\[[0-9;]*m", "", panel.console.file.getvalue())  # type: ignore
 
 
 def test_a_run_that_made_no_update_says_so(

@@ -27,7 +27,8 @@ def view(**changes: object) -> dict:
     across = {"screen": "full", "note": "", "figures": [], "rows": [["measure", "value"]]}
     fields = {"question": "Is $5 < $6?", "warnings": ["*unfair*"], "table": rows, "findings": [], "tasks": [task]}
     fields |= {"across": [across], "budgets": rows, "settings": [["setting"]], "runs": [], "machines": []}
-    return fields | {"seconds": 30, "command": "python compare.py --agents '<b>'\n# not a heading"} | changes
+    fields |= {"metrics": [], "seconds": 30}
+    return fields | {"command": "python compare.py --agents '<b>'\n# not a heading"} | changes
 
 
 def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path: Path) -> None:
