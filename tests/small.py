@@ -42,6 +42,15 @@ SETTINGS = {
 }
 TIMES = ("time_environment", "time_acting", "time_sampling", "time_learning")
 WALL_CLOCK = ("seconds", "frames_per_second", "steps_per_second", *TIMES)
+
+
+def result(path: Path) -> dict[str, Any]:
+    """A result file of a study without what the clock says."""
+    fields = json.loads(path.read_text())
+    fields["metrics"] = {name: value for name, value in fields["metrics"].items() if name not in WALL_CLOCK}
+    return {name: value for name, value in fields.items() if name not in ("training_seconds", "curve_seconds")}
+
+
 OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
 
 

@@ -1,6 +1,5 @@
 """A study on a Ray cluster comes to the figures of a local one, whatever is killed meanwhile."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -30,15 +29,11 @@ QUICK = (
     "--torso dqn-2013 --log-frames 400 --checkpoint-frames 400 --track none"
 ).split()
 AGENTS = ("--agents", "dqn", "drqn:core=gru")
-CLOCK = {"training_seconds", "curve_seconds", "metrics"}
 
 
 def results(out: Path) -> dict[str, Any]:
     """The result files without what the clock says."""
-    return {
-        path.stem: {k: v for k, v in json.loads(path.read_text()).items() if k not in CLOCK}
-        for path in (out / "results").glob("*.json")
-    }
+    return {path.stem: small.result(path) for path in (out / "results").glob("*.json")}
 
 
 def make_jobs(out: Path, *words: str, frames: int = 2_400) -> Jobs:
@@ -174,10 +169,12 @@ def test_what_has_changed_makes_the_other_folder_the_same(tmp_path: Path, monkey
 def test_a_run_that_fits_on_no_node_is_refused(words: tuple[str, ...], tmp_path: Path) -> None:
     nodes = [{"CPU": 3.0, "memory": 8e9}, {"CPU": 1.0, "GPU": 0.25, "memory": 8e9}, {"CPU": 1, "GPU": 1, "memory": 1e3}]
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    jobs = make_jobs(tmp_path, "--agents", "dqn", *words)
+    jobs = make_jobs(tmp_path, "--ray", "auto", "--agents", "dqn", *words)
     with pytest.raises(UsageError, match=rf"{' '.join(words[:2])}.*fits on no node of the cluster: 3 cores, 0 GPUs"):
         RayWorkers(ray, jobs.cells, jobs.study)
-    RayWorkers(ray, (jobs := make_jobs(tmp_path, "--agents", "dqn", "--cpus-per-run", "3")).cells, jobs.study)
+    RayWorkers(
+        ray, (jobs := make_jobs(tmp_path, "--ray", "auto", "--agents", "dqn", "--cpus-per-run", "3")).cells, jobs.study
+    )
 
 
 def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
