@@ -222,8 +222,11 @@ def watch(record_file: Path, agents: list[Agent], asked: EvaluateConfig) -> None
     for agent in agents:
         if (agent.config.game, agent.protocol.name) != (record.game, record.protocol):
             raise UsageError(f"--watch {record_file}: records {record.game}, {record.protocol}, unlike {agent.folder}")
+    place = asked.out or record_file.parent
+    if not asked.terminal:
+        check_writable(place)
     with refused(record_file, "played again"):
-        film([record], agents, asked, (asked.out or record_file.parent) / f"{record_file.stem}.mp4")
+        film([record], agents, asked, place / f"{record_file.stem}.mp4")
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_an_unwritable_folder_is_refused_before_anything_is_played(
 
 
 def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_record(
-    runs: list[str], tmp_path: Path
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, out = sorted(Path(runs[0]).rglob("*")), tmp_path / "out"
     words = ["--episodes", "1", *SHORT[2:], "--out", str(out)]
@@ -71,6 +71,9 @@ def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_reco
     for path, width in ((film, 2 * 320), (out / "episode-000.mp4", 528)):
         with av.open(str(path)) as container:
             assert container.streams.video[0].width == width
+    monkeypatch.delattr(evaluate, "film")  # a folder that cannot be written is refused before the work
+    assert evaluate.main([runs[1], *SHORT[4:], "--out", "/proc/no", "--overlay", "--watch", str(record)]) == 2
+    assert "/proc/no" in capsys.readouterr().err
 
 
 def test_scores_are_printed_before_they_are_written(
