@@ -216,8 +216,8 @@ def without_effect(config: Config, given: Iterable[str]) -> list[str]:
 
 def check_effect(config: Config, given: Iterable[str]) -> None:
     """UsageError on the first of the given settings that differs from its preset and has no effect."""
-    for line in without_effect(config, given):
-        raise UsageError(line)
+    if lines := without_effect(config, given):
+        raise UsageError(lines[0])
 
 
 def preset(name: str) -> Config:
