@@ -8,6 +8,7 @@ weights are put into our network, whose values are then theirs. benchmarks/peer_
 """
 
 import argparse
+import itertools
 import json
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from experiment import build
 from experiment.scores.agent import open_agent
 from experiment.scores.evaluation import evaluate
 from experiment.settings.config import Config, preset
+from experiment.store.files import write_json
 
 OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
 PEER = str(ROOT / ".bench-venv" / "bin" / "python")
@@ -101,25 +103,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     parser.add_argument("--json", type=Path, help="where the result goes. Default: benchmarks/score-GAME.json")
     given = parser.parse_args(argv)
-    about = {
-        **describe_machine(),
-        "game": given.game,
-        "minutes": given.minutes,
-        "episodes": given.episodes,
-        **EVALUATION,
-    }
-    with TemporaryDirectory() as folder:
-        runs = [
-            run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / f"{side}-{seed}")
-            for seed in range(1, given.seeds + 1)
-            for side in given.sides
-        ]
-    floor = random_score(given.game)
-    means = {}
+    settings = {"game": given.game, "minutes": given.minutes, "episodes": given.episodes, **EVALUATION}
+    path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
+    record = json.loads(path.read_text()) if path.exists() else {**describe_machine(), **settings, "runs": []}
+    if other := [f"{name} {record[name]}" for name in settings if record[name] != settings[name]]:
+        parser.error(f"--json {path}: its runs have {', '.join(other)}; choose another file")
+    runs = record["runs"]
+    for seed, side in itertools.product(range(1, given.seeds + 1), given.sides):
+        if (seed, side) in [(run["seed"], run["side"]) for run in runs]:
+            continue
+        with TemporaryDirectory() as folder:
+            runs.append(run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / side))
+        write_json(path, record)  # after each run: the same command goes on from it
     for side in given.sides:
         scores = [run["score"] for run in runs if run["side"] == side]
-        means[side] = sum(scores) / len(scores)
-        console.print(f"{side}: mean {means[side]:.1f} ({', '.join(f'{s:.1f}' for s in scores)}); random {floor}")
-    path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
-    path.write_text(json.dumps({**about, "random": floor, "means": means, "runs": runs}, indent=1) + "\n")
+        listed = ", ".join(f"{score:.1f}" for score in scores)
+        console.print(f"{side}: mean {sum(scores) / len(scores):.1f} ({listed}); random {random_score(given.game)}")
     return 0
