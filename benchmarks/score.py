@@ -105,7 +105,9 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     settings = {"game": given.game, "minutes": given.minutes, "episodes": given.episodes, **EVALUATION}
     path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
-    record = json.loads(path.read_text()) if path.exists() else {**describe_machine(), **settings, "runs": []}
+    record: dict[str, Any] = (
+        json.loads(path.read_text()) if path.exists() else {**describe_machine(), **settings, "runs": []}
+    )
     if other := [f"{name} {record[name]}" for name in settings if record[name] != settings[name]]:
         parser.error(f"--json {path}: its runs have {', '.join(other)}; choose another file")
     runs = record["runs"]
