@@ -8,7 +8,6 @@ weights are put into our network, whose values are then theirs. benchmarks/peer_
 """
 
 import argparse
-import itertools
 import json
 import signal
 import subprocess
@@ -105,14 +104,14 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     settings = {"game": given.game, "minutes": given.minutes, "episodes": given.episodes, **EVALUATION}
     path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
-    record: dict[str, Any] = (
-        json.loads(path.read_text()) if path.exists() else {**describe_machine(), **settings, "runs": []}
-    )
+    new = {**describe_machine(), **settings, "runs": []}
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else new
     if other := [f"{name} {record[name]}" for name in settings if record[name] != settings[name]]:
         parser.error(f"--json {path}: its runs have {', '.join(other)}; choose another file")
     runs = record["runs"]
-    for seed, side in itertools.product(range(1, given.seeds + 1), given.sides):
-        if (seed, side) in [(run["seed"], run["side"]) for run in runs]:
+    present = {(run["seed"], run["side"]) for run in runs}
+    for seed, side in [(s + 1, side) for s in range(given.seeds) for side in given.sides]:
+        if (seed, side) in present:
             continue
         with TemporaryDirectory() as folder:
             runs.append(run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / side))
