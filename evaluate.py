@@ -246,6 +246,7 @@ def check_together(asked: EvaluateConfig) -> None:
     for wrong, message in (
         (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
         (asked.saliency and not asked.overlay, "--saliency: needs --overlay"),
+        (asked.protocol and not asked.runs, f"--protocol {asked.protocol}: has no effect without a run"),
     ):
         if wrong:
             raise UsageError(message)

@@ -83,11 +83,14 @@ def check_machine(config: Config) -> None:
 
 
 def check_config(config: Config) -> None:
-    """UsageError if the run cannot go on here: the cores, the device, the replay's size and the memory."""
+    """UsageError if the run cannot go on here: the cores, the device, the replay's size, its length, the memory."""
     check_machine(config)
     times, lanes = replay_shape(config)
     if config.start_rows > times * lanes:
         raise UsageError(f"--start-rows {config.start_rows}: the replay holds only {times * lanes} rows")
+    if config.frames < (least := first_update(config)):
+        raise UsageError(f"--frames {config.frames}: the first update comes at frame {least}, after --start-rows "
+                         f"{config.start_rows}; train longer, or start earlier")  # fmt: skip
     parts, free = expected_bytes(config), free_memory()
     if sum(parts.values()) > free:
         part = max(parts, key=parts.__getitem__)
@@ -99,9 +102,6 @@ def check_new(config: Config) -> None:
     """UsageError if a new run could not be what its settings say."""
     if config.precision == "bf16" and not has_bf16(config.device):
         raise UsageError("--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32")
-    if config.frames < (least := first_update(config)):
-        raise UsageError(f"--frames {config.frames}: the first update comes at frame {least}, after --start-rows "
-                         f"{config.start_rows}; train longer, or start earlier")  # fmt: skip
 
 
 def first_update(config: Config) -> int:

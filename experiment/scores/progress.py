@@ -1,6 +1,7 @@
 """A progress bar for work that takes minutes: evaluations and films."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,10 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINE_SECONDS = 60.0
+
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error while it is a terminal. Yields `report(done, note)`, with done from 0 to `total`."""
+    """A bar on standard error; a line there every minute while it is no terminal.
+
+    Yields `report(done, note)`, with done from 0 to `total`.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -20,5 +26,13 @@ def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int, str],
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(escape(title), total=total, note="")
-        yield lambda done, note: bar.update(task, completed=done, note=escape(note))
+        task, last_line = bar.add_task(escape(title), total=total, note=""), time.monotonic()
+
+        def report(done: int, note: str) -> None:
+            nonlocal last_line
+            bar.update(task, completed=done, note=escape(note))
+            if bar.disable and time.monotonic() - last_line > LINE_SECONDS:
+                last_line = time.monotonic()
+                print(f"{title}: {done} of {total} {unit}  {note}", file=sys.stderr, flush=True)
+
+        yield report
