@@ -1,7 +1,8 @@
-"""Run a study: train a grid of agents x games x screens x seeds, score every run alike, write the report.
+"""Run a study: train a grid of agents x games x screens x seeds, score all alike, write the report.
 
-python compare.py --agents dqn drqn drqn:core=gru --games breakout pong --seeds 3 --frames 4000000 --out studies/NAME
-python compare.py FILE.yaml [the same flags]         (flags of train.py for all runs may follow after --)
+python compare.py --agents dqn drqn drqn:core=gru --games breakout pong --seeds 3 --frames 4000000
+                  --out studies/NAME
+python compare.py FILE.yaml [the same flags]   (flags of train.py for all runs may follow after --)
 
 Finished runs are not done again; stopped runs go on.
 """
@@ -22,13 +23,18 @@ from experiment.studies import page
 from experiment.studies.jobs import Children, Jobs
 from experiment.studies.study import OF_THE_GRID, Cell, Result, Study, changes, finished, make_cells
 
-# Settings that must be the same for all agents: else one is given more than another, or is measured otherwise.
+# Settings that must be the same for all agents: else one is given more than another, or is measured
+# otherwise.
 FAIR = ("frames", "start_rows", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
-ABOUT = "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's flags follow --."
+ABOUT = (
+    "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
+    "flags follow --."
+)
 
 
 def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
-    """The study, and the settings of all its runs: from the command line, over a YAML file if one comes first."""
+    """The study, and the settings of all its runs: from the command line, over a YAML file if one
+    comes first."""
     end = argv.index("--") if "--" in argv else len(argv)
     has_file = end > 0 and not argv[0].startswith("-")
     data = _with_underscores(read_yaml(Path(argv[0]))) if has_file else {}
@@ -38,7 +44,9 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
     study = parse(command("compare"), argv[has_file:end], Study(**data), ABOUT)
     if study.gpus_per_run and not study.ray:
         raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
-    shared = _with_underscores(shared) | given(f"{command('compare')} ... --", argv[end + 1 :], Config())
+    shared = _with_underscores(shared) | given(
+        f"{command('compare')} ... --", argv[end + 1 :], Config()
+    )
     for name in shared.keys() & {*OF_THE_GRID, "frames"}:
         raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")
     return study, shared
@@ -50,41 +58,60 @@ def _with_underscores(settings: dict[Any, Any]) -> dict[str, Any]:
 
 
 def unfair(cells: list[Cell]) -> list[str]:
-    """The settings that give one agent more than another, or measure it otherwise, one line each."""
+    """The settings that give one agent more than another, or measure it otherwise, one line
+    each."""
     lines = []
     for name in FAIR:
         values = {cell.agent: getattr(cell.config, name) for cell in cells}
         if len(set(values.values())) > 1:
-            lines.append(f"{flag(name)} is " + ", ".join(f"{value} for {agent}" for agent, value in values.items()))
+            lines.append(
+                f"{flag(name)} is "
+                + ", ".join(f"{value} for {agent}" for agent, value in values.items())
+            )
     return lines
 
 
 def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
-    """Whether the cell must be run. UsageError if it cannot be, or if its files are of a run with other settings."""
-    if not result and not study.ray:  # with Ray the nodes check their cores, device, precision and memory
+    """Whether the cell must be run. UsageError if it cannot be, or if its files are of a run with
+    other settings."""
+    # With Ray the nodes check their cores, device, precision and memory.
+    if not result and not study.ray:
         build.check_config(cell.config)
     place, others = cell.result, []
     if result:
         others = result.other_settings(cell.config)
     elif cell.folder.exists():
-        place, others = cell.folder, [*changes(load(cell.folder / "config.yaml"), cell.config).values()]
+        place, others = (
+            cell.folder,
+            [*changes(load(cell.folder / "config.yaml"), cell.config).values()],
+        )
     elif cell.result.exists():
-        raise UsageError(f"{cell.result}: has fewer frames or another evaluation, and its run folder is missing; "
-                         "restore it, request what the result has, or delete the result to train again")  # fmt: skip
+        raise UsageError(
+            f"{cell.result}: has fewer frames or another evaluation, and its run folder is "
+            "missing; "
+            "restore it, request what the result has, or delete the result to train again"
+        )
     else:
         build.check_new(replace(cell.config, precision="auto") if study.ray else cell.config)
     if others:
-        raise UsageError(f"{place}: is of a run with other settings ({', '.join(others)}); use another --out, or "
-                         "report what is finished with --jobs 0")  # fmt: skip
+        raise UsageError(
+            f"{place}: is of a run with other settings ({', '.join(others)}); use another --out, "
+            "or "
+            "report what is finished with --jobs 0"
+        )
     return not result
 
 
 def check_memory(cells: list[Cell], jobs: int) -> None:
     """UsageError if the largest runs that may run at a time need more memory than is free."""
-    needs = sorted((sum(build.expected_bytes(cell.config).values()) for cell in cells), reverse=True)[:jobs]
+    needs = sorted(
+        (sum(build.expected_bytes(cell.config).values()) for cell in cells), reverse=True
+    )[:jobs]
     if sum(needs) > (free := free_memory()):
         gigabytes = f"{sum(needs) / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
-        raise UsageError(f"--jobs {jobs}: the runs need about {gigabytes}; --jobs {free // needs[0]} fits")
+        raise UsageError(
+            f"--jobs {jobs}: the runs need about {gigabytes}; --jobs {free // needs[0]} fits"
+        )
 
 
 def run(jobs: Jobs) -> None:
@@ -107,12 +134,19 @@ def main(argv: list[str]) -> int:
     if warnings and not study.allow_unfair:
         raise UsageError(f"{'; '.join(warnings)}. --allow-unfair True compares them anyway")
     results = {cell.name: result for cell in cells if (result := finished(cell, study))}
-    left = [] if study.jobs == 0 else [cell for cell in cells if is_left(cell, results.get(cell.name), study)]
+    left = (
+        []
+        if study.jobs == 0
+        else [cell for cell in cells if is_left(cell, results.get(cell.name), study)]
+    )
     jobs = Jobs(left, study)
     if left:
         run(jobs)
     if jobs.stopped:
-        print(f"stopped; repeat the command to continue; with --jobs 0 it reports the finished runs of {study.out}")
+        print(
+            "stopped; repeat the command to continue; with --jobs 0 it reports the finished runs "
+            f"of {study.out}"
+        )
         return 130
     for name, reason in jobs.failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -122,7 +156,9 @@ def main(argv: list[str]) -> int:
         return 1
     for cell in cells:
         others = results[cell.name].other_settings(cell.config) if cell.name in results else []
-        warnings += [f"{cell.agent}: trained with other settings: {', '.join(others)}"] * bool(others)
+        warnings += [f"{cell.agent}: trained with other settings: {', '.join(others)}"] * bool(
+            others
+        )
     warnings = list(dict.fromkeys(warnings))
     page.publish(cells, results, study, warnings, f"{command('compare')} {shlex.join(argv)}")
     return 1 if jobs.failures else 0

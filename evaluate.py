@@ -1,7 +1,7 @@
 """Score a trained agent under a protocol, and make films of its episodes.
 
-python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker:0.5] [--epsilon 0.001] [--seed S]
-                             [--video best|median|all|none] [--out DIR]
+python evaluate.py runs/NAME [--episodes 30] [--protocol P] [--observe flicker:0.5]
+                             [--epsilon 0.001] [--seed S] [--video best|median|all|none] [--out DIR]
                              [--overlay] [--saliency] [--export DIR]
 python evaluate.py runs/A runs/B --side-by-side          the same games next to each other
 python evaluate.py runs/A runs/B ... --sweep flicker:0,0.25,0.5,0.75,1
@@ -54,8 +54,8 @@ class EvaluateConfig(Settings):
     protocol: str = ""
     """v5, machado18 or dqn-2015. Default: the run's own."""
     observe: str = ""
-    """The agent's view: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default: as in
-    training."""
+    """The agent's view: full, flicker:P, blackout:N, delay:N, blinkered:SHARE or noise:SD. Default:
+    as in training."""
     epsilon: Share = 0.001
     """Share of random actions."""
     seed: Seed = 1
@@ -63,24 +63,27 @@ class EvaluateConfig(Settings):
     video: Literal["best", "median", "all", "none"] = "best"
     """Episodes to film, in colour, 60 pictures a second."""
     overlay: bool = False
-    """Films show beside the game what the agent saw, its values, and its memory; 15 pictures a second."""
+    """Films show beside the game what the agent saw, its values, and its memory; 15 pictures a
+    second."""
     saliency: bool = False
     """With --overlay: tint the pixels that move the value of the action played (its gradient)."""
     side_by_side: bool = False
     """Film two runs next to each other, on the same seeds."""
     watch: Folder | None = None
-    """Film this episode record, of any run and any time of training, and play nothing; with --overlay as the run's
-    agent would see and value it."""
+    """Film this episode record, of any run and any time of training, and play nothing; with
+    --overlay as the run's agent would see and value it."""
     terminal: bool = False
     """Show films in this terminal, in place of files."""
     export: Folder | None = None
-    """Write the agent to this folder: settings, weights in half precision (as which it is scored), scores, learning
-    curve, its best and its median episode. Commands take such a folder in place of a run."""
+    """Write the agent to this folder: settings, weights in half precision (as which it is scored),
+    scores, learning curve, its best and its median episode. Commands take such a folder in place of
+    a run."""
     sweep: str = ""
-    """KIND:P,P,... such as flicker:0,0.25,0.5: score each run on each of these screens and draw one figure; no films.
-    Evaluations that lie in the run's folder already are not played again."""
+    """KIND:P,P,... such as flicker:0,0.25,0.5: score each run on each of these screens and draw one
+    figure; no films. Evaluations that lie in the run's folder already are not played again."""
     out: Folder | None = None
-    """Folder for scores, records and films in place of the runs' own: everything goes to DIR/NAME."""
+    """Folder for scores, records and films in place of the runs' own: everything goes to
+    DIR/NAME."""
     threads: Whole = 0
     """CPU threads. 0: all cores."""
 
@@ -108,7 +111,8 @@ def prepare(folder: Path, asked: EvaluateConfig) -> Agent:
 
 
 def make_place(agent: Agent, asked: EvaluateConfig) -> Path:
-    """The folder of an agent's scores and films. UsageError if it cannot be written: known before play."""
+    """The folder of an agent's scores and films. UsageError if it cannot be written: known before
+    play."""
     place = asked.out / agent.folder.resolve().name if asked.out else agent.folder
     check_writable(place / "eval", place / "videos")
     return place
@@ -125,8 +129,14 @@ def score(agent: Agent, place: Path, tell: Callable[[Agent, dict[str, Any]], Non
     planned, done = agent.config.eval_episodes, len(result.scores)
     about, stem = agent.about, place / "eval" / agent.label
     if done < planned:
-        about, stem = about | {"planned_episodes": planned}, stem.with_name(f"{stem.name}-first{done}")
-        print(f"stopped after {done} of {planned} episodes; short ones end first, so the mean is biased")
+        about, stem = (
+            about | {"planned_episodes": planned},
+            stem.with_name(f"{stem.name}-first{done}"),
+        )
+        print(
+            f"stopped after {done} of {planned} episodes; short ones end first, so the mean is "
+            "biased"
+        )
     if done:
         summary = result.summary(agent.config.game)
         tell(agent, summary)
@@ -150,7 +160,7 @@ def tell(agent: Agent, summary: dict[str, Any]) -> None:
         print(f"{reference}   human-normalised {summary['human_normalised']:.3f}")
 
 
-# --- a sweep -------------------------------------------------------------------------------------------------------
+# --- a sweep --------------------------------------------------------------------------------------
 
 
 def tell_point(agent: Agent, summary: dict[str, Any]) -> None:
@@ -158,7 +168,8 @@ def tell_point(agent: Agent, summary: dict[str, Any]) -> None:
 
 
 def known_scores(agent: Agent, place: Path) -> list[float]:
-    """The scores of the same evaluation of the same network, where it was played before; else none."""
+    """The scores of the same evaluation of the same network, where it was played before; else
+    none."""
     with suppress(OSError, ValueError):
         data = json.loads((place / "eval" / f"{agent.label}.json").read_text(encoding="utf-8"))
         if isinstance(data, dict) and agent.about.items() <= data.items():
@@ -168,7 +179,8 @@ def known_scores(agent: Agent, place: Path) -> list[float]:
 
 
 def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) -> None:
-    """Score each agent on each screen, the one on which nothing is hidden first, and draw them all."""
+    """Score each agent on each screen, the one on which nothing is hidden first, and draw them
+    all."""
     check_sweep(agents)
     places = [make_place(agent, asked) for agent in agents]
     kind = KINDS[screens[0].kind]
@@ -176,12 +188,17 @@ def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) ->
     series: dict[str, dict[Observe, list[float]]] = {}
     for agent, place in zip(agents, places, strict=True):
         print(f"run     {agent.folder}")
-        scores = series[f"{agent.folder}, {agent.warning}{agent.trained['frames'] / 1e6:.3g} M frames"] = {}
+        scores = series[
+            f"{agent.folder}, {agent.warning}{agent.trained['frames'] / 1e6:.3g} M frames"
+        ] = {}
         for screen in dict.fromkeys([clear, *screens]):
             on = agent.on(screen)
             scores[screen] = known_scores(on, place) or score(on, place, tell_point).scores
     c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
-    rules = f"protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, epsilon {c.eval_epsilon:g}"
+    rules = (
+        f"protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, epsilon "
+        f"{c.eval_epsilon:g}"
+    )
     with refused(out, "written"):
         draw_sweep(out, series, f"{c.game}, {rules}")
     print(f"figure  {out}")
@@ -189,7 +206,9 @@ def sweep(agents: list[Agent], screens: list[Observe], asked: EvaluateConfig) ->
 
 def check_sweep(agents: list[Agent]) -> None:
     """UsageError unless the agents can share a figure: one game and protocol, no run twice."""
-    played = {agent.folder.resolve(): f"{agent.config.game}, {agent.protocol.name}" for agent in agents}
+    played = {
+        agent.folder.resolve(): f"{agent.config.game}, {agent.protocol.name}" for agent in agents
+    }
     for folder in played:
         if [agent.folder.resolve() for agent in agents].count(folder) > 1:
             raise UsageError(f"--sweep: {folder} is given twice")
@@ -198,14 +217,21 @@ def check_sweep(agents: list[Agent]) -> None:
         raise UsageError(f"--sweep: all runs must have one game and protocol: {each}")
 
 
-# --- films ---------------------------------------------------------------------------------------------------------
+# --- films ----------------------------------------------------------------------------------------
 
 
-def film(records: list[EpisodeRecord], agents: list[Agent], asked: EvaluateConfig, path: Path) -> None:
+def film(
+    records: list[EpisodeRecord], agents: list[Agent], asked: EvaluateConfig, path: Path
+) -> None:
     """Write a film of one record, or of two side by side, or show it in the terminal."""
-    caption = "  |  ".join(f"{record.game} {record.observe}  {record.score:g}" for record in records)
+    caption = "  |  ".join(
+        f"{record.game} {record.observe}  {record.score:g}" for record in records
+    )
     if asked.overlay:
-        films = [overlay_film(agent, record, asked.saliency) for agent, record in zip(agents, records, strict=True)]
+        films = [
+            overlay_film(agent, record, asked.saliency)
+            for agent, record in zip(agents, records, strict=True)
+        ]
     else:
         films = [game_film(record) for record in records]
     whole = films[0] if len(films) == 1 else beside(*films)
@@ -221,7 +247,10 @@ def watch(record_file: Path, agents: list[Agent], asked: EvaluateConfig) -> None
         record = EpisodeRecord.load(record_file)
     for agent in agents:
         if (agent.config.game, agent.protocol.name) != (record.game, record.protocol):
-            raise UsageError(f"--watch {record_file}: records {record.game}, {record.protocol}, unlike {agent.folder}")
+            raise UsageError(
+                f"--watch {record_file}: records {record.game}, {record.protocol}, unlike "
+                f"{agent.folder}"
+            )
     place = asked.out or record_file.parent
     if not asked.terminal:
         check_writable(place)
@@ -229,7 +258,7 @@ def watch(record_file: Path, agents: list[Agent], asked: EvaluateConfig) -> None
         film([record], agents, asked, place / f"{record_file.stem}.mp4")
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 # Flags that have no effect in a mode.
@@ -241,12 +270,18 @@ IDLE = {
 
 def check_together(asked: EvaluateConfig) -> None:
     """UsageError on flags that do not go together, and on a wrong number of runs."""
-    modes = [flag for flag in ("--sweep", "--side-by-side", "--watch", "--export")
-             if getattr(asked, flag[2:].replace("-", "_"))]  # fmt: skip
+    modes = [
+        flag
+        for flag in ("--sweep", "--side-by-side", "--watch", "--export")
+        if getattr(asked, flag[2:].replace("-", "_"))
+    ]
     for wrong, message in (
         (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
         (asked.saliency and not asked.overlay, "--saliency: needs --overlay"),
-        (asked.protocol and not asked.runs, f"--protocol {asked.protocol}: has no effect without a run"),
+        (
+            asked.protocol and not asked.runs,
+            f"--protocol {asked.protocol}: has no effect without a run",
+        ),
     ):
         if wrong:
             raise UsageError(message)
@@ -257,7 +292,10 @@ def check_together(asked: EvaluateConfig) -> None:
     single = (int(asked.overlay or not asked.watch), 1)
     few, many = (1, 10**9) if asked.sweep else (2, 2) if asked.side_by_side else single
     if not few <= len(asked.runs) <= many:
-        takes = "takes the folder of one run, such as runs/NAME; two with --side-by-side, any number with --sweep"
+        takes = (
+            "takes the folder of one run, such as runs/NAME; two with --side-by-side, any number "
+            "with --sweep"
+        )
         raise UsageError(f"{' '.join([command('evaluate'), *map(str, asked.runs)])}: {takes}")
 
 
@@ -266,15 +304,27 @@ def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
     places = [make_place(agent, asked) for agent in agents]
     if asked.export:
         if agents[0].warning:
-            raise UsageError(f"--export {asked.export}: {agents[0].folder} made no update: the agent is untrained")
+            raise UsageError(
+                f"--export {asked.export}: {agents[0].folder} made no update: the agent is "
+                "untrained"
+            )
         check_writable(asked.export)
         zoo.round_weights(agents[0].network)
     results = [score(agent, place, tell) for agent, place in zip(agents, places, strict=True)]
     if asked.export:
         with refused(asked.export, "written"):
-            zoo.export(agents[0].network, agents[0].config, results[0], agents[0].about, agents[0].folder, asked.export)
+            zoo.export(
+                agents[0].network,
+                agents[0].config,
+                results[0],
+                agents[0].about,
+                agents[0].folder,
+                asked.export,
+            )
         print(f"agent   {asked.export}")
-    names = " and ".join(f"{agent.config.preset} {file_name(agent.config.game)}" for agent in agents)
+    names = " and ".join(
+        f"{agent.config.preset} {file_name(agent.config.game)}" for agent in agents
+    )
     kind = f"{asked.video}{'-overlay' if asked.overlay else ''}"
     for i in chosen(results[0].scores, asked.video):
         records = [result.records[i] for result in results]
@@ -285,7 +335,9 @@ def score_and_film(agents: list[Agent], asked: EvaluateConfig) -> None:
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    asked = parse(command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes.")
+    asked = parse(
+        command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes."
+    )
     check_together(asked)
     screens = screens_of(asked.sweep) if asked.sweep else []
     agents = [prepare(folder, asked) for folder in asked.runs]

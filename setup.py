@@ -1,4 +1,5 @@
-"""Puts the three programs into the package `recall` of an installed copy; all else stands in pyproject.toml."""
+"""Puts the three programs into the package `recall` of an installed copy; all else stands in
+pyproject.toml."""
 
 from pathlib import Path
 

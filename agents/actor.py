@@ -1,4 +1,5 @@
-"""Acting: one row of every env in, one action of every env out. The core state goes along all the way."""
+"""Acting: one row of every env in, one action of every env out. The core state goes along all the
+way."""
 
 from collections.abc import Callable, Mapping
 
@@ -45,13 +46,18 @@ class Actor:
     ) -> np.ndarray:
         """frame [N, H, W] uint8, is_first [N], prev_reward [N], epsilon [N] -> actions [N] int64.
 
-        The network computes only the lanes in `playing` [N] bool (None: all); elsewhere Q is 0 and the core state
-        stays. The draws from `rng` do not depend on it.
+        The network computes only the lanes in `playing` [N] bool (None: all); elsewhere Q is 0 and
+        the core state stays. The draws from `rng` do not depend on it.
         """
         self._frames = np.concatenate([self._frames[1:], frame[None]])
         self._is_first = np.concatenate([self._is_first[1:], is_first[None]])
         lanes = np.arange(len(frame)) if playing is None else np.flatnonzero(playing)  # [n]
-        rows = (self._frames, self._is_first, self._action[None], prev_reward[None].astype(np.float32))
+        rows = (
+            self._frames,
+            self._is_first,
+            self._action[None],
+            prev_reward[None].astype(np.float32),
+        )
         device = self.core_state.device
         inputs = Inputs(*(torch.from_numpy(x.take(lanes, axis=1)) for x in rows)).to(device)
         index = torch.from_numpy(lanes).to(device)
@@ -86,5 +92,7 @@ class Actor:
         """Take back what `state` gave. ValueError if it does not fit."""
         for name, own in self.state().items():
             if state[name].shape != own.shape or state[name].dtype != own.dtype:
-                raise ValueError(f"actor {name}: {tuple(state[name].shape)}, expected {tuple(own.shape)}")
+                raise ValueError(
+                    f"actor {name}: {tuple(state[name].shape)}, expected {tuple(own.shape)}"
+                )
             own.copy_(state[name])  # the arrays share their memory with these tensors

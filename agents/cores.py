@@ -1,8 +1,8 @@
 """Cores: the one module that tells a recurrent policy from a feed-forward one.
 
-A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one tensor, so
-that replay, actor and checkpoint handle every core alike; a core without memory has S = 0. A row marked
-`is_first` starts from a state of zeros, whatever came before.
+A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one
+tensor, so that replay, actor and checkpoint handle every core alike; a core without memory has S =
+0. A row marked `is_first` starts from a state of zeros, whatever came before.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 
 class Core(nn.Module):
-    """Base of the recurrent cores. `unroll` never sees a reset; here it is that of torch's cells with one state."""
+    """Base of the recurrent cores. `unroll` never sees a reset; here it is that of torch's cells
+    with one state."""
 
     cell: nn.Module
 
@@ -30,8 +31,8 @@ class Core(nn.Module):
     def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, B, D], state [B, S], is_first [T, B] on the host -> y [T, B, D'], state [B, S].
 
-        One fused call for each stretch of rows in which no lane is reset: a Python loop over T is several
-        times slower.
+        One fused call for each stretch of rows in which no lane is reset: a Python loop over T is
+        several times slower.
         """
         starts = is_first.any(dim=1).nonzero().flatten().tolist()
         outputs = []
@@ -47,7 +48,8 @@ class Core(nn.Module):
         return y, h[0].to(state.dtype)
 
     def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
-        """Openings of the gates by name, 0 to 1, [..., H] each: for inputs x [..., D] that meet the states [..., S]."""
+        """Openings of the gates by name, 0 to 1, [..., H] each: for inputs x [..., D] that meet the
+        states [..., S]."""
         return {}
 
 
@@ -64,7 +66,8 @@ class Identity(Core):
 class Rnn(Core):
     """Elman (1990): h_t = tanh(W x_t + U h_{t-1} + b).
 
-    U starts orthogonal, so that signals neither grow nor shrink; the rest uniform within 1 / sqrt(H), as in torch.
+    U starts orthogonal, so that signals neither grow nor shrink; the rest uniform within 1 /
+    sqrt(H), as in torch.
     """
 
     def __init__(self, input_size: int, size: int) -> None:
@@ -91,8 +94,8 @@ class Gru(Core):
 class Lstm(Core):
     """LSTM with a forget gate (Gers et al. 2000). State: h and c side by side, S = 2 H.
 
-    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015); the rest uniform within
-    1 / sqrt(H), as in torch.
+    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015); the rest
+    uniform within 1 / sqrt(H), as in torch.
     """
 
     def __init__(self, input_size: int, size: int) -> None:
@@ -120,10 +123,10 @@ class Lstm1997(Core):
         y_t = o_t h(s_t)                                           h(z) = 2 sigma(z) - 1
 
     The self-connection of weight 1.0 is the constant error carousel. Since g(z) = 2 tanh(z / 2) and
-    h(z) = tanh(z / 2), this is a fused LSTM that holds s / 2, whose forget gate is stuck at 1 (sigma(40) is 1 in
-    floating point) and whose cell input is halved. Gradients flow through the gates as well (full
-    backpropagation through time; the paper cut them there). State: y and s side by side, S = 2 H. Weights start
-    uniform within 1 / sqrt(H).
+    h(z) = tanh(z / 2), this is a fused LSTM that holds s / 2, whose forget gate is stuck at 1
+    (sigma(40) is 1 in floating point) and whose cell input is halved. Gradients flow through the
+    gates as well (full backpropagation through time; the paper cut them there). State: y and s side
+    by side, S = 2 H. Weights start uniform within 1 / sqrt(H).
     """
 
     FORGET_BIAS = 40.0
@@ -131,12 +134,14 @@ class Lstm1997(Core):
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=2 * size)
         bound = size**-0.5
-        self.weight_x = nn.Parameter(torch.empty(3, size, input_size).uniform_(-bound, bound))  # i, c, o
+        # i, c, o
+        self.weight_x = nn.Parameter(torch.empty(3, size, input_size).uniform_(-bound, bound))
         self.weight_y = nn.Parameter(torch.empty(3, size, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(3, size).uniform_(-bound, bound))
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        def gates(w: Tensor, forget: float) -> Tensor:  # [3, H, ...] -> [4 H, ...] in torch's order i, f, g, o
+        # [3, H, ...] -> [4 H, ...] in torch's order i, f, g, o
+        def gates(w: Tensor, forget: float) -> Tensor:
             return torch.cat([w[0], torch.full_like(w[0], forget), w[1] / 2, w[2]])
 
         weights = [
@@ -147,13 +152,15 @@ class Lstm1997(Core):
         ]
         y, s = state[None].to(x.dtype).chunk(2, dim=-1)
         before = y.contiguous(), (s / 2).contiguous()
-        out, y, s = torch.lstm(x, before, weights, True, 1, 0.0, False, False, False)  # 1 layer, no dropout, time first
+        # 1 layer, no dropout, time first
+        out, y, s = torch.lstm(x, before, weights, True, 1, 0.0, False, False, False)
         return out, torch.cat([y[0], 2 * s[0]], dim=-1).to(state.dtype)
 
     def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
         y = state[..., : self.output_size]
         i, _, o = (
-            F.linear(x, w, b) + F.linear(y, u) for w, u, b in zip(self.weight_x, self.weight_y, self.bias, strict=True)
+            F.linear(x, w, b) + F.linear(y, u)
+            for w, u, b in zip(self.weight_x, self.weight_y, self.bias, strict=True)
         )
         return {"input": i.sigmoid(), "output": o.sigmoid()}
 
@@ -161,7 +168,8 @@ class Lstm1997(Core):
 def _gate_inputs(cell: nn.Module, x: Tensor, h: Tensor) -> Tensor:
     """W x + U h + both biases of a cell of torch's, all its gates side by side."""
     w_x, w_h, b_x, b_h = (
-        cast(Tensor, getattr(cell, f"{name}_l0")) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        cast(Tensor, getattr(cell, f"{name}_l0"))
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
     return F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)
 

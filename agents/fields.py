@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-FORBID = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # an unknown setting is an error, not silence
+# An unknown setting is an error, not silence.
+FORBID = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Count = Annotated[int, Field(ge=1, le=10**15)]
 Whole = Annotated[int, Field(ge=0, le=10**15)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -21,7 +22,8 @@ def near(value: str, allowed: Collection[str]) -> str:
 
 
 def one_of(registry: Collection[str]) -> AfterValidator:
-    """Validates a name against a registry, which is read at every check: what is registered later is allowed."""
+    """Validates a name against a registry, which is read at every check: what is registered later
+    is allowed."""
 
     def check(value: str) -> str:
         if value not in registry:

@@ -1,7 +1,7 @@
 """Heads: from the core's output to the return of each action, and the loss that trains it.
 
-A head gives K numbers for each action, `out` [..., A, K]. `samples` turns them into N samples of the return
-[..., A, N], whose mean is Q.
+A head gives K numbers for each action, `out` [..., A, K]. `samples` turns them into N samples of
+the return [..., A, N], whose mean is Q.
 """
 
 from abc import ABC, abstractmethod
@@ -14,8 +14,8 @@ from agents import losses
 
 
 class LastLinear(nn.Linear):
-    """Runs in single precision, always: between 2 and 4 bf16 has steps of 0.016, about what one action is better than
-    another."""
+    """Runs in single precision, always: between 2 and 4 bf16 has steps of 0.016, about what one
+    action is better than another."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -23,21 +23,26 @@ class LastLinear(nn.Linear):
 
 
 class Head(nn.Module, ABC):
-    """One stream of layers, or dueling: out = v + a - mean over actions of a (Wang et al. 2016, eq. 9).
+    """One stream of layers, or dueling: out = v + a - mean over actions of a (Wang et al. 2016, eq.
+    9).
 
     With `hidden` each of the one or two streams has a fully connected layer of its own.
     """
 
     outputs = 1  # K, numbers for each action
 
-    def __init__(self, input_size: int, num_actions: int, hidden: int, dueling: bool, norm: bool, loss: str) -> None:
+    def __init__(
+        self, input_size: int, num_actions: int, hidden: int, dueling: bool, norm: bool, loss: str
+    ) -> None:
         super().__init__()
 
         def stream(outputs: int) -> nn.Module:
             if not hidden:
                 return LastLinear(input_size, outputs)
             between = [nn.LayerNorm(hidden)] if norm else []
-            return nn.Sequential(nn.Linear(input_size, hidden), *between, nn.ReLU(), LastLinear(hidden, outputs))
+            return nn.Sequential(
+                nn.Linear(input_size, hidden), *between, nn.ReLU(), LastLinear(hidden, outputs)
+            )
 
         self.shape, self.td_loss = (num_actions, self.outputs), losses.LOSSES[loss]
         self.advantage = stream(num_actions * self.outputs)
@@ -46,7 +51,9 @@ class Head(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """x [L, B, D] -> out [L, B, A, K]"""
         a = self.advantage(x).unflatten(-1, self.shape)
-        return a if self.value is None else self.value(x)[..., None, :] + a - a.mean(-2, keepdim=True)
+        return (
+            a if self.value is None else self.value(x)[..., None, :] + a - a.mean(-2, keepdim=True)
+        )
 
     def samples(self, out: Tensor) -> Tensor:
         """out [..., K] -> samples of the return [..., N]: here the numbers themselves"""
@@ -54,7 +61,8 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """out [T, B, K] of the chosen actions, target [T, B, N] samples of their returns -> loss of each row [T, B]"""
+        """out [T, B, K] of the chosen actions, target [T, B, N] samples of their returns -> loss of
+        each row [T, B]"""
 
 
 class MeanHead(Head):
@@ -65,7 +73,8 @@ class MeanHead(Head):
 
 
 class QrHead(Head):
-    """The quantiles of the return at the middles of K = N = 32 equal parts (QR-DQN, Dabney et al. 2018)."""
+    """The quantiles of the return at the middles of K = N = 32 equal parts (QR-DQN, Dabney et al.
+    2018)."""
 
     outputs = 32
 
@@ -74,16 +83,19 @@ class QrHead(Head):
 
 
 class HlGaussHead(Head):
-    """A histogram of Q (HL-Gauss, Farebrother et al. 2024, section 3.1): K = 51 bins from -10 to 10, N = 1.
+    """A histogram of Q (HL-Gauss, Farebrother et al. 2024, section 3.1): K = 51 bins from -10 to
+    10, N = 1.
 
-    The target's mean, cut to that range, becomes a normal density 0.75 bins wide; the loss is the cross-entropy of its
-    share in each bin.
+    The target's mean, cut to that range, becomes a normal density 0.75 bins wide; the loss is the
+    cross-entropy of its share in each bin.
     """
 
     outputs, LIMIT, SIGMA = 51, 10.0, 0.75
 
     def _edges(self, out: Tensor) -> Tensor:
-        return torch.linspace(-self.LIMIT, self.LIMIT, self.outputs + 1, dtype=out.dtype, device=out.device)
+        return torch.linspace(
+            -self.LIMIT, self.LIMIT, self.outputs + 1, dtype=out.dtype, device=out.device
+        )
 
     def samples(self, out: Tensor) -> Tensor:
         edges = self._edges(out)

@@ -18,14 +18,16 @@ from agents.workers import cut, share
 
 
 class CenteredRmsProp(torch.optim.Optimizer):
-    """RMSProp by the gradient's running variance (Graves 2013, eqs. 38-42, without momentum; rho = 0.95 as in Mnih et
-    al. 2015).
+    """RMSProp by the gradient's running variance (Graves 2013, eqs. 38-42, without momentum; rho =
+    0.95 as in Mnih et al. 2015).
 
-    The variance is updated from g - mean, so it is never below 0. The difference of the running square and the
-    squared mean, as in torch, rounds to below 0 where a gradient hardly changes.
+    The variance is updated from g - mean, so it is never below 0. The difference of the running
+    square and the squared mean, as in torch, rounds to below 0 where a gradient hardly changes.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, eps: float, rho: float = 0.95) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, eps: float, rho: float = 0.95
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "eps": eps, "rho": rho})
 
     @torch.no_grad()
@@ -33,7 +35,10 @@ class CenteredRmsProp(torch.optim.Optimizer):
         for group in self.param_groups:
             rho = group["rho"]
             for p in group["params"]:
-                slots = self.state[p] or {"mean": torch.zeros_like(p), "variance": torch.zeros_like(p)}
+                slots = self.state[p] or {
+                    "mean": torch.zeros_like(p),
+                    "variance": torch.zeros_like(p),
+                }
                 self.state[p] = slots
                 change = p.grad - slots["mean"]
                 slots["mean"].add_(change, alpha=1 - rho)
@@ -45,7 +50,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fuse
     "adam": partial(torch.optim.Adam, fused=True),
     "radam": partial(torch.optim.RAdam, foreach=True),
     "rmsprop": CenteredRmsProp,
-    "adadelta": partial(torch.optim.Adadelta, rho=0.95, foreach=True),  # as in Hausknecht & Stone 2015
+    # As in Hausknecht & Stone 2015.
+    "adadelta": partial(torch.optim.Adadelta, rho=0.95, foreach=True),
 }
 
 
@@ -56,26 +62,30 @@ class LearnerSettings:
     batch_size: Count = 16
     """Sequences an update."""
     parts: Annotated[int, Field(ge=1, le=64)] = 2
-    """Parts of a batch that threads compute side by side. Their gradients are summed in order, so that the number of
-    threads changes no bit. 1 spares a tenth to a third of the work where a run has one core."""
+    """Parts of a batch that threads compute side by side. Their gradients are summed in order, so
+    that the number of threads changes no bit. 1 spares a tenth to a third of the work where a run
+    has one core."""
     burn_in: Whole = 8
     """Rows at a sequence's start that only refresh the core state."""
     unroll: Count = 16
     """Rows of a sequence that are trained."""
     n_step: Count = 1
-    """Rows after the unroll that lend targets their look-ahead; with --trace-lambda None, n of the n-step return."""
+    """Rows after the unroll that lend targets their look-ahead; with --trace-lambda None, n of the
+    n-step return."""
     trace_lambda: Share | None = 0.65
     """Q(lambda) targets with this lambda. None: n-step targets."""
     trace_lambda_start: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Lambda of the first update, where --trace-lambda-updates is not 0."""
     trace_lambda_updates: Whole = 0
-    """Updates over which lambda falls to --trace-lambda, 1 - lambda growing geometrically. 0: constant."""
+    """Updates over which lambda falls to --trace-lambda, 1 - lambda growing geometrically. 0:
+    constant."""
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Discount a step (4 frames)."""
     double: bool = True
     """The online network selects, the target network values (double Q-learning)."""
     target_period: Whole = 0
-    """Updates between copies to the target network. 0: the network that acts values the next action."""
+    """Updates between copies to the target network. 0: the network that acts values the next
+    action."""
     value_rescaling: bool = False
     """Train on h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x in place of clipped rewards."""
     reward_clip: Positive | None = 1.0
@@ -89,8 +99,8 @@ class LearnerSettings:
     max_grad_norm: Positive | None = 10.0
     """Gradients are scaled down to this norm. None: never."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A moving average of the weights acts, is evaluated, and values the next action; this share of it stays in an
-    update, such as 0.995. 0: the online network does."""
+    """A moving average of the weights acts, is evaluated, and values the next action; this share of
+    it stays in an update, such as 0.995. 0: the online network does."""
     priority_eta: Share = 0.9
     """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
 
@@ -128,11 +138,14 @@ class Learner:
         )
         self.acting = copy.deepcopy(network).requires_grad_(False) if settings.average else network
         # Without copies of its own the target network is the network that acts.
-        self.target = copy.deepcopy(network).requires_grad_(False) if settings.target_period else self.acting
+        self.target = (
+            copy.deepcopy(network).requires_grad_(False) if settings.target_period else self.acting
+        )
         self.updates = 0
 
     def update(self, batch: Sequence) -> Update:
-        """Burn in, unroll, take one step. Rows of the burn-in give no loss, no gradient and no priority.
+        """Burn in, unroll, take one step. Rows of the burn-in give no loss, no gradient and no
+        priority.
 
         What is not finite goes on to the metrics and the weights: `check_finite` looks for it.
         """
@@ -151,14 +164,19 @@ class Learner:
         share(partial(_add_up, gradients), range(ADDERS))
         for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
             parameter.grad = gradient
-        grad_norm = nn.utils.clip_grad_norm_(self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True)
+        grad_norm = nn.utils.clip_grad_norm_(
+            self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True
+        )
         self.optimizer.step()
         self.updates += 1
         if s.target_period and self.updates % s.target_period == 0:
             self.target.load_state_dict(self.online.state_dict())
         if s.average:
-            memory = min(s.average, self.updates / (self.updates + 10))  # shorter at first, when every weight is new
-            for average, newest in zip(self.acting.parameters(), self.online.parameters(), strict=True):
+            # Shorter at first, when every weight is new.
+            memory = min(s.average, self.updates / (self.updates + 10))
+            for average, newest in zip(
+                self.acting.parameters(), self.online.parameters(), strict=True
+            ):
                 average.lerp_(newest.detach(), 1 - memory)
 
         row_loss, td_error, q, q_max = torch.cat(told, dim=-1)  # [T, B] each
@@ -172,14 +190,16 @@ class Learner:
         return Update(metrics, losses.sequence_priority(td_error, mask, s.priority_eta))
 
     def _part(self, part: tuple[Sequence, Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Sequences and their rows' weights [T, B] -> the gradient of their weighted loss, and `loss`'s rows."""
+        """Sequences and their rows' weights [T, B] -> the gradient of their weighted loss, and
+        `loss`'s rows."""
         loss, told = self.loss(*part)
         parameters = [*self.online.parameters()]
         gradient = torch.autograd.grad(loss, parameters)
         return [*map(_in_layout_of, parameters, gradient)], told
 
     def loss(self, batch: Sequence, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of rows weighted by [T, B], and [4, T, B]: the loss, TD error, Q and highest Q of each row."""
+        """The loss of rows weighted by [T, B], and [4, T, B]: the loss, TD error, Q and highest Q
+        of each row."""
         s = self.settings
         unrolled = slice(s.burn_in, s.burn_in + s.unroll)
         action = batch.action[unrolled]  # [T, B]
@@ -187,14 +207,22 @@ class Learner:
             batch = batch._replace(inputs=self.online.look(batch.inputs))  # for every network
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
-            out, state = self.online.outputs(batch.inputs.rows(unrolled.start, unrolled.stop), state)  # [T, B, A, K]
+            # [T, B, A, K]
+            out, state = self.online.outputs(
+                batch.inputs.rows(unrolled.start, unrolled.stop), state
+            )
             with torch.no_grad():
                 z = self.online.head.samples(out.detach())  # [T, B, A, N]
-                target = regression_target(s, self.updates, batch, *self._bootstrap(batch, z, state))  # [T, B, N]
+                # [T, B, N]
+                target = regression_target(
+                    s, self.updates, batch, *self._bootstrap(batch, z, state)
+                )
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
         q = losses.at_action(z, action).mean(-1)  # [T, B]
         td_error = target.mean(-1) - q
-        return (row_loss * weight).sum(), torch.stack([row_loss.detach(), td_error, q, z.mean(-1).amax(-1)])
+        return (row_loss * weight).sum(), torch.stack(
+            [row_loss.detach(), td_error, q, z.mean(-1).amax(-1)]
+        )
 
     def _burn_in(self, network: QNetwork, batch: Sequence, rows: int) -> Tensor:
         """The network's own core state [B, S] after the first rows (R2D2 section 3)."""
@@ -203,8 +231,9 @@ class Learner:
         return network.outputs(batch.inputs.rows(0, rows), batch.core_state)[1]
 
     def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """z [T + n, B, A, N] of the unrolled rows and the n after them, twice: that selects the next action, and that
-        values it. `z` and `state` are the online network's of the unrolled rows."""
+        """z [T + n, B, A, N] of the unrolled rows and the n after them, twice: that selects the
+        next action, and that values it. `z` and `state` are the online network's of the unrolled
+        rows."""
         s = self.settings
         tail, end = s.burn_in + s.unroll, s.burn_in + s.unroll + s.n_step
 
@@ -215,7 +244,9 @@ class Learner:
             online = torch.cat([z, go_on(self.online, tail, state)])
             return online, online
         start = s.burn_in + 1  # no target reads the first row's own value: z stands in for it
-        values = torch.cat([z[:1], go_on(self.target, start, self._burn_in(self.target, batch, start))])
+        values = torch.cat(
+            [z[:1], go_on(self.target, start, self._burn_in(self.target, batch, start))]
+        )
         if not s.double:
             return values, values
         return torch.cat([z, go_on(self.online, tail, state)]), values
@@ -233,12 +264,17 @@ class Learner:
     @property
     def _networks(self) -> dict[str, QNetwork]:
         """The networks by their roles, each network once."""
-        role = {self.target: "target", self.acting: "acting", self.online: "online"}  # the last role of a network stays
+        # The last role of a network stays.
+        role = {self.target: "target", self.acting: "acting", self.online: "online"}
         return {role[network]: network for network in role}
 
     def state(self) -> dict[str, Tensor]:
         """Weights, target weights, optimiser and counter, flat, by name."""
-        state = {f"{role}.{k}": v for role, network in self._networks.items() for k, v in network.state_dict().items()}
+        state = {
+            f"{role}.{k}": v
+            for role, network in self._networks.items()
+            for k, v in network.state_dict().items()
+        }
         for i, slots in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         return state | {"updates": torch.tensor(self.updates)}
@@ -253,9 +289,11 @@ class Learner:
             network.load_state_dict(part(f"{role}."))
         for i, parameter in enumerate(self.online.parameters()):
             slots = part(f"optimizer.{i}.")
-            if slots:  # the moments take their parameter's memory layout: fused optimisers walk both in step
+            # The moments take their parameter's memory layout: fused optimisers walk both in step.
+            if slots:
                 self.optimizer.state[parameter] = {
-                    k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone() for k, v in slots.items()
+                    k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone()
+                    for k, v in slots.items()
                 }
         self.updates = int(state["updates"])
 
@@ -263,8 +301,8 @@ class Learner:
 def regression_target(
     settings: LearnerSettings, updates: int, batch: Sequence, selects: Tensor, values: Tensor
 ) -> Tensor:
-    """Targets [T, B, N] in the network's value scale, from z [T + n, B, A, N] of the unrolled rows and the n after
-    them: `selects` chooses the next action, `values` values it."""
+    """Targets [T, B, N] in the network's value scale, from z [T + n, B, A, N] of the unrolled rows
+    and the n after them: `selects` chooses the next action, `values` values it."""
     s = settings
     reward, terminated, truncated = (
         x[s.burn_in :, :, None] for x in (batch.reward, batch.terminated, batch.truncated)
@@ -291,13 +329,15 @@ def _annealed(settings: LearnerSettings, final: float, updates: int) -> float:
 
 
 def first_priority(settings: LearnerSettings, updates: int, batch: Sequence, q: Tensor) -> Tensor:
-    """Priorities [B] of sequences that were never trained, from the Q-values [L, B, A] that their actor saw
-    (Horgan et al. 2018, section 3; R2D2 section 2.3)."""
+    """Priorities [B] of sequences that were never trained, from the Q-values [L, B, A] that their
+    actor saw (Horgan et al. 2018, section 3; R2D2 section 2.3)."""
     s, z = settings, q[settings.burn_in :, :, :, None]  # [T + n, B, A, 1]
     rows = slice(s.burn_in, s.burn_in + s.unroll)
     target = regression_target(s, updates, batch, z, z)  # [T, B, 1]
     td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])
-    return losses.sequence_priority(td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta)
+    return losses.sequence_priority(
+        td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta
+    )
 
 
 def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:

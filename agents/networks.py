@@ -1,7 +1,7 @@
 """The Q-network: torso (time folded into the batch) -> core -> head.
 
-Initial weights are torch's own: uniform within 1 / sqrt(fan_in) for convolutions and linear layers, zero-mean
-unit scale for LayerNorm; agents/cores.py states those of each core.
+Initial weights are torch's own: uniform within 1 / sqrt(fan_in) for convolutions and linear layers,
+zero-mean unit scale for LayerNorm; agents/cores.py states those of each core.
 """
 
 from collections.abc import Callable
@@ -19,30 +19,40 @@ from agents.heads import HEADS
 from agents.losses import LOSSES
 from agents.rows import Inputs
 
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}  # by their bytes
+# by their bytes
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
-    """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts on the host -> stacks [L, B, H, W, K C], oldest plane first.
+    """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts on the host -> stacks [L, B, H, W, K C],
+    oldest plane first.
 
     A plane from before the episode's start is black: no stack crosses a reset.
     """
     length, channels = planes.shape[0] - depth + 1, planes.shape[-1]
-    if word := WORDS.get(channels * planes.element_size()):  # cat is slow where a pixel has few bytes
+    # Cat is slow where a pixel has few bytes.
+    if word := WORDS.get(channels * planes.element_size()):
         pixels = planes.view(word)[..., 0].unfold(0, length, 1)  # [K, B, H, W, L]
-        stacks = pixels.permute(4, 1, 2, 3, 0).clone(memory_format=torch.contiguous_format).view(planes.dtype)
+        stacks = (
+            pixels.permute(4, 1, 2, 3, 0)
+            .clone(memory_format=torch.contiguous_format)
+            .view(planes.dtype)
+        )
     else:
         stacks = torch.cat([planes[start : start + length] for start in range(depth)], dim=-1)
-    hidden = torch.zeros_like(is_first[depth - 1 :])  # [L, B] a start lies between the plane and the row
+    # [L, B] a start lies between the plane and the row
+    hidden = torch.zeros_like(is_first[depth - 1 :])
     for start in reversed(range(depth - 1)):
         hidden = hidden | is_first[start + 1 : start + 1 + length]
-        row, lane = hidden.nonzero().T.to(stacks.device, non_blocking=True)  # few: cheaper than a pass over all pixels
+        # Few: cheaper than a pass over all pixels.
+        row, lane = hidden.nonzero().T.to(stacks.device, non_blocking=True)
         stacks[row, lane, :, :, start * channels : (start + 1) * channels] = 0
     return stacks
 
 
 class ChannelsLastNorm(nn.LayerNorm):
-    """LayerNorm over (C, H, W) of each image, computed on the channels-last layout without a copy."""
+    """LayerNorm over (C, H, W) of each image, computed on the channels-last layout without a
+    copy."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__([side, side, channels])
@@ -52,24 +62,30 @@ class ChannelsLastNorm(nn.LayerNorm):
 
 
 class ChannelsLastFlatten(nn.Module):
-    """[N, C, H, W] -> [N, H W C]: a view of the channels-last layout, where nn.Flatten would copy."""
+    """[N, C, H, W] -> [N, H W C]: a view of the channels-last layout, where nn.Flatten would
+    copy."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class RunningStandard(nn.Module):
-    """Each pixel less its running mean, divided by its running standard deviation and 16 grey levels more.
+    """Each pixel less its running mean, divided by its running standard deviation and 16 grey
+    levels more.
 
-    Most pixels of a game hardly ever change. Left as they are, they make the convolutions' outputs almost the same for
-    every image; large steps enlarge that common part until the rest does not pass a LayerNorm, and one action is best
-    everywhere (docs/recipe.md). PQN (Gallici et al. 2024) has a BatchNorm here; these statistics are constants of a
-    forward pass, so that acting, training and evaluation agree.
+    Most pixels of a game hardly ever change. Left as they are, they make the convolutions' outputs
+    almost the same for every image; large steps enlarge that common part until the rest does not
+    pass a LayerNorm, and one action is best everywhere (docs/recipe.md). PQN (Gallici et al. 2024)
+    has a BatchNorm here; these statistics are constants of a forward pass, so that acting, training
+    and evaluation agree.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.mean, self.deviation = nn.Buffer(torch.zeros(shape)), nn.Buffer(torch.full(shape, 255.0 - 16))
+        self.mean, self.deviation = (
+            nn.Buffer(torch.zeros(shape)),
+            nn.Buffer(torch.full(shape, 255.0 - 16)),
+        )
 
     @torch.no_grad()
     def take_in(self, planes: Tensor, share: float) -> None:
@@ -85,16 +101,19 @@ class RunningStandard(nn.Module):
 
 
 class PixelConv(nn.Conv2d):
-    """A convolution on raw grey levels 0..255: the scale 1 / 255 goes into the weights, not over every pixel."""
+    """A convolution on raw grey levels 0..255: the scale 1 / 255 goes into the weights, not over
+    every pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight / 255, self.bias)
 
 
 class TileConv(nn.Conv2d):
-    """An 8x8 convolution of stride 4 on raw grey levels, computed as a 2x2 convolution of stride 1 over tiles of 4x4.
+    """An 8x8 convolution of stride 4 on raw grey levels, computed as a 2x2 convolution of stride 1
+    over tiles of 4x4.
 
-    The same sums in another order: one image of 1 channel is a poor fit for matrix hardware, one of 16 is not.
+    The same sums in another order: one image of 1 channel is a poor fit for matrix hardware, one of
+    16 is not.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -122,7 +141,8 @@ class ConvTorso(Torso):
 
     first: type[nn.Conv2d]
     first_inputs = 1  # its channels for each image
-    layers: tuple[tuple[int, int, int, int, int], ...]  # outputs, kernel, stride, padding, side of what comes out
+    # Outputs, kernel, stride, padding, side of what comes out.
+    layers: tuple[tuple[int, int, int, int, int], ...]
 
     def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int] = (84, 84)) -> None:
         """ValueError if the images are not of this height and width."""
@@ -132,7 +152,10 @@ class ConvTorso(Torso):
         inputs = self.first_inputs * images
         for outputs, kernel, stride, padding, side in self.layers:
             conv = nn.Conv2d if made else self.first
-            made += [conv(inputs, outputs, kernel, stride, padding), *self.after(outputs, side, norm)]
+            made += [
+                conv(inputs, outputs, kernel, stride, padding),
+                *self.after(outputs, side, norm),
+            ]
             inputs = outputs
         super().__init__(*made, ChannelsLastFlatten())
 
@@ -149,14 +172,16 @@ class NatureTorso(ConvTorso):
 
 
 class Torso2013(NatureTorso):
-    """The two convolutions of Mnih et al. 2013, section 4.1: stacks of [21, 21, 16 K] tiles -> [N, 2592]."""
+    """The two convolutions of Mnih et al. 2013, section 4.1: stacks of [21, 21, 16 K] tiles -> [N,
+    2592]."""
 
     output_size = 32 * 9 * 9
     layers = ((16, 8, 4, 0, 20), (32, 4, 2, 0, 9))
 
 
 class SlimTorso(ConvTorso):
-    """Three strided 3x3 convolutions of [42, 42, 4 K] tiles -> [N, 1152]: a third of the multiply-adds of `lean`."""
+    """Three strided 3x3 convolutions of [42, 42, 4 K] tiles -> [N, 1152]: a third of the
+    multiply-adds of `lean`."""
 
     output_size, tile, first, first_inputs = 32 * 6 * 6, 2, PixelConv, 4
     layers = ((16, 3, 2, 1, 21), (32, 3, 2, 1, 11), (32, 3, 2, 1, 6))
@@ -178,7 +203,8 @@ class Residual(nn.Module):
 
 
 class LeanTorso(SlimTorso):
-    """Each of the strided convolutions is followed by a residual block: about the cost of `nature`."""
+    """Each of the strided convolutions is followed by a residual block: about the cost of
+    `nature`."""
 
     def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
         is_last = side == self.layers[-1][-1]
@@ -186,17 +212,23 @@ class LeanTorso(SlimTorso):
 
 
 class HalfTorso(LeanTorso):
-    """The residual stages of IMPALA (Espeholt et al. 2018, figure 3) at half the resolution: stacks of [42, 42, 4 K]
-    tiles -> [N, 1152]. Each is a convolution, a max-pool and two residual blocks."""
+    """The residual stages of IMPALA (Espeholt et al. 2018, figure 3) at half the resolution: stacks
+    of [42, 42, 4 K] tiles -> [N, 1152]. Each is a convolution, a max-pool and two residual
+    blocks."""
 
     layers = ((16, 3, 1, 1, 21), (32, 3, 1, 1, 11), (32, 3, 1, 1, 6))  # the pool halves the side
 
     def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
-        return [nn.MaxPool2d(3, 2, padding=1), Residual(channels, side, norm), *super().after(channels, side, norm)]
+        return [
+            nn.MaxPool2d(3, 2, padding=1),
+            Residual(channels, side, norm),
+            *super().after(channels, side, norm),
+        ]
 
 
 class FlatTorso(Torso):
-    """No convolutions: the grey levels themselves, from 0 to 1, for images of a few pixels -> [N, K H W]."""
+    """No convolutions: the grey levels themselves, from 0 to 1, for images of a few pixels -> [N, K
+    H W]."""
 
     def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int]) -> None:
         super().__init__(ChannelsLastFlatten())
@@ -223,9 +255,10 @@ class NetworkSettings:
     frame_stack: Annotated[int, Field(ge=1, le=32)] = 1
     """Images the network sees at once, each 4 frames after the last."""
     torso: Annotated[str, one_of(TORSOS)] = "nature"
-    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half (IMPALA's
-    residual stages at half the resolution; twice the work of nature), lean (half with fewer layers; about the work of
-    nature), slim (its strided convolutions alone; a third of that work) or flat (none, for images of a few pixels)."""
+    """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half
+    (IMPALA's residual stages at half the resolution; twice the work of nature), lean (half with
+    fewer layers; about the work of nature), slim (its strided convolutions alone; a third of that
+    work) or flat (none, for images of a few pixels)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: Annotated[str, one_of(CORES)] = "lstm"
@@ -233,8 +266,8 @@ class NetworkSettings:
     core_size: Count = 256
     """Units of the recurrent core."""
     head: Annotated[str, one_of(HEADS)] = "mean"
-    """Estimate of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or hl-gauss (a
-    histogram of the mean, 51 bins from -10 to 10; cross-entropy)."""
+    """Estimate of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or
+    hl-gauss (a histogram of the mean, 51 bins from -10 to 10; cross-entropy)."""
     head_hidden: Whole = 0
     """Width of a fully connected layer in each stream of the head, in units. 0: none."""
     loss: Annotated[str, one_of(LOSSES)] = "squared"
@@ -246,7 +279,8 @@ class NetworkSettings:
     center: bool = True
     """Subtract from each image its median grey, the background."""
     standardize: bool = False
-    """Subtract from each pixel its running mean and divide by its running standard deviation (+ 16 grey levels)."""
+    """Subtract from each pixel its running mean and divide by its running standard deviation (+ 16
+    grey levels)."""
     last_action_reward: bool = True
     """The core also sees the last action and the last clipped reward."""
 
@@ -254,11 +288,13 @@ class NetworkSettings:
 class QNetwork(nn.Module):
     """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S]. Acting is L = 1.
 
-    Centred images show the ball of a game with a bright background, such as Pong, which is otherwise not learnt for a
-    long time.
+    Centred images show the ball of a game with a bright background, such as Pong, which is
+    otherwise not learnt for a long time.
     """
 
-    def __init__(self, num_actions: int, settings: NetworkSettings, frame_shape: tuple[int, int] = (84, 84)) -> None:
+    def __init__(
+        self, num_actions: int, settings: NetworkSettings, frame_shape: tuple[int, int] = (84, 84)
+    ) -> None:
         """ValueError if the torso does not take images of this height and width."""
         super().__init__()
         s = self.settings = settings
@@ -266,20 +302,25 @@ class QNetwork(nn.Module):
         torso = TORSOS[s.torso](s.frame_stack, s.norm, frame_shape)
         self.conv: Torso = torso.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         norm = [nn.LayerNorm(s.hidden)] if s.norm else []
-        self.fc = nn.Sequential(*([nn.Linear(torso.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else []))
+        self.fc = nn.Sequential(
+            *([nn.Linear(torso.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else [])
+        )
         features = s.hidden or torso.output_size
         extra = num_actions + 1 if s.last_action_reward else 0
         plane = torso.planes(torch.zeros(1, 1, *frame_shape, dtype=torch.uint8)).shape[2:]
         self.pixels = RunningStandard(plane) if s.standardize else None
         self.core: Core = CORES[s.core](features + extra, s.core_size)
         self.state_size = self.core.state_size
-        self.head = HEADS[s.head](self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss)
+        self.head = HEADS[s.head](
+            self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss
+        )
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.core.initial_state(batch_size).to(next(self.parameters()).device)
 
     def take_in(self, inputs: Inputs, share: float) -> None:
-        """The pixels' running statistics, if there are any, take in every fourth row of a batch with this share."""
+        """The pixels' running statistics, if there are any, take in every fourth row of a batch
+        with this share."""
         if self.pixels is not None:
             self.pixels.take_in(self.conv.planes(inputs.frames[::4]), share)
 
@@ -289,35 +330,48 @@ class QNetwork(nn.Module):
 
     @torch.no_grad()
     def look(self, inputs: Inputs) -> Inputs:
-        """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames: pixels to channels, centred,
-        standardized, stacked. No weight takes part: networks with the same settings and statistics can share them."""
-        device = inputs.frames.device.type  # uint8 is converted once, straight to the precision of the convolutions,
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
-        planes = self.conv.planes(inputs.frames).to(dtype)  # [K-1+L, B, H', W', C], each image once, not in each stack
+        """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames: pixels to
+        channels, centred, standardized, stacked. No weight takes part: networks with the same
+        settings and statistics can share them."""
+        device = inputs.frames.device.type
+        # uint8 is converted once, straight to the precision of the convolutions.
+        dtype = torch.get_default_dtype()
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        # [K-1+L, B, H', W', C], each image once, not in each stack
+        planes = self.conv.planes(inputs.frames).to(dtype)
         if self.settings.center:
-            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # every 8th pixel tells the background as well
+            # Every 8th pixel tells the background as well.
+            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)
             planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
         if self.pixels is not None:
             planes = self.pixels(planes)
         stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)
-        return inputs._replace(frames=stacks, is_first=inputs.is_first[self.settings.frame_stack - 1 :])
+        return inputs._replace(
+            frames=stacks, is_first=inputs.is_first[self.settings.frame_stack - 1 :]
+        )
 
     def outputs(self, looked: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What `look` gave -> the head's output for each action [L, B, A, K], and the next core state [B, S]."""
+        """What `look` gave -> the head's output for each action [L, B, A, K], and the next core
+        state [B, S]."""
         y, state = self.core(self.see(looked), state, looked.is_first)
         return self.head(y), state
 
     def see(self, looked: Inputs) -> Tensor:
-        """The core's input [L, B, D]: features of the frames, and the last action and reward if so set."""
+        """The core's input [L, B, D]: features of the frames, and the last action and reward if so
+        set."""
         x = self.features(looked)
         if self.settings.last_action_reward:
             starts = looked.is_first.to(x.device, non_blocking=True)  # [L, B]
-            action = F.one_hot(looked.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
+            action = F.one_hot(looked.prev_action, self.num_actions).masked_fill(
+                starts[..., None], 0
+            )
             reward = looked.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
             x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
         return x
 
     def features(self, looked: Inputs) -> Tensor:
         """Features [L, B, D] of the frames."""
-        images = looked.frames.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
+        # [L B, K C, H', W'], channels last
+        images = looked.frames.flatten(0, 1).permute(0, 3, 1, 2)
         return self.fc(self.conv(images)).unflatten(0, looked.prev_action.shape)

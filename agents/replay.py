@@ -1,4 +1,5 @@
-"""Sequence replay: one ring of rows, or several (one for each actor elsewhere), drawn uniformly or by priority."""
+"""Sequence replay: one ring of rows, or several (one for each actor elsewhere), drawn uniformly or
+by priority."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -18,8 +19,8 @@ class ReplaySettings:
     """The replay: its size, and how sequences are drawn."""
 
     update: Literal["stored", "random"] = "stored"
-    """Core state a drawn sequence starts from: the actor's, stored (R2D2), or zeros (the bootstrapped random updates of
-    DRQN, Hausknecht & Stone 2015)."""
+    """Core state a drawn sequence starts from: the actor's, stored (R2D2), or zeros (the
+    bootstrapped random updates of DRQN, Hausknecht & Stone 2015)."""
     replay_rows: Count = 1_000_000
     """Rows kept, of all envs together."""
     start_rows: Whole = 20_000
@@ -36,10 +37,15 @@ class Replay:
     """Rings of one shape, drawn from as one. `rng` drives all draws."""
 
     def __init__(
-        self, settings: ReplaySettings, rings: list[Ring], rng: np.random.Generator, pin: bool = False
+        self,
+        settings: ReplaySettings,
+        rings: list[Ring],
+        rng: np.random.Generator,
+        pin: bool = False,
     ) -> None:
         self.settings, self.rings, self.rng = settings, rings, rng
-        self._pin = pin  # frames are restored into pinned memory: a GPU copies from it while the host goes on
+        # Frames are restored into pinned memory: a GPU copies from it while the host goes on.
+        self._pin = pin
 
     def __len__(self) -> int:
         """Rows that can be read."""
@@ -47,7 +53,8 @@ class Replay:
 
     @property
     def ready(self) -> bool:
-        """Whether learning may begin: --start-rows rows were gathered, or a ring is full. Stays true."""
+        """Whether learning may begin: --start-rows rows were gathered, or a ring is full. Stays
+        true."""
         gathered = sum(ring.time * ring.lanes for ring in self.rings) >= self.settings.start_rows
         enough = gathered or any(ring.time >= ring.capacity for ring in self.rings)
         return enough and any(ring.origins for ring in self.rings)
@@ -68,7 +75,8 @@ class Replay:
             self.rings[new.ring].extend(new)
 
     def sample(self, batch_size: int) -> Sequence:
-        """Draw `batch_size` sequences with replacement. Their origins count the rings too, which vary fastest.
+        """Draw `batch_size` sequences with replacement. Their origins count the rings too, which
+        vary fastest.
 
         ValueError while there is no sequence yet.
         """
@@ -76,7 +84,8 @@ class Replay:
         total, count = ends[-1], sum(len(ring.origins) for ring in self.rings)
         if not count:
             raise ValueError(f"the replay holds {len(self)} rows: no sequence yet")
-        if s.priority_exponent:  # one point in each of B equal parts (Schaul et al. 2016, appendix B.2.1)
+        # One point in each of B equal parts (Schaul et al. 2016, appendix B.2.1).
+        if s.priority_exponent:
             point = (np.arange(batch_size) + self.rng.random(batch_size)) / batch_size * total
             point = np.minimum(point, np.nextafter(total, 0))  # rounding may reach the total
         else:
@@ -86,7 +95,8 @@ class Replay:
             origin, mass = self.rings[i].locate(point[of == i] - ends[i])
             parts.append((*self.rings[i].gather(origin), origin * len(self.rings) + i, mass))
         rows, state, origin, mass = map(np.concatenate, zip(*parts, strict=True))
-        scaled = (count * (mass / total)) ** -s.importance_exponent  # the same for all where draws are uniform
+        # The same for all where draws are uniform.
+        scaled = (count * (mass / total)) ** -s.importance_exponent
         weight = (scaled / scaled.max()).astype(np.float32)
         images, *size = self.rings[0].frames_shape
         frames = torch.empty((images, batch_size, *size), dtype=torch.uint8, pin_memory=self._pin)
@@ -108,4 +118,6 @@ class Replay:
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take back what `state` gave. KeyError or ValueError if it does not fit."""
         for i, ring in enumerate(self.rings):
-            ring.restore({k.removeprefix(f"{i}."): v for k, v in state.items() if k.startswith(f"{i}.")})
+            ring.restore(
+                {k.removeprefix(f"{i}."): v for k, v in state.items() if k.startswith(f"{i}.")}
+            )

@@ -1,8 +1,8 @@
 """A ring of the last rows of some lanes (one per env), frames compressed, read as sequences.
 
-All lanes advance together, so a row is addressed by (time, lane). LZ4 looks back 64 KiB, and eight 84x84 frames are
-55 KiB: compressed eight rows at a time, a frame costs little more than its difference to the one before. Frames are
-never stored twice; stacks are made from rows.
+All lanes advance together, so a row is addressed by (time, lane). LZ4 looks back 64 KiB, and eight
+84x84 frames are 55 KiB: compressed eight rows at a time, a frame costs little more than its
+difference to the one before. Frames are never stored twice; stacks are made from rows.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,16 @@ ROW = np.dtype([*COLUMNS.items()])  # of one lane, without frame and core state
 
 
 class Stretch(NamedTuple):
-    """T consecutive rows of all N lanes of a ring, packed as it keeps them: whole blocks and whole strides."""
+    """T consecutive rows of all N lanes of a ring, packed as it keeps them: whole blocks and whole
+    strides."""
 
     ring: int  # that they belong to, among several
     time: int  # of the first row, where it was packed; 0: nothing comes before it
     rows: np.ndarray  # ROW [T, N]
     state: np.ndarray  # [T / stride, N, S] float16
     blocks: list[list[bytes]]  # [T / BLOCK][N], compressed frames
-    priority: np.ndarray  # float64, as in the sum tree: of the last sequences that these rows complete
+    # float64, as in the sum tree: of the last sequences that these rows complete
+    priority: np.ndarray
 
     @property
     def steps(self) -> int:
@@ -39,23 +41,27 @@ class Stretch(NamedTuple):
 
 
 def ring_times(rows: int, lanes: int, length: int, history: int, stride: int) -> int:
-    """Times a ring of `rows` rows holds: whole blocks, whole strides. ValueError if that is too few to draw from."""
+    """Times a ring of `rows` rows holds: whole blocks, whole strides. ValueError if that is too few
+    to draw from."""
     unit = int(np.lcm(BLOCK, stride))
     least = (length + history) // unit * unit + 3 * unit
     times = rows // lanes // unit * unit
     if times < least:
         raise ValueError(
-            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at least "
+            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at "
+            "least "
             f"{lanes * least}"
         )
     return times
 
 
 class Ring:
-    """The last rows of all lanes, read as sequences of `length` rows with the `history` of frames before them.
+    """The last rows of all lanes, read as sequences of `length` rows with the `history` of frames
+    before them.
 
-    Sequences may start at every `stride` rows; the actor's core state is kept there, in half precision, if `stored`.
-    The *origin* of a sequence counts all these places: time / stride * lanes + lane.
+    Sequences may start at every `stride` rows; the actor's core state is kept there, in half
+    precision, if `stored`. The *origin* of a sequence counts all these places: time / stride *
+    lanes + lane.
     """
 
     def __init__(
@@ -74,13 +80,18 @@ class Ring:
         self.lanes, self.length, self.history, self.stride = lanes, length, history, stride
         self.capacity = ring_times(rows, lanes, length, history, stride)  # in times
         self.time = 0  # rows written so far in every lane
-        self.frames_shape = (history + length, *frame_shape)  # images of a sequence and those before it, their size
-        self.before = max(history, 1)  # a sequence needs the row before its first for the previous action
+        # Images of a sequence and those before it, their size.
+        self.frames_shape = (history + length, *frame_shape)
+        # A sequence needs the row before its first for the previous action.
+        self.before = max(history, 1)
         self._state_size, self._exponent = state_size, priority_exponent
         self._rows = np.zeros((self.capacity, lanes), ROW)
-        self._state = np.zeros((self.capacity // stride, lanes, state_size if stored else 0), np.float16)
+        self._state = np.zeros(
+            (self.capacity // stride, lanes, state_size if stored else 0), np.float16
+        )
         self._blocks = [[b""] * lanes for _ in range(self.capacity // BLOCK)]
-        self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)  # the block being filled
+        # The block being filled.
+        self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)
         self._places = self.capacity // stride * lanes  # origins once round the ring
         self._tree = SumTree(self._places) if priority_exponent else None
         self._max_priority = 1.0
@@ -91,7 +102,8 @@ class Ring:
 
     @property
     def _oldest(self) -> int:
-        """The first time that can be read: the block being filled takes the place of the oldest one."""
+        """The first time that can be read: the block being filled takes the place of the oldest
+        one."""
         return max(0, (self.time // BLOCK + 1) * BLOCK - self.capacity)
 
     @property
@@ -109,15 +121,23 @@ class Ring:
     @property
     def nbytes(self) -> int:
         """Memory in use: all arrays whole, and the compressed frames so far."""
-        arrays = [self._rows, self._state, self._open_block, *([self._tree.nodes] if self._tree else [])]
+        arrays = [
+            self._rows,
+            self._state,
+            self._open_block,
+            *([self._tree.nodes] if self._tree else []),
+        ]
         objects = BYTES_OBJECT * len(self._blocks) * self.lanes
         return sum(array.nbytes for array in arrays) + objects + self._compressed
 
     @property
     def nbytes_when_full(self) -> int:
-        """`nbytes` of a full ring, if the frames to come compress like those so far. The first block tells."""
+        """`nbytes` of a full ring, if the frames to come compress like those so far. The first
+        block tells."""
         blocks = min(self.time // BLOCK, len(self._blocks))
-        return self.nbytes + (self._compressed * (len(self._blocks) - blocks) // blocks if blocks else 0)
+        return self.nbytes + (
+            self._compressed * (len(self._blocks) - blocks) // blocks if blocks else 0
+        )
 
     def append(self, rows: Rows) -> None:
         """Write one row in every lane."""
@@ -128,14 +148,18 @@ class Ring:
         if self.time % self.stride == 0:
             self._state[slot // self.stride] = rows.core_state[:, : self._state.shape[2]]
         if place == BLOCK - 1:
-            self._blocks[slot // BLOCK] = [lz4.block.compress(lane, store_size=False) for lane in self._open_block]
+            self._blocks[slot // BLOCK] = [
+                lz4.block.compress(lane, store_size=False) for lane in self._open_block
+            ]
         self.time += 1
         self._prioritise(before, np.empty(0))
 
     def extend(self, stretch: Stretch) -> None:
-        """Write the rows of a stretch in every lane, after those here: whole blocks and strides as well.
+        """Write the rows of a stretch in every lane, after those here: whole blocks and strides as
+        well.
 
-        Where nothing comes before the stretch, the last row here is truncated: no target crosses the gap.
+        Where nothing comes before the stretch, the last row here is truncated: no target crosses
+        the gap.
         """
         before, slots = self.origins, (self.time + np.arange(len(stretch.rows))) % self.capacity
         if stretch.time == 0 and self.time:
@@ -149,12 +173,20 @@ class Ring:
         self._prioritise(before, stretch.priority)
 
     def stretch(self, first: int, ring: int = 0) -> Stretch:
-        """The rows from time `first` on, packed for that ring. Both ends are whole blocks and strides, and kept."""
+        """The rows from time `first` on, packed for that ring. Both ends are whole blocks and
+        strides, and kept."""
         slots = np.arange(first, self.time) % self.capacity
         blocks = [self._blocks[slot // BLOCK] for slot in slots[::BLOCK]]
-        priority = self._tree.get(self.completed(first) % self._places) if self._tree else np.empty(0)
+        priority = (
+            self._tree.get(self.completed(first) % self._places) if self._tree else np.empty(0)
+        )
         return Stretch(
-            ring, first, self._rows[slots], self._state[slots[:: self.stride] // self.stride], blocks, priority
+            ring,
+            first,
+            self._rows[slots],
+            self._state[slots[:: self.stride] // self.stride],
+            blocks,
+            priority,
         )
 
     def completed(self, first: int) -> np.ndarray:
@@ -163,10 +195,12 @@ class Ring:
         return np.arange(max(self.origins.start, begin * self.lanes), self.origins.stop)
 
     def _prioritise(self, before: range, priority: np.ndarray) -> None:
-        """Priorities of the sequences that new rows completed, the last ones as given; `before` could be drawn."""
+        """Priorities of the sequences that new rows completed, the last ones as given; `before`
+        could be drawn."""
         if self._tree:
             now = self.origins
-            gone = np.arange(before.start, min(now.start, before.stop))  # overwritten: never drawn again
+            # Overwritten: never drawn again.
+            gone = np.arange(before.start, min(now.start, before.stop))
             new = np.arange(max(before.stop, now.start), now.stop)
             value = np.full(len(new), self._max_priority**self._exponent)
             given = min(len(new), len(priority))
@@ -176,7 +210,8 @@ class Ring:
 
     @property
     def mass(self) -> float:
-        """Points to draw among: the sum of the priorities, or the number of sequences where all are equal."""
+        """Points to draw among: the sum of the priorities, or the number of sequences where all are
+        equal."""
         return self._tree.total if self._tree else len(self.origins)
 
     def locate(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +231,8 @@ class Ring:
             self._tree.set(origin[alive] % self._places, new**self._exponent)
 
     def gather(self, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the sequences of these origins, with those before them, ROW [B, before + L], and states [B, S]."""
+        """Rows of the sequences of these origins, with those before them, ROW [B, before + L], and
+        states [B, S]."""
         start, lane = np.divmod(origin, self.lanes)
         times = start[:, None] * self.stride + np.arange(-self.before, self.length)
         state = np.zeros((len(origin), self._state_size), np.float32)
@@ -204,11 +240,22 @@ class Ring:
         return self._rows[times % self.capacity, lane[:, None]], state
 
     def as_sequence(
-        self, rows: np.ndarray, state: np.ndarray, frames: torch.Tensor, weight: np.ndarray, origin: np.ndarray
+        self,
+        rows: np.ndarray,
+        state: np.ndarray,
+        frames: torch.Tensor,
+        weight: np.ndarray,
+        origin: np.ndarray,
     ) -> Sequence:
-        """Rows and states of `gather`, frames [history + L, B, H, W], weights and origins [B] -> a batch."""
-        column = {name: torch.from_numpy(rows[name].T.copy()) for name in COLUMNS}  # [before + L, B] each
-        here, previous, action = slice(self.before, None), slice(self.before - 1, -1), column["action"].long()
+        """Rows and states of `gather`, frames [history + L, B, H, W], weights and origins [B] -> a
+        batch."""
+        # [before + L, B] each
+        column = {name: torch.from_numpy(rows[name].T.copy()) for name in COLUMNS}
+        here, previous, action = (
+            slice(self.before, None),
+            slice(self.before - 1, -1),
+            column["action"].long(),
+        )
         is_first, reward = column["is_first"][self.before - self.history :], column["reward"]
         return Sequence(
             Inputs(frames, is_first, action[previous], reward[previous]),
@@ -257,7 +304,12 @@ class Ring:
             self._rows[name] = state[name]
         self._open_block[:], self._state[:] = state["open_block"], state["state"]
         self.time, self._max_priority = int(state["time"]), float(state["max_priority"])
-        blocks = [part.tobytes() for part in np.split(state["frames"], np.cumsum(state["frame_bytes"])[:-1])]
-        self._blocks = [blocks[first : first + self.lanes] for first in range(0, len(blocks), self.lanes)]
+        blocks = [
+            part.tobytes()
+            for part in np.split(state["frames"], np.cumsum(state["frame_bytes"])[:-1])
+        ]
+        self._blocks = [
+            blocks[first : first + self.lanes] for first in range(0, len(blocks), self.lanes)
+        ]
         if self._tree:
             self._tree.set(np.arange(self._tree.leaves), state["priority"])

@@ -1,4 +1,5 @@
-"""The arrays that travel between actor, replay and learner. Time first: [L, B, ...] is L rows of B lanes."""
+"""The arrays that travel between actor, replay and learner. Time first: [L, B, ...] is L rows of B
+lanes."""
 
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """One row of every lane: the screen at t, the action, and the reward and end that followed. All arrays [N, ...]."""
+    """One row of every lane: the screen at t, the action, and the reward and end that followed. All
+    arrays [N, ...]."""
 
     frame: np.ndarray  # [N, H, W] uint8
     is_first: np.ndarray  # [N] bool, the row starts an episode
@@ -25,7 +27,8 @@ class Rows(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The network's input for L rows. The K - 1 rows of history before the first are there for frame stacks.
+    """The network's input for L rows. The K - 1 rows of history before the first are there for
+    frame stacks.
 
     A row's previous action and reward are zero where an episode starts; the network sees to that.
     """
@@ -50,9 +53,14 @@ class Inputs(NamedTuple):
         return Inputs(*(x[:, cut] for x in self))
 
     def to(self, device: torch.device) -> "Inputs":
-        """The same on `device`, but for `is_first`: the host decides by it where a core starts anew."""
+        """The same on `device`, but for `is_first`: the host decides by it where a core starts
+        anew."""
         frames, is_first, *rest = self
-        return Inputs(frames.to(device, non_blocking=True), is_first, *(x.to(device, non_blocking=True) for x in rest))
+        return Inputs(
+            frames.to(device, non_blocking=True),
+            is_first,
+            *(x.to(device, non_blocking=True) for x in rest),
+        )
 
 
 class Sequence(NamedTuple):
@@ -70,14 +78,20 @@ class Sequence(NamedTuple):
     def lanes(self, cut: slice) -> "Sequence":
         """Some of the sequences."""
         rows = (x[:, cut] for x in self[1:5])
-        return Sequence(self.inputs.lanes(cut), *rows, self.core_state[cut], self.weight[cut], self.origin[cut])  # type: ignore[arg-type]
+        return Sequence(
+            self.inputs.lanes(cut), *rows, self.core_state[cut], self.weight[cut], self.origin[cut]
+        )  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> "Sequence":
-        """The same on `device`, where the next operations wait for it; nothing is copied on the CPU."""
+        """The same on `device`, where the next operations wait for it; nothing is copied on the
+        CPU."""
         if device.type == "cpu":
             return self
         with torch.Stream(device) as copies:  # a stream of their own: earlier updates still run
-            inputs, columns = self.inputs.to(device), [x.to(device, non_blocking=True) for x in self[1:-1]]
+            inputs, columns = (
+                self.inputs.to(device),
+                [x.to(device, non_blocking=True) for x in self[1:-1]],
+            )
         compute = torch.accelerator.current_stream(device)
         compute.wait_stream(copies)
         for x in (*inputs, *columns):

@@ -8,7 +8,8 @@ class SumTree:
 
     def __init__(self, size: int) -> None:
         self.leaves = 1 << max(size - 1, 1).bit_length()
-        self.nodes = np.zeros(2 * self.leaves)  # node i has the children 2 i and 2 i + 1; leaves from `leaves` on
+        # Node i has the children 2 i and 2 i + 1; leaves from `leaves` on.
+        self.nodes = np.zeros(2 * self.leaves)
 
     @property
     def total(self) -> float:

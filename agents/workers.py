@@ -1,8 +1,8 @@
 """Workers: the threads of this process that compute the parts of a batch.
 
-A batch is cut into parts whose number depends on the batch alone; each operation of a part runs on one thread. The same
-bits come out, whatever the number of threads, and a core that other processes keep busy delays one part, not every
-operation of all of them.
+A batch is cut into parts whose number depends on the batch alone; each operation of a part runs on
+one thread. The same bits come out, whatever the number of threads, and a core that other processes
+keep busy delays one part, not every operation of all of them.
 """
 
 import sys
@@ -21,9 +21,14 @@ _pool: list[ThreadPoolExecutor] = []
 def use_threads(threads: int) -> None:
     """Compute with so many threads from now on, in the whole process."""
     torch.set_num_threads(1)
-    # A thread that comes back from an operation waits so long for the interpreter: 5 ms, if Python is left to itself.
+    # A thread that comes back from an operation waits so long for the interpreter: 5 ms, if Python
+    # is left to itself.
     sys.setswitchinterval(1e-4)
-    _pool[:] = [ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))] if threads > 1 else []
+    _pool[:] = (
+        [ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))]
+        if threads > 1
+        else []
+    )
 
 
 def cut(lanes: int, parts: int) -> list[slice]:

@@ -1,6 +1,7 @@
-"""python -m benchmarks ROW prints one row of the table; without a row all are run, each in a process of its own, one
-after the other, and benchmarks/results.json is written. The peers need .bench-venv: `make bench` builds it first.
-`python -m benchmarks score` compares scores after the same time and has flags of its own.
+"""python -m benchmarks ROW prints one row of the table; without a row all are run, each in a
+process of its own, one after the other, and benchmarks/results.json is written. The peers need
+.bench-venv: `make bench` builds it first. `python -m benchmarks score` compares scores after the
+same time and has flags of its own.
 """
 
 import argparse
@@ -14,7 +15,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import parts, rendering, replay_memory, scale, score, speed
-from benchmarks.common import QUICK, ROOT, Effort, Row, console, describe_machine, from_json, show, to_json
+from benchmarks.common import (
+    QUICK,
+    ROOT,
+    Effort,
+    Row,
+    console,
+    describe_machine,
+    from_json,
+    show,
+    to_json,
+)
 
 ROWS: dict[str, Callable[[Effort], list[Row]]] = {
     "dqn": speed.dqn,
@@ -50,8 +61,14 @@ def main() -> int:
         return score.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("row", nargs="?", choices=list(ROWS))
-    parser.add_argument("--quick", action="store_true", help="only to see whether it works: the figures mean nothing")
-    parser.add_argument("--json", type=Path, help="where the rows go. Default, of all: benchmarks/results.json")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="only to see whether it works: the figures mean nothing",
+    )
+    parser.add_argument(
+        "--json", type=Path, help="where the rows go. Default, of all: benchmarks/results.json"
+    )
     given = parser.parse_args()
     if given.row:
         rows = ROWS[given.row](QUICK if given.quick else Effort())

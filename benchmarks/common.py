@@ -48,7 +48,8 @@ QUICK = Effort(1, 2.0, 50_000)  # shows that the commands work; its figures mean
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ratio` is ours / other; `sense` says on which side of the target it should be."""
+    """One line of the table. `ratio` is ours / other; `sense` says on which side of the target it
+    should be."""
 
     name: str
     ours: float
@@ -66,9 +67,16 @@ class Row:
 
 
 def compare(
-    name: str, ours: Sequence[float], other: Sequence[float], unit: str, sense: str, target: float, note: str = ""
+    name: str,
+    ours: Sequence[float],
+    other: Sequence[float],
+    unit: str,
+    sense: str,
+    target: float,
+    note: str = "",
 ) -> Row:
-    """A row from measurements that alternated: the median ratio of the pairs, the medians of both sides."""
+    """A row from measurements that alternated: the median ratio of the pairs, the medians of both
+    sides."""
     ratio = median(a / b for a, b in zip(ours, other, strict=True))
     return Row(name, median(ours), median(other), unit, ratio, sense, target, len(ours), note)
 
@@ -102,7 +110,17 @@ def from_json(data: Mapping[str, Any]) -> Row:
 
 def show(rows: list[Row]) -> None:
     """Print the table and the notes below it."""
-    shown = Table("what", "ours", "other", "unit", "ratio", "target", "met", "pairs", title="medians; sides in turn")
+    shown = Table(
+        "what",
+        "ours",
+        "other",
+        "unit",
+        "ratio",
+        "target",
+        "met",
+        "pairs",
+        title="medians; sides in turn",
+    )
     for row in rows:
         figures = (
             f"{row.ours:,.4g}",
@@ -122,9 +140,15 @@ def describe_machine() -> dict[str, object]:
     found = machine()
     memory = round(psutil.virtual_memory().total / 2**30)
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        git, cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
     pins = (ROOT / "benchmarks" / "requirements.txt").read_text().splitlines()
-    peers = dict(pin.split("#")[0].strip().split("==") for pin in pins if pin.startswith(("stable", "sb3", "pfrl")))
+    peers = dict(
+        pin.split("#")[0].strip().split("==")
+        for pin in pins
+        if pin.startswith(("stable", "sb3", "pfrl"))
+    )
     return {
         "machine": f"{found.pop('cpu')}, {os.cpu_count()} cores, {memory} GiB, {platform.system()}",
         "versions": {**found, "gymnasium": version("gymnasium"), **peers},
@@ -134,12 +158,22 @@ def describe_machine() -> dict[str, object]:
 
 @contextmanager
 def running(wanted: str | Config, **changes: Any) -> Iterator[Run]:
-    """A real run, of a preset or of settings, in a folder that goes away; it neither evaluates nor saves by itself."""
+    """A real run, of a preset or of settings, in a folder that goes away; it neither evaluates nor
+    saves by itself."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    fixed: dict[str, Any] = {"frames": FOREVER, "checkpoint_frames": FOREVER, "eval_frames": 0, "track": "none"}
+    fixed: dict[str, Any] = {
+        "frames": FOREVER,
+        "checkpoint_frames": FOREVER,
+        "eval_frames": 0,
+        "track": "none",
+    }
     with TemporaryDirectory(dir=SCRATCH) as folder:
         fixed |= {"runs_dir": Path(folder), "name": "run"}
-        config = replace(settings.preset(wanted), start_rows=LEARNING) if isinstance(wanted, str) else wanted
+        config = (
+            replace(settings.preset(wanted), start_rows=LEARNING)
+            if isinstance(wanted, str)
+            else wanted
+        )
         with open_run(replace(config, **(fixed | changes)), quiet=True) as run:
             yield run
 
@@ -161,12 +195,14 @@ def after_each_step(run: Run, act: Callable[[], object]) -> Iterator[None]:
 
 
 def updates_per_step(config: Config) -> Fraction:
-    """Updates for one step of all envs. So many steps as its denominator says hold a whole number of updates."""
+    """Updates for one step of all envs. So many steps as its denominator says hold a whole number
+    of updates."""
     return Fraction(config.samples_per_step) * config.num_envs / (config.batch_size * config.unroll)
 
 
 def go(run: Run, steps: int) -> None:
-    """`steps` steps of all envs of the training loop itself. KeyboardInterrupt if the run is told to stop."""
+    """`steps` steps of all envs of the training loop itself. KeyboardInterrupt if the run is told
+    to stop."""
     left = [steps]
 
     def count() -> None:

@@ -1,10 +1,13 @@
-"""The score of one action, taken at every step: a score above it shows that an agent uses the screen.
+"""The score of one action, taken at every step: a score above it shows that an agent uses the
+screen.
 
 python -m benchmarks.one_action [--game space_invaders] [--episodes 10] [--epsilon 0.01] [--seed 1]
 
-The score of the best action by protocol v5 goes into the reports of studies, as the level "held button".
+The score of the best action by protocol v5 goes into the reports of studies, as the level "held
+button".
 
-The same episodes, random actions and seeds as those of evaluate.py and experiment.memory.probes with these flags.
+The same episodes, random actions and seeds as those of evaluate.py and experiment.memory.probes
+with these flags.
 """
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
@@ -27,7 +30,8 @@ from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Config, Episodes, Seed, Settings, preset
 from experiment.store.files import write_json
 
-HELD_BUTTONS = Path(__file__).parents[1] / "experiment" / "studies" / "held_buttons.json"  # for the reports of studies
+# For the reports of studies.
+HELD_BUTTONS = Path(__file__).parents[1] / "experiment" / "studies" / "held_buttons.json"
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -41,7 +45,8 @@ class OneActionConfig(Settings):
     episodes: Episodes = 10
     """Whole episodes of each action."""
     epsilon: Share = 0.01
-    """Share of random actions. With few of them a game that waits to be served lasts its full 30 minutes."""
+    """Share of random actions. With few of them a game that waits to be served lasts its full 30
+    minutes."""
     seed: Seed = 1
     """Of the games and the random actions."""
 
@@ -61,15 +66,24 @@ def main(argv: list[str]) -> int:
     text = "Score each action of a game, taken at every step."
     wanted = parse("benchmarks.one_action", argv, OneActionConfig(), text)
     small = {"torso": "dqn-2013", "hidden": 0, "frame_stack": 1, "start_rows": 0, "threads": 1}
-    config = replace(preset("dqn"), game=wanted.game, protocol=wanted.protocol, eval_episodes=wanted.episodes,
-                     eval_epsilon=wanted.epsilon, seed=wanted.seed, **small)  # fmt: skip
+    config = replace(
+        preset("dqn"),
+        game=wanted.game,
+        protocol=wanted.protocol,
+        eval_episodes=wanted.episodes,
+        eval_epsilon=wanted.epsilon,
+        seed=wanted.seed,
+        **small,
+    )
     build.check_machine(config)
     protocol = PROTOCOLS[config.protocol]
     build.use_threads(config)
     names = machine(config.game).actions(protocol)
     scores = {}
     for action, name in enumerate(names):
-        summary = evaluate(always(action, config, len(names)), config, protocol).summary(config.game)
+        summary = evaluate(always(action, config, len(names)), config, protocol).summary(
+            config.game
+        )
         scores[name] = summary["mean"]
         print(f"{name:14} mean {summary['mean']:7.1f}   {spread(summary)}", flush=True)
     if config.protocol == "v5":
@@ -77,7 +91,12 @@ def main(argv: list[str]) -> int:
         rules = {"episodes": wanted.episodes, "epsilon": wanted.epsilon, "seed": wanted.seed}
         known = json.loads(HELD_BUTTONS.read_text("utf-8"))
         write_json(
-            HELD_BUTTONS, dict(sorted({**known, config.game: {"action": best, "score": scores[best], **rules}}.items()))
+            HELD_BUTTONS,
+            dict(
+                sorted(
+                    {**known, config.game: {"action": best, "score": scores[best], **rules}}.items()
+                )
+            ),
         )
         print(f"best           {best}, written to {HELD_BUTTONS}")
     return 0

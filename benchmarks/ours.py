@@ -1,4 +1,5 @@
-"""Our side of a comparison: train.py's own loop, timed in turns. Takes the preset and the flags of train.py."""
+"""Our side of a comparison: train.py's own loop, timed in turns. Takes the preset and the flags of
+train.py."""
 
 import sys
 

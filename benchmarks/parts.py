@@ -9,7 +9,17 @@ import numpy as np
 from agents.cores import Core
 from agents.networks import QNetwork
 from agents.rows import Inputs
-from benchmarks.common import Effort, Row, alternate, compare, go, running, seconds, updates_per_step, warm_up
+from benchmarks.common import (
+    Effort,
+    Row,
+    alternate,
+    compare,
+    go,
+    running,
+    seconds,
+    updates_per_step,
+    warm_up,
+)
 from benchmarks.reel import ENVS, fill, reel
 from experiment import build
 from experiment.runs.run import Run
@@ -26,7 +36,8 @@ STEPS = 40  # of all envs, a measurement: a whole number of updates
 
 
 def row_flops(network: QNetwork) -> tuple[int, int]:
-    """Floating-point operations of one row's forward pass, two a multiply-add, and those of the first convolution."""
+    """Floating-point operations of one row's forward pass, two a multiply-add, and those of the
+    first convolution."""
     found: list[int] = []
 
     def count(module: nn.Module, _: object, output: Tensor | tuple[Tensor, Tensor]) -> None:
@@ -42,7 +53,10 @@ def row_flops(network: QNetwork) -> tuple[int, int]:
     frames = torch.zeros(network.settings.frame_stack, 1, 84, 84, dtype=torch.uint8)
     first = torch.zeros(network.settings.frame_stack, 1, dtype=torch.bool)
     with torch.no_grad():
-        network(Inputs(frames, first, torch.zeros(1, 1).long(), torch.zeros(1, 1)), network.initial_state(1))
+        network(
+            Inputs(frames, first, torch.zeros(1, 1).long(), torch.zeros(1, 1)),
+            network.initial_state(1),
+        )
     for hook in hooks:
         hook.remove()
     return sum(found), found[0]
@@ -51,8 +65,9 @@ def row_flops(network: QNetwork) -> tuple[int, int]:
 def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
     """What the mathematics of one update without a target network ask for, whatever is really done.
 
-    Forward for burn-in rows, trained rows and the rows after them; backward twice the forward for trained rows, less
-    the gradient of the pixels. Norms, activations, loss and optimiser count nothing.
+    Forward for burn-in rows, trained rows and the rows after them; backward twice the forward for
+    trained rows, less the gradient of the pixels. Norms, activations, loss and optimiser count
+    nothing.
     """
     assert not config.target_period
     burn_in = config.burn_in if state_size else 0
@@ -84,13 +99,18 @@ KINDS = {
 
 
 def shares(update: Callable[[], object]) -> dict[str, float]:
-    """The share of an update's time by kind of operation: copies, activations and all the rest are elementwise."""
+    """The share of an update's time by kind of operation: copies, activations and all the rest are
+    elementwise."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(UPDATES):
             update()
     found: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
-        kinds = [kind for kind, words in KINDS.items() if any(word in event.key.lower() for word in words)]
+        kinds = [
+            kind
+            for kind, words in KINDS.items()
+            if any(word in event.key.lower() for word in words)
+        ]
         found[(*kinds, "elementwise and copies")[0]] += event.self_cpu_time_total
     total = sum(found.values())
     return {kind: time / total for kind, time in sorted(found.items(), key=lambda item: -item[1])}
@@ -103,8 +123,8 @@ def updates_of(run: Run, batches: int = 8) -> Callable[[], object]:
 
 
 def learner(effort: Effort) -> list[Row]:
-    """The network's work per second in the learner alone, against the machine's matrix products in the precision that
-    is trained in: bf16, or fp32 where the hardware has no bf16."""
+    """The network's work per second in the learner alone, against the machine's matrix products in
+    the precision that is trained in: bf16, or fp32 where the hardware has no bf16."""
     rows = []
     for preset in PRESETS:
         with running(preset) as run:
@@ -113,10 +133,18 @@ def learner(effort: Effort) -> list[Row]:
             network = run.learner.online
             work = update_flops(run.config, *row_flops(network), network.state_size)
             precision = build.precision(run.config)
-            update, products = updates_of(run), peak(torch.bfloat16 if precision == "bf16" else torch.float32)
-            ours, other = alternate(lambda: 1e-9 * work / seconds(update, UPDATES), products, pairs=effort.pairs)  # noqa: B023
+            update = updates_of(run)
+            products = peak(torch.bfloat16 if precision == "bf16" else torch.float32)
+            ours, other = alternate(
+                lambda: 1e-9 * work / seconds(update, UPDATES),  # noqa: B023
+                products,
+                pairs=effort.pairs,
+            )
             parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(update).items())
-        note = f"{work / 1e9:.2f} GFLOP an update, against {precision} matrix products; its time: {parts}"
+        note = (
+            f"{work / 1e9:.2f} GFLOP an update, against {precision} matrix products; its time: "
+            f"{parts}"
+        )
         rows.append(compare(f"learner alone, {preset}", ours, other, "GFLOP/s", ">=", 0.55, note))
     return rows
 
@@ -149,14 +177,21 @@ def _overlap(preset: str, effort: Effort) -> Row:
             lambda: STEPS * seconds(play, STEPS),
             lambda: (
                 STEPS
-                * seconds(lambda: player.actor.act(player.frame, player.is_first, player.prev_reward, epsilon), STEPS)
+                * seconds(
+                    lambda: player.actor.act(
+                        player.frame, player.is_first, player.prev_reward, epsilon
+                    ),
+                    STEPS,
+                )
             ),
             lambda: updates * seconds(learn, updates),
             pairs=effort.pairs,
         )
     loop, *parts = ([1e3 * s / STEPS for s in side] for side in sides)
     names = ("environments", "acting", "learning")
-    note = "sum of " + ", ".join(f"{name} {np.median(part):.2f}" for name, part in zip(names, parts, strict=True))
+    note = "sum of " + ", ".join(
+        f"{name} {np.median(part):.2f}" for name, part in zip(names, parts, strict=True)
+    )
     total = [float(sum(pair)) for pair in zip(*parts, strict=True)]
     return compare(f"whole loop, {preset}", loop, total, "ms/step of all envs", "<=", 0.95, note)
 

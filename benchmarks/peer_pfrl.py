@@ -1,8 +1,9 @@
 """pfrl's recurrent double DQN with the settings of its own DRQN example, on its episodic replay.
 
-Run in .bench-venv: python -m benchmarks.peer_pfrl. pfrl 0.4 knows only the old gym: the loop below is that of its
-`train_agent`, on a gymnasium environment with the wrappers that stable-baselines3 uses. pfrl learns nothing
-before it has 32 episodes; random actions bring them, and only what follows its first updates is counted.
+Run in .bench-venv: python -m benchmarks.peer_pfrl. pfrl 0.4 knows only the old gym: the loop below
+is that of its `train_agent`, on a gymnasium environment with the wrappers that stable-baselines3
+uses. pfrl learns nothing before it has 32 episodes; random actions bring them, and only what
+follows its first updates is counted.
 """
 
 import logging

@@ -1,7 +1,8 @@
-"""stable-baselines3 DQN with the Atari settings of its zoo. Run in .bench-venv: python -m benchmarks.peer_sb3 ENVS
+"""stable-baselines3 DQN with the Atari settings of its zoo. Run in .bench-venv: python -m
+benchmarks.peer_sb3 ENVS
 
-One update of 32 rows for every 4 agent steps, whatever the number of envs. Exploration stands where it stays after the
-first tenth of a run, so that the network acts.
+One update of 32 rows for every 4 agent steps, whatever the number of envs. Exploration stands where
+it stays after the first tenth of a run, so that the network acts.
 """
 
 import sys
@@ -38,7 +39,9 @@ class Clock(BaseCallback):
 def main(num_envs: int) -> None:
     gymnasium.register_envs(ale_py)
     turns = Turns(**{name: version(name) for name in ("stable-baselines3", "torch", "gymnasium")})
-    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", n_envs=num_envs, seed=1), n_stack=4)
+    env = VecFrameStack(
+        make_atari_env("BreakoutNoFrameskip-v4", n_envs=num_envs, seed=1), n_stack=4
+    )
     model = DQN(
         "CnnPolicy",
         env,

@@ -1,12 +1,12 @@
 """stable-baselines3's DQN or sb3-contrib's QR-DQN, trained on one Atari game for so many seconds.
 
-Run in .bench-venv: python -m benchmarks.peer_score {dqn,qrdqn} GAME SECONDS SEED OUT. The settings are those that
-rl-baselines3-zoo publishes for Atari, but for what favours a short run:
+Run in .bench-venv: python -m benchmarks.peer_score {dqn,qrdqn} GAME SECONDS SEED OUT. The settings
+are those that rl-baselines3-zoo publishes for Atari, but for what favours a short run:
 
-- eight environments in place of one, with as many updates for each step: faster on every machine that was tried;
-- sticky actions in training, because the score is taken with them;
-- exploration falls over its share of the time, not of the zoo's 10 million steps;
-- QR-DQN's replay of a million rows is cut to what the memory holds: more than such a run fills.
+- eight environments in place of one, with as many updates for each step: faster on every machine
+that was tried; - sticky actions in training, because the score is taken with them; - exploration
+falls over its share of the time, not of the zoo's 10 million steps; - QR-DQN's replay of a million
+rows is cut to what the memory holds: more than such a run fills.
 """
 
 import sys
@@ -41,7 +41,8 @@ SETTINGS = {
         "buffer_size": min(1_000_000, int(psutil.virtual_memory().available * 0.7 / STACK_BYTES)),
         "exploration_fraction": 0.025,
         "optimize_memory_usage": True,
-        "replay_buffer_kwargs": {"handle_timeout_termination": False},  # the other does not go with it
+        # The other does not go with it.
+        "replay_buffer_kwargs": {"handle_timeout_termination": False},
     },
 }
 
@@ -71,10 +72,19 @@ def main(algorithm: str, game: str, seconds: float, seed: int, out: str) -> None
     name = "".join(word.capitalize() for word in game.split("_")) + "NoFrameskip-v4"
     sticky = {"repeat_action_probability": STICKY}
     env = VecFrameStack(make_atari_env(name, n_envs=ENVS, seed=seed, env_kwargs=sticky), n_stack=4)
-    model = {"dqn": DQN, "qrdqn": QRDQN}[algorithm]("CnnPolicy", env, seed=seed, **SETTINGS[algorithm])
+    model = {"dqn": DQN, "qrdqn": QRDQN}[algorithm](
+        "CnnPolicy", env, seed=seed, **SETTINGS[algorithm]
+    )
     model.learn(10**9, callback=Clock(seconds))
     network = model.policy.q_net if algorithm == "dqn" else model.policy.quantile_net
-    torch.save({"steps": model.num_timesteps, "updates": model._n_updates, "weights": list(network.parameters())}, out)
+    torch.save(
+        {
+            "steps": model.num_timesteps,
+            "updates": model._n_updates,
+            "weights": list(network.parameters()),
+        },
+        out,
+    )
 
 
 if __name__ == "__main__":

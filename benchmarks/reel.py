@@ -1,8 +1,9 @@
 """Real frames to fill replays with: played once, kept as a file, shown again and again.
 
-A million rows take minutes to play. So about 100,000 are played, kept, and appended in their order, over and over,
-until the replay is full; where the reel begins again, all lanes start an episode. The player acts at random,
-or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the environment, each for its own game.
+A million rows take minutes to play. So about 100,000 are played, kept, and appended in their order,
+over and over, until the replay is full; where the reel begins again, all lanes start an episode.
+The player acts at random, or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the
+environment, each for its own game.
 """
 
 import os
@@ -27,7 +28,9 @@ import torch  # isort: skip  (after agents, which sets OpenMP)
 
 ENVS = settings.preset("drqn").num_envs
 STEPS = 102_400 // ENVS
-COLUMNS = np.dtype([("is_first", "?"), ("action", "u1"), ("reward", "f4"), ("terminated", "?"), ("truncated", "?")])
+COLUMNS = np.dtype(
+    [("is_first", "?"), ("action", "u1"), ("reward", "f4"), ("terminated", "?"), ("truncated", "?")]
+)
 
 
 def player(game: str) -> Path | None:
@@ -45,7 +48,9 @@ def play(game: str, path: Path) -> None:
     envs = build.make_envs(config, protocol)
     actor = None
     if run:
-        network = load_network(load_latest(run, training=False, report=print), config, protocol, run)
+        network = load_network(
+            load_latest(run, training=False, report=print), config, protocol, run
+        )
         actor = build.make_actor(config, network, ENVS, rng)
     epsilon = np.full(ENVS, 0.05)
     frame, is_first, reward = envs.reset(), np.ones(ENVS, bool), np.zeros(ENVS, np.float32)
@@ -58,7 +63,11 @@ def play(game: str, path: Path) -> None:
             envs.send(row["action"])
             file.write(frame.tobytes())
             step = envs.recv()
-            row["reward"], row["terminated"], row["truncated"] = step.reward, step.terminated, step.truncated
+            row["reward"], row["terminated"], row["truncated"] = (
+                step.reward,
+                step.terminated,
+                step.truncated,
+            )
             frame, is_first, reward = step.frame, step.is_first, step.reward
     np.save(path.with_suffix(".npy"), columns)
     path.with_suffix(".part").rename(path)
@@ -71,7 +80,9 @@ def reel(game: str) -> Path:
     path = SCRATCH / f"{game}-{run.name if run else 'random'}-{ENVS}.frames"
     if not path.exists():
         SCRATCH.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "benchmarks.reel", game, str(path)], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.reel", game, str(path)], cwd=ROOT, check=True
+        )
     return path
 
 
@@ -96,7 +107,9 @@ def fill(replay: Replay, path: Path, rows: int, state_size: int) -> None:
                 file.seek(0)
             file.readinto(frames.data)
             ends = row["terminated"], row["truncated"]
-            replay.append(Rows(frames, row["is_first"], row["action"], row["reward"], *ends, states))
+            replay.append(
+                Rows(frames, row["is_first"], row["action"], row["reward"], *ends, states)
+            )
 
 
 if __name__ == "__main__":

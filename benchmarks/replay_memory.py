@@ -20,9 +20,11 @@ def _resident() -> int:
 
 
 def memory(game: str, limit: int, effort: Effort) -> list[Row]:
-    """Bytes a row, as the growth of this process, which must have played nothing before, against raw frames.
+    """Bytes a row, as the growth of this process, which must have played nothing before, against
+    raw frames.
 
-    Everything is in: the drqn preset's core states, the other columns, what Python and the allocator add.
+    Everything is in: the drqn preset's core states, the other columns, what Python and the
+    allocator add.
     """
     config = Config(game=game, num_envs=ENVS, replay_rows=effort.rows)
     path = reel(game)
@@ -31,14 +33,18 @@ def memory(game: str, limit: int, effort: Effort) -> list[Row]:
     kept = replay.rings[0].capacity * replay.rings[0].lanes
     size = (_resident() - before) / kept
     note = f"at most {limit} bytes; {kept:,} rows, player: {player(game) or 'random'}"
-    return [Row(f"replay memory, {game}", size, RAW, "bytes/row", size / RAW, "<=", limit / RAW, 1, note)]
+    return [
+        Row(
+            f"replay memory, {game}", size, RAW, "bytes/row", size / RAW, "<=", limit / RAW, 1, note
+        )
+    ]
 
 
 def checkpoint(effort: Effort) -> list[Row]:
     """Training time lost to a checkpoint of a Breakout replay each ten minutes.
 
-    The same steps of the everyday drqn loop with a checkpoint after the first, and without: the difference is what is
-    lost, also where part of the saving goes on beside the training.
+    The same steps of the everyday drqn loop with a checkpoint after the first, and without: the
+    difference is what is lost, also where part of the saving goes on beside the training.
     """
     with running("drqn", replay_rows=effort.rows) as run:
         warm_up(run)
@@ -52,9 +58,26 @@ def checkpoint(effort: Effort) -> list[Row]:
             run.save()
             go(run, STEPS - 1)
 
-        sides = alternate(lambda: seconds(save), lambda: seconds(lambda: go(run, STEPS)), pairs=effort.pairs)
+        sides = alternate(
+            lambda: seconds(save), lambda: seconds(lambda: go(run, STEPS)), pairs=effort.pairs
+        )
         folder = max((run.folder / "checkpoint").iterdir())
         size = sum(file.stat().st_size for file in folder.iterdir())
     lost = median(a - b for a, b in zip(*sides, strict=True))
-    note = f"{size / 1e6:,.0f} MB, {effort.rows:,} rows; {STEPS} steps without one take {median(sides[1]):.2f} s"
-    return [Row("checkpoint each 10 minutes", lost, BETWEEN, "s", lost / BETWEEN, "<=", 0.02, effort.pairs, note)]
+    note = (
+        f"{size / 1e6:,.0f} MB, {effort.rows:,} rows; {STEPS} steps without one take "
+        f"{median(sides[1]):.2f} s"
+    )
+    return [
+        Row(
+            "checkpoint each 10 minutes",
+            lost,
+            BETWEEN,
+            "s",
+            lost / BETWEEN,
+            "<=",
+            0.02,
+            effort.pairs,
+            note,
+        )
+    ]

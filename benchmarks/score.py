@@ -1,10 +1,13 @@
-"""Score for the same time on the same cores: our agents and the peers', one after the other, scored alike.
+"""Score for the same time on the same cores: our agents and the peers', one after the other, scored
+alike.
 
-python -m benchmarks score [--game breakout] [--minutes 30] [--seeds 2] [--sides dqn drqn sb3-dqn sb3-qrdqn]
+python -m benchmarks score [--game breakout] [--minutes 30] [--seeds 2] [--sides dqn drqn sb3-dqn
+sb3-qrdqn]
 
-Every side has the whole machine for so many minutes of wall-clock, its start included. Then its greedy policy, with
-1 % random actions, plays whole episodes under the protocol v5 (sticky actions), through our own evaluation: the peers'
-weights are put into our network, whose values are then theirs. benchmarks/peer_score.py tells the peers' settings.
+Every side has the whole machine for so many minutes of wall-clock, its start included. Then its
+greedy policy, with 1 % random actions, plays whole episodes under the protocol v5 (sticky actions),
+through our own evaluation: the peers' weights are put into our network, whose values are then
+theirs. benchmarks/peer_score.py tells the peers' settings.
 """
 
 import argparse
@@ -35,26 +38,49 @@ from experiment.store.files import write_json
 OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
 PEER = str(ROOT / ".bench-venv" / "bin" / "python")
 EVALUATION = {"protocol": "v5", "eval_epsilon": 0.01, "precision": "fp32"}
-NATURE = {"torso": "nature", "hidden": 512, "core": "identity", "frame_stack": 4, "head": "mean", "norm": False,
-          "center": False, "standardize": False, "last_action_reward": False}  # fmt: skip
+NATURE = {
+    "torso": "nature",
+    "hidden": 512,
+    "core": "identity",
+    "frame_stack": 4,
+    "head": "mean",
+    "norm": False,
+    "center": False,
+    "standardize": False,
+    "last_action_reward": False,
+}
 
 
 def adopt(weights: list[Tensor], config: Config, num_actions: int) -> QNetwork:
-    """Our network with the weights of stable-baselines3's: three convolutions, a hidden layer and a last one, of
-    num_actions values, or of so many for each of its quantiles, whose mean is the value."""
+    """Our network with the weights of stable-baselines3's: three convolutions, a hidden layer and a
+    last one, of num_actions values, or of so many for each of its quantiles, whose mean is the
+    value."""
     network = build.make_network(config, num_actions)
     *conv, hidden, hidden_bias, last, last_bias = weights
-    hidden = hidden.unflatten(1, (64, 7, 7)).permute(0, 2, 3, 1).flatten(1)  # ours reads channels last
+    # Ours reads channels last.
+    hidden = hidden.unflatten(1, (64, 7, 7)).permute(0, 2, 3, 1).flatten(1)
     last, last_bias = (x.unflatten(0, (-1, num_actions)).mean(0) for x in (last, last_bias))
     with torch.no_grad():
-        for own, other in zip(network.parameters(), [*conv, hidden, hidden_bias, last, last_bias], strict=True):
+        for own, other in zip(
+            network.parameters(), [*conv, hidden, hidden_bias, last, last_bias], strict=True
+        ):
             own.copy_(other)
     return network
 
 
 def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -> None:
-    """train.py with the preset's own settings, stopped as a user stops it. It then saves a checkpoint."""
-    never = ["--frames", str(10**12), "--eval-frames", "0", "--checkpoint-frames", str(10**12), "--track", "none"]
+    """train.py with the preset's own settings, stopped as a user stops it. It then saves a
+    checkpoint."""
+    never = [
+        "--frames",
+        str(10**12),
+        "--eval-frames",
+        "0",
+        "--checkpoint-frames",
+        str(10**12),
+        "--track",
+        "none",
+    ]
     place = ["--runs-dir", str(folder.parent), "--name", folder.name, "--seed", str(seed)]
     command = [sys.executable, "train.py", side, "--game", game, *place, *never]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -66,7 +92,9 @@ def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -
         raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
 
 
-def run_side(side: str, game: str, minutes: float, seed: int, episodes: int, folder: Path) -> dict[str, Any]:
+def run_side(
+    side: str, game: str, minutes: float, seed: int, episodes: int, folder: Path
+) -> dict[str, Any]:
     """Train one side and score it."""
     begun, scoring = time.monotonic(), EVALUATION | {"eval_episodes": episodes}
     if side in PEERS:
@@ -86,23 +114,43 @@ def run_side(side: str, game: str, minutes: float, seed: int, episodes: int, fol
     trained = time.monotonic() - begun
     result = evaluate(network, config, protocol)
     score = result.summary(game)["mean"]
-    console.print(f"{side}  seed {seed}  {frames:,} frames in {trained / 60:.1f} minutes  score {score:.1f}")
-    return {"side": side, "seed": seed, "frames": frames, "updates": updates, "seconds": round(trained, 1),
-            "score": score, "scores": result.scores}  # fmt: skip
+    console.print(
+        f"{side}  seed {seed}  {frames:,} frames in {trained / 60:.1f} minutes  score {score:.1f}"
+    )
+    return {
+        "side": side,
+        "seed": seed,
+        "frames": frames,
+        "updates": updates,
+        "seconds": round(trained, 1),
+        "score": score,
+        "scores": result.scores,
+    }
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--episodes", type=int, default=30, help="whole episodes that score one run. Default: 30")
+    parser.add_argument(
+        "--episodes", type=int, default=30, help="whole episodes that score one run. Default: 30"
+    )
     parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
-    parser.add_argument("--json", type=Path, help="where the result goes. Default: benchmarks/score-GAME.json")
+    parser.add_argument(
+        "--json", type=Path, help="where the result goes. Default: benchmarks/score-GAME.json"
+    )
     given = parser.parse_args(argv)
-    settings = {"game": given.game, "minutes": given.minutes, "episodes": given.episodes, **EVALUATION}
+    settings = {
+        "game": given.game,
+        "minutes": given.minutes,
+        "episodes": given.episodes,
+        **EVALUATION,
+    }
     path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
     new = {**describe_machine(), **settings, "runs": []}
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else new
@@ -114,10 +162,15 @@ def main(argv: list[str]) -> int:
         if (seed, side) in present:
             continue
         with TemporaryDirectory() as folder:
-            runs.append(run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / side))
+            runs.append(
+                run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / side)
+            )
         write_json(path, record)  # after each run: the same command goes on from it
     for side in given.sides:
         scores = [run["score"] for run in runs if run["side"] == side]
         listed = ", ".join(f"{score:.1f}" for score in scores)
-        console.print(f"{side}: mean {sum(scores) / len(scores):.1f} ({listed}); random {random_score(given.game)}")
+        console.print(
+            f"{side}: mean {sum(scores) / len(scores):.1f} ({listed}); random "
+            f"{random_score(given.game)}"
+        )
     return 0

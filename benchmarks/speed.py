@@ -10,16 +10,20 @@ from tempfile import TemporaryFile
 
 from benchmarks.common import ROOT, Effort, Row, better, compare, console
 
-PLAIN = "--torso nature --head mean --standardize False --average 0 "  # DQN's network; its newest weights act
-# What the games played against a peer have in common with the peer's: no sticky actions, a lost life is an end.
+# DQN's network; its newest weights act
+PLAIN = "--torso nature --head mean --standardize False --average 0 "
+# What the games played against a peer have in common with the peer's: no sticky actions, a lost
+# life is an end.
 SAME = PLAIN + (
-    "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --trace-lambda None --n-step 1 --burn-in 0 "
+    "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --trace-lambda None --n-step 1 "
+    "--burn-in 0 "
     "--loss huber --norm False --center False --batch-size 32 --learning-rate 1e-4 "
 )
 # One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
 AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
 AT_PFRL = SAME + (
-    "--unroll 10 --samples-per-step 80 --target-period 2500 --hidden 0 --core-size 512 --sequence-stride 1 "
+    "--unroll 10 --samples-per-step 80 --target-period 2500 --hidden 0 --core-size 512 "
+    "--sequence-stride 1 "
     "--last-action-reward False --max-grad-norm None"
 )
 # The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
@@ -36,9 +40,12 @@ COMMANDS = {
     "sb3, 8 envs": [*PEER, "benchmarks.peer_sb3", "8"],
     "pfrl": [*PEER, "benchmarks.peer_pfrl"],
 }
-# Beside a busy process one thread is faster than two: our advice to users, and open to a peer's users too.
+# Beside a busy process one thread is faster than two: our advice to users, and open to a peer's
+# users too.
 ALONE = ", 1 thread"
-COMMANDS |= {name + ALONE: [*COMMANDS[name], "--threads", "1", "--parts", "1"] for name in list(COMMANDS)[:2]}
+COMMANDS |= {
+    name + ALONE: [*COMMANDS[name], "--threads", "1", "--parts", "1"] for name in list(COMMANDS)[:2]
+}
 COMMANDS |= {name + ALONE: COMMANDS[name] for name in ("sb3, 8 envs", "pfrl")}  # OMP_NUM_THREADS
 BUSY = "import os\nwhile os.getppid() == {parent}: sum(range(100000))"
 
@@ -51,7 +58,13 @@ class Worker:
         pipe = subprocess.PIPE
         env = os.environ | ({"OMP_NUM_THREADS": "1"} if name.endswith(ALONE) else {})
         self._process = subprocess.Popen(
-            COMMANDS[name], cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=self._errors, text=True
+            COMMANDS[name],
+            cwd=ROOT,
+            env=env,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=self._errors,
+            text=True,
         )
         stack.callback(self._end)
 
@@ -92,8 +105,11 @@ def company() -> Iterator[None]:
         other.wait()
 
 
-def steps_per_second(names: Sequence[str], seconds: float, pairs: int, busy: bool = False) -> dict[str, list[float]]:
-    """The speed of every side in turn, `pairs` times; with `busy` beside a process that never rests."""
+def steps_per_second(
+    names: Sequence[str], seconds: float, pairs: int, busy: bool = False
+) -> dict[str, list[float]]:
+    """The speed of every side in turn, `pairs` times; with `busy` beside a process that never
+    rests."""
     with ExitStack() as stack:
         workers = [Worker(name, stack) for name in names]
         for worker in workers:
@@ -110,18 +126,24 @@ def steps_per_second(names: Sequence[str], seconds: float, pairs: int, busy: boo
 def _against(ours: str, others: Sequence[str], target: float, effort: Effort) -> list[Row]:
     speed = steps_per_second([ours, *others], effort.seconds, effort.pairs)
     best = better({other: speed[other] for other in others})
-    return [compare(ours, speed[ours], speed[best], "agent steps/s", ">=", target, f"against {best}")]
+    return [
+        compare(ours, speed[ours], speed[best], "agent steps/s", ">=", target, f"against {best}")
+    ]
 
 
 def _in_company(ours: str, others: Sequence[str], effort: Effort) -> list[Row]:
     """Ours with one thread, against the peer as it is and with one thread."""
     alone, peer_alone = ours + ALONE, others[-1] + ALONE
-    seconds = effort.seconds * (1.5 if others is PFRL else 1)  # a peer may need seconds for one update
+    # A peer may need seconds for one update.
+    seconds = effort.seconds * (1.5 if others is PFRL else 1)
     speed = steps_per_second([alone, *others, peer_alone], seconds, effort.pairs, busy=True)
     best = better({other: speed[other] for other in others})
     return [
         compare(name, speed[alone], speed[other], "agent steps/s", ">=", 6.0, f"against {other}")
-        for name, other in ((f"{alone}, a core busy", best), (f"{alone} each, a core busy", peer_alone))
+        for name, other in (
+            (f"{alone}, a core busy", best),
+            (f"{alone} each, a core busy", peer_alone),
+        )
     ]
 
 
@@ -142,7 +164,8 @@ def drqn_busy(effort: Effort) -> list[Row]:
 
 
 def everyday(effort: Effort) -> list[Row]:
-    """Our presets as they are: drqn against the peer, and drqn against dqn, both with 4 samples an agent step."""
+    """Our presets as they are: drqn against the peer, and drqn against dqn, both with 4 samples an
+    agent step."""
     ours, feed_forward = "everyday drqn", "everyday dqn"
     speed = steps_per_second([ours, *SB3, feed_forward], effort.seconds, effort.pairs)
     best = better({side: speed[side] for side in SB3})
@@ -151,9 +174,17 @@ def everyday(effort: Effort) -> list[Row]:
     memory = "the price of memory: everyday drqn against everyday dqn"
     return [
         compare(
-            ours, frames[ours], frames[best], "frames/s", ">=", 10.0, f"against {best}, an update of 32 for 4 steps"
+            ours,
+            frames[ours],
+            frames[best],
+            "frames/s",
+            ">=",
+            10.0,
+            f"against {best}, an update of 32 for 4 steps",
         ),
-        compare("price of memory", sample[ours], sample[feed_forward], "us/sample", "<=", 1.25, memory),
+        compare(
+            "price of memory", sample[ours], sample[feed_forward], "us/sample", "<=", 1.25, memory
+        ),
     ]
 
 

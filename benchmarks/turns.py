@@ -1,7 +1,9 @@
-"""The measured side of a benchmark: works when told to, waits without using the processor in between.
+"""The measured side of a benchmark: works when told to, waits without using the processor in
+between.
 
-Shared by our own worker and by the peers', so it imports nothing outside the standard library. One line on
-standard input starts a turn of so many seconds; one JSON line on standard output tells what was done in it.
+Shared by our own worker and by the peers', so it imports nothing outside the standard library. One
+line on standard input starts a turn of so many seconds; one JSON line on standard output tells what
+was done in it.
 """
 
 import json
@@ -11,7 +13,8 @@ import time
 
 
 class Turns:
-    """Call `tick` whenever a whole number of update periods has passed, once learning is under way."""
+    """Call `tick` whenever a whole number of update periods has passed, once learning is under
+    way."""
 
     def __init__(self, **about: str) -> None:
         self._about = about
@@ -21,7 +24,8 @@ class Turns:
         self._seconds, self._steps = 0.0, 0
 
     def tick(self, steps: int) -> None:
-        """`steps` more agent steps, of all environments together. Ends the program when the orders end."""
+        """`steps` more agent steps, of all environments together. Ends the program when the orders
+        end."""
         if self._begun is None:
             self._say({"ready": True, **self._about})
             self._wait()
@@ -29,7 +33,9 @@ class Turns:
         self._steps += steps
         passed = time.perf_counter() - self._begun
         if passed >= self._seconds:
-            self._say({"steps": self._steps, "seconds": passed, "steps_per_second": self._steps / passed})
+            self._say(
+                {"steps": self._steps, "seconds": passed, "steps_per_second": self._steps / passed}
+            )
             self._wait()
 
     def _say(self, message: dict[str, object]) -> None:

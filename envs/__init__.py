@@ -1,1 +1,2 @@
-"""Where the agents play: Atari games and others, screens that hide a part, and episodes that can be watched again."""
+"""Where the agents play: Atari games and others, screens that hide a part, and episodes that can be
+watched again."""

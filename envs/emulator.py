@@ -1,4 +1,5 @@
-"""The one file that imports ale_py: which games there are, and emulators with every setting spelled out."""
+"""The one file that imports ale_py: which games there are, and emulators with every setting spelled
+out."""
 
 import re
 from functools import lru_cache
@@ -13,11 +14,13 @@ from envs.games import no_such
 from envs.protocols import Protocol
 
 FRAME_SKIP = 4  # emulator frames for each action (Mnih et al. 2015)
-MAX_FRAMES = 108_000  # emulator frames after which an episode is truncated: 30 minutes at 60 a second
+# Emulator frames after which an episode is truncated: 30 minutes at 60 a second.
+MAX_FRAMES = 108_000
 SIZE = 84  # height and width of what agents see, pixels
 
 
-TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # opened for one player, the emulator ends the process
+# Opened for one player, the emulator ends the process.
+TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 
 
 class Machine(NamedTuple):
@@ -29,7 +32,8 @@ class Machine(NamedTuple):
     all_actions: list[str]
 
     def actions(self, protocol: Protocol) -> list[str]:
-        """The names of the actions an agent has under this protocol; an action is an index into this list."""
+        """The names of the actions an agent has under this protocol; an action is an index into
+        this list."""
         return self.all_actions if protocol.full_action_set else self.minimal_actions
 
 
@@ -40,7 +44,8 @@ def available_games() -> list[str]:
 
 
 def check_game(name: str) -> str:
-    """The name itself, if there is such a game. ValueError, with the name probably meant, if not."""
+    """The name itself, if there is such a game. ValueError, with the name probably meant, if
+    not."""
     if name in TWO_PLAYERS:
         raise ValueError(f"{name} needs two players; an agent plays games for one")
     if name in available_games():
@@ -52,7 +57,8 @@ def check_game(name: str) -> str:
 
 @lru_cache
 def machine(game: str) -> Machine:
-    """Reads the game's screen size and actions from an emulator of its own. ValueError on an unknown game."""
+    """Reads the game's screen size and actions from an emulator of its own. ValueError on an
+    unknown game."""
     rom = roms.get_rom_path(check_game(game))
     assert rom is not None
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -60,15 +66,18 @@ def machine(game: str) -> Machine:
     ale.loadROM(rom)
     height, width = ale.getScreenDims()
     minimal, every = ale.getMinimalActionSet(), ale.getLegalActionSet()
-    return Machine(height, width, [action.name for action in minimal], [action.name for action in every])
+    return Machine(
+        height, width, [action.name for action in minimal], [action.name for action in every]
+    )
 
 
 class Emulators:
-    """`num_envs` emulators of one game on native threads, with every setting spelled out (see `envs.families.Games`).
+    """`num_envs` emulators of one game on native threads, with every setting spelled out (see
+    `envs.families.Games`).
 
-    ale_py's defaults would clip rewards, press fire after a reset and stack frames. An action out of range makes its
-    `step` wait for ever: check before. A reset with a seed loads the cartridge anew (about 0.1 s), one without goes on
-    with the same random numbers (a few milliseconds).
+    ale_py's defaults would clip rewards, press fire after a reset and stack frames. An action out
+    of range makes its `step` wait for ever: check before. A reset with a seed loads the cartridge
+    anew (about 0.1 s), one without goes on with the same random numbers (a few milliseconds).
     """
 
     def __init__(
@@ -82,8 +91,9 @@ class Emulators:
         every: bool = False,
         pooled: bool = False,
     ) -> None:
-        """colour: images [height, width, 3] in the native size in place of grey ones; every: a step is one emulator
-        frame, not four; pooled: the brighter of the last two frames in colour too, as always in grey."""
+        """colour: images [height, width, 3] in the native size in place of grey ones; every: a step
+        is one emulator frame, not four; pooled: the brighter of the last two frames in colour too,
+        as always in grey."""
         screen = machine(game)
         self.steps_an_action = FRAME_SKIP if every else 1
         self._native = AtariVectorEnv(
@@ -98,7 +108,8 @@ class Emulators:
             img_height=screen.height if colour else SIZE,
             img_width=screen.width if colour else SIZE,
             grayscale=not colour,
-            maxpool=pooled or not colour,  # over the last two frames: what flickers on the screen stays seen
+            # Over the last two frames: what flickers on the screen stays seen.
+            maxpool=pooled or not colour,
             stack_num=1,
             reward_clipping=False,
             use_fire_reset=False,

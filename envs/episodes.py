@@ -1,4 +1,5 @@
-"""Episodes that can be watched again: a seed and actions, a few KB, bring back every frame of a game."""
+"""Episodes that can be watched again: a seed and actions, a few KB, bring back every frame of a
+game."""
 
 import base64
 import json
@@ -22,9 +23,9 @@ MAX_ACTIONS = 200_000  # of one record; the longest episode takes 27,000
 class EpisodeRecord:
     """One episode, and the tape it lies on from the tape's seed to the episode's end.
 
-    The actions before `start` are those of the earlier episodes of the tape: the emulator's random numbers
-    run through all of them. Where those episodes end need not be kept: the game tells while it is played
-    again.
+    The actions before `start` are those of the earlier episodes of the tape: the emulator's random
+    numbers run through all of them. Where those episodes end need not be kept: the game tells while
+    it is played again.
     """
 
     game: str
@@ -54,14 +55,27 @@ class EpisodeRecord:
         """Read what `save` wrote. ValueError in one line for any other file, damaged or made up."""
         try:
             fields = json.loads(path.read_bytes())
-            if fields.pop("format") != FORMAT or fields.pop("check") != _check({"format": FORMAT} | fields):
+            if fields.pop("format") != FORMAT or fields.pop("check") != _check(
+                {"format": FORMAT} | fields
+            ):
                 raise ValueError(f"its checksum is wrong, or its format is not {FORMAT}")
-            unpacked = zlib.decompressobj().decompress(base64.b64decode(fields["actions"]), MAX_ACTIONS)
-            fields |= {"observe": Observe(**fields["observe"]), "actions": np.frombuffer(unpacked, np.uint8)}
+            unpacked = zlib.decompressobj().decompress(
+                base64.b64decode(fields["actions"]), MAX_ACTIONS
+            )
+            fields |= {
+                "observe": Observe(**fields["observe"]),
+                "actions": np.frombuffer(unpacked, np.uint8),
+            }
             record = EpisodeRecord(**fields)
             choices = len(task(record.game, rules(record.game, record.protocol)).action_names)
-            if record.start + record.steps != len(record.actions) or record.actions.max() >= choices:  # would hang
-                raise ValueError(f"its actions are not {record.start} + {record.steps}, each below {choices}")
+            # would hang
+            if (
+                record.start + record.steps != len(record.actions)
+                or record.actions.max() >= choices
+            ):
+                raise ValueError(
+                    f"its actions are not {record.start} + {record.steps}, each below {choices}"
+                )
             return record
         except Exception as error:  # whatever is wrong with the file
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -92,7 +106,9 @@ def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
     first, score, terminated, over = 0, 0.0, False, True
     for t, action in enumerate(record.actions.astype(np.int64)):
         if over:
-            screens, _ = games.reset(np.ones(1, np.bool_), np.array([record.seed if t == 0 else -1]))
+            screens, _ = games.reset(
+                np.ones(1, np.bool_), np.array([record.seed if t == 0 else -1])
+            )
             first, score, over = t, 0.0, False
             yield _Moment(screens[0], 0.0, t, is_first=True, over=False)
         for _ in range(games.steps_an_action):
@@ -105,12 +121,14 @@ def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
     if not over or (first, score, terminated) != (record.start, record.score, record.terminated):
         raise RuntimeError(
             f"the {record.game} episode of score {record.score:g} came out with {score:g}"
-            f"{'' if over else ' and not at its end'}: recorded with another version of the game, or changed since"
+            f"{'' if over else ' and not at its end'}: recorded with another version of the game, "
+            "or changed since"
         )
 
 
 def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
-    """The agent's observations and rewards: frames uint8 [steps + 1, H, W], rewards float32 [steps].
+    """The agent's observations and rewards: frames uint8 [steps + 1, H, W], rewards float32
+    [steps].
 
     frames[t] is what it saw when it took the episode's action t; the last is the final frame.
     RuntimeError if the episode does not come out as recorded.
@@ -119,7 +137,8 @@ def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
     frames, rewards = [], []
     for moment in _play(record):
         if moment.over and moment.played < len(record.actions):
-            continue  # the agent saw the next episode's first frame instead, so the observer did too
+            # The agent saw the next episode's first frame instead, so the observer did too.
+            continue
         frame = observer(moment.frame, moment.is_first)
         if moment.played >= record.start:
             frames.append(frame.copy())
@@ -127,12 +146,15 @@ def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.array(rewards[1:], np.float32)
 
 
-def replay_colour(record: EpisodeRecord, every_frame: bool = False, pooled: bool = False) -> Iterator[np.ndarray]:
-    """The whole screen in colour, uint8 [height, width, 3] in the game's native size (Atari: mostly 210 x 160).
+def replay_colour(
+    record: EpisodeRecord, every_frame: bool = False, pooled: bool = False
+) -> Iterator[np.ndarray]:
+    """The whole screen in colour, uint8 [height, width, 3] in the game's native size (Atari: mostly
+    210 x 160).
 
-    steps + 1 frames, one for each of the agent's steps, with `pooled` the brighter of the last two that the emulator
-    drew; with `every_frame` all of them, 60 a second. RuntimeError after the last frame if the episode does not come
-    out as recorded.
+    steps + 1 frames, one for each of the agent's steps, with `pooled` the brighter of the last two
+    that the emulator drew; with `every_frame` all of them, 60 a second. RuntimeError after the last
+    frame if the episode does not come out as recorded.
     """
     for moment in _play(record, colour=True, every=every_frame, pooled=pooled):
         if moment.played > record.start or (moment.played == record.start and moment.is_first):

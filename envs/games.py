@@ -1,7 +1,7 @@
 """Game names, and the scores of a random player and of a human that put games on one scale.
 
-The figures are those of Mnih et al. 2015 and Wang et al. 2016 as dqn_zoo (`dqn_zoo/atari_data.py`) prints
-them for 57 games: up to 30 no-ops at the start, episodes of at most 108,000 emulator frames.
+The figures are those of Mnih et al. 2015 and Wang et al. 2016 as dqn_zoo (`dqn_zoo/atari_data.py`)
+prints them for 57 games: up to 30 no-ops at the start, episodes of at most 108,000 emulator frames.
 """
 
 import difflib
@@ -99,7 +99,8 @@ def human_score(game: str) -> float | None:
 
 
 def human_normalised(game: str, score: float) -> float | None:
-    """0 for the random player, 1 for the human: (score - random) / (human - random). None without figures."""
+    """0 for the random player, 1 for the human: (score - random) / (human - random). None without
+    figures."""
     if game not in SCORES:
         return None
     random, human = SCORES[game]

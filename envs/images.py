@@ -1,4 +1,5 @@
-"""Any registered gymnasium environment that shows images and takes discrete actions, as grey images."""
+"""Any registered gymnasium environment that shows images and takes discrete actions, as grey
+images."""
 
 from functools import lru_cache, partial
 from importlib import import_module
@@ -16,11 +17,11 @@ MAX_STEPS = MAX_FRAMES // FRAME_SKIP  # of an episode: it is truncated then, at 
 
 
 class GreyImage(gym.ObservationWrapper):
-    """Grey images, uint8 [H, W], of an environment that observes uint8 [H, W], [H, W, 1] or [H, W, 3], or a Dict with
-    such an `image`. ValueError for any other.
+    """Grey images, uint8 [H, W], of an environment that observes uint8 [H, W], [H, W, 1] or [H, W,
+    3], or a Dict with such an `image`. ValueError for any other.
 
-    Images of at least 36 pixels a side, which the convolutions need, are resized to 84x84; smaller ones stay as they
-    are, for a torso that takes them.
+    Images of at least 36 pixels a side, which the convolutions need, are resized to 84x84; smaller
+    ones stay as they are, for a torso that takes them.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -29,29 +30,43 @@ class GreyImage(gym.ObservationWrapper):
         self._key = isinstance(space, Dict) and "image" in space.spaces
         image = space["image"] if isinstance(space, Dict) and self._key else space
         shape = image.shape or ()
-        if not isinstance(image, Box) or image.dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
+        if (
+            not isinstance(image, Box)
+            or image.dtype != np.uint8
+            or len(shape) < 2
+            or shape[2:] not in ((), (1,), (3,))
+        ):
             what = f"{type(image).__name__}, {image.dtype} {list(shape)}"
-            raise ValueError(f"it observes {what}, not an image: uint8 [H, W], [H, W, 1] or [H, W, 3]")
-        self.shape = (SIZE, SIZE) if min(image.shape[:2]) >= 36 else (image.shape[0], image.shape[1])
+            raise ValueError(
+                f"it observes {what}, not an image: uint8 [H, W], [H, W, 1] or [H, W, 3]"
+            )
+        self.shape = (
+            (SIZE, SIZE) if min(image.shape[:2]) >= 36 else (image.shape[0], image.shape[1])
+        )
         self.observation_space = Box(0, 255, self.shape, np.uint8)
 
     def observation(self, observation: Any) -> np.ndarray:
         pixels = observation["image"] if self._key else observation
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).convert("L")
         height, width = self.shape
-        return np.array(image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BOX))
+        return np.array(
+            image
+            if image.size == (width, height)
+            else image.resize((width, height), Image.Resampling.BOX)
+        )
 
 
 def single(name: str, colour: bool = False) -> GreyImage:
-    """One environment with this id, truncated after MAX_STEPS steps at the latest. ValueError, in one line, if there is
-    none, or if it has no images or no discrete actions."""
+    """One environment with this id, truncated after MAX_STEPS steps at the latest. ValueError, in
+    one line, if there is none, or if it has no images or no discrete actions."""
     module, _, bare = name.rpartition(":")
     try:
         if module:
             import_module(module)
         spec = gym.spec(bare)
         if str(spec.entry_point).startswith("ale_py"):
-            check_game(name)  # raises, with the name of the game: its own family is faster and counts true scores
+            # Raises, with the name of the game: its own family is faster and counts true scores.
+            check_game(name)
         limit = min(spec.max_episode_steps or MAX_STEPS, MAX_STEPS)
         render = {"render_mode": "rgb_array"} if colour else {}
         env = gym.make(spec, max_episode_steps=limit, disable_env_checker=True, **render)
@@ -61,7 +76,8 @@ def single(name: str, colour: bool = False) -> GreyImage:
         if type(env.unwrapped).__module__.startswith("minigrid"):
             from minigrid.wrappers import RGBImgPartialObsWrapper  # an extra
 
-            env = RGBImgPartialObsWrapper(env)  # MiniGrid observes numbers of objects: this draws them, 8 pixels a tile
+            # MiniGrid observes numbers of objects: this draws them, 8 pixels a tile.
+            env = RGBImgPartialObsWrapper(env)
         return GreyImage(env)
     except (gym.error.Error, ImportError, ValueError) as error:
         raise ValueError(f"environment {name!r}: {' '.join(str(error).split())}") from None
@@ -78,15 +94,21 @@ def facts(name: str) -> tuple[tuple[int, int], list[str]]:
 
 
 class Images:
-    """`num_envs` gymnasium environments with one id, one after the other in this thread (see `envs.families.Games`)."""
+    """`num_envs` gymnasium environments with one id, one after the other in this thread (see
+    `envs.families.Games`)."""
 
     steps_an_action = 1
 
     def __init__(self, name: str, num_envs: int, *, colour: bool = False) -> None:
-        """colour: images are what the environment renders, [height, width, 3]; they may be of any size."""
+        """colour: images are what the environment renders, [height, width, 3]; they may be of any
+        size."""
         makers = [partial(single, name, colour)] * num_envs
         self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
-        self._colour, self._lives, self._actions = colour, np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
+        self._colour, self._lives, self._actions = (
+            colour,
+            np.zeros(num_envs, np.int64),
+            np.zeros(num_envs, np.int64),
+        )
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         given = [seed if seed >= 0 else None for seed in seeds.tolist()]

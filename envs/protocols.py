@@ -7,13 +7,16 @@ from envs.games import choose
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the emulator is set up. Frame skip (4) and longest episode (30 minutes) are the same in all."""
+    """How the emulator is set up. Frame skip (4) and longest episode (30 minutes) are the same in
+    all."""
 
     name: str
     sticky: float  # probability, at every emulator frame, that the last action is repeated instead
     full_action_set: bool  # all 18 actions instead of the game's minimal set
-    noop_max: int  # fewer than this many no-ops, at random, in emulator frames, after every reset; 0: none
-    life_loss_terminal: bool  # training learns a lost life as a termination; the game is never reset by it
+    # Fewer than this many no-ops, at random, in emulator frames, after every reset; 0: none.
+    noop_max: int
+    # Training learns a lost life as a termination; the game is never reset by it.
+    life_loss_terminal: bool
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -22,9 +25,13 @@ PROTOCOLS: dict[str, Protocol] = {
         # The `v5` environments of gymnasium.
         Protocol("v5", sticky=0.25, full_action_set=False, noop_max=0, life_loss_terminal=False),
         # Machado et al. 2018, "Revisiting the Arcade Learning Environment".
-        Protocol("machado18", sticky=0.25, full_action_set=True, noop_max=0, life_loss_terminal=False),
+        Protocol(
+            "machado18", sticky=0.25, full_action_set=True, noop_max=0, life_loss_terminal=False
+        ),
         # Mnih et al. 2015, "Human-level control through deep reinforcement learning".
-        Protocol("dqn-2015", sticky=0.0, full_action_set=False, noop_max=30, life_loss_terminal=True),
+        Protocol(
+            "dqn-2015", sticky=0.0, full_action_set=False, noop_max=30, life_loss_terminal=True
+        ),
     )
 }
 

@@ -1,9 +1,10 @@
 """The recall task: see a cue, wait, name it. The smallest environment that asks for memory.
 
-A picture has six pixels: one for each of four cues, one that says "remember this", one that asks. In the first picture
-of an episode a cue is lit and "remember this" with it; while the agent waits, cues are lit at random, one a picture,
-and mean nothing; when it is asked, no cue is lit. The action taken then earns +1 if it names the first cue, else -1.
-The noise is what an input gate is for, the wait what a memory cell is for. A guess is right one time in four.
+A picture has six pixels: one for each of four cues, one that says "remember this", one that asks.
+In the first picture of an episode a cue is lit and "remember this" with it; while the agent waits,
+cues are lit at random, one a picture, and mean nothing; when it is asked, no cue is lit. The action
+taken then earns +1 if it names the first cue, else -1. The noise is what an input gate is for, the
+wait what a memory cell is for. A guess is right one time in four.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ WAITS = (2, 5, 10, 20, 50, 100)
 
 
 class Recall(gym.Env[np.ndarray, np.int64]):
-    """Images uint8 [1, 6]. The question comes a number of steps after the cue that is drawn from `waits` anew for each
-    episode."""
+    """Images uint8 [1, 6]. The question comes a number of steps after the cue that is drawn from
+    `waits` anew for each episode."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as gymnasium has it
 
@@ -32,7 +33,11 @@ class Recall(gym.Env[np.ndarray, np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self._clock, self._cue, self._wait = 0, int(self.np_random.integers(CUES)), self.np_random.choice(self.waits)
+        self._clock, self._cue, self._wait = (
+            0,
+            int(self.np_random.integers(CUES)),
+            self.np_random.choice(self.waits),
+        )
         return self._draw(self._cue, REMEMBER), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -45,7 +50,9 @@ class Recall(gym.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The six pixels side by side, 16 to a side: [16, 96, 3]."""
         return (
-            np.kron(self._picture, np.ones((16, 16), np.uint8))[..., None].repeat(3, -1) if self.render_mode else None
+            np.kron(self._picture, np.ones((16, 16), np.uint8))[..., None].repeat(3, -1)
+            if self.render_mode
+            else None
         )
 
     def _draw(self, *lit: int) -> np.ndarray:

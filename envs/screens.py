@@ -1,8 +1,8 @@
 """How much of the screen the agent sees: ways of hiding it that make memory worth having.
 
-An observer stands between one environment and the agent. What it returns depends only on its seed and on the
-frames and `is_first` flags given to it so far, so an episode can be shown again exactly as the agent saw it.
-A new kind is one class and one line in `KINDS`.
+An observer stands between one environment and the agent. What it returns depends only on its seed
+and on the frames and `is_first` flags given to it so far, so an episode can be shown again exactly
+as the agent saw it. A new kind is one class and one line in `KINDS`.
 """
 
 from collections import deque
@@ -15,7 +15,8 @@ from envs.games import choose
 
 @dataclass(frozen=True)
 class Observe:
-    """A screen: a kind in `KINDS` and its one number; str() gives what `parse_screen` reads. ValueError on others."""
+    """A screen: a kind in `KINDS` and its one number; str() gives what `parse_screen` reads.
+    ValueError on others."""
 
     kind: str = "full"
     parameter: float = 0
@@ -23,14 +24,21 @@ class Observe:
     def __post_init__(self) -> None:
         kind, value = choose("screen", self.kind, KINDS), self.parameter
         if not kind.lowest <= value <= kind.highest or (kind.whole and value != int(value)):
-            raise ValueError(f"{self.kind} takes {kind.allowed()}, not {value:g} (default {kind.default:g})")
+            raise ValueError(
+                f"{self.kind} takes {kind.allowed()}, not {value:g} (default {kind.default:g})"
+            )
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "full" else f"{self.kind}:{float(self.parameter)}".removesuffix(".0")
+        return (
+            self.kind
+            if self.kind == "full"
+            else f"{self.kind}:{float(self.parameter)}".removesuffix(".0")
+        )
 
 
 def parse_screen(text: str) -> Observe:
-    """The screen that `KIND` or `KIND:PARAMETER` names, such as flicker:0.5; a kind alone takes its default.
+    """The screen that `KIND` or `KIND:PARAMETER` names, such as flicker:0.5; a kind alone takes its
+    default.
 
     ValueError with what is allowed, and the name that was probably meant.
     """
@@ -58,7 +66,8 @@ class Observer:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
-        """frame: the environment's image, uint8 [height, width]; returns what the agent sees, of the same shape.
+        """frame: the environment's image, uint8 [height, width]; returns what the agent sees, of
+        the same shape.
 
         The given frame is never changed, but may be returned as it is.
         """
@@ -68,7 +77,11 @@ class Observer:
     def allowed(cls) -> str:
         """The range of the parameter, in words."""
         number = "a whole number" if cls.whole else "a number"
-        return f"{number} from {cls.lowest:g} to {cls.highest:g}" if cls.highest > 0 else "no parameter but 0"
+        return (
+            f"{number} from {cls.lowest:g} to {cls.highest:g}"
+            if cls.highest > 0
+            else "no parameter but 0"
+        )
 
 
 class Flicker(Observer):
@@ -84,9 +97,9 @@ class Flicker(Observer):
 class Blackout(Observer):
     """Stretches of exactly n black frames.
 
-    At every frame outside a stretch a new one begins with probability 1 / (2n + 1). So 2n frames are seen
-    between two stretches on average, and a third of all frames is hidden whatever n is. A stretch ends with
-    its episode.
+    At every frame outside a stretch a new one begins with probability 1 / (2n + 1). So 2n frames
+    are seen between two stretches on average, and a third of all frames is hidden whatever n is. A
+    stretch ends with its episode.
     """
 
     meaning = "frames hidden at a time, a third of all in the mean"
@@ -118,7 +131,8 @@ class Delay(Observer):
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         if is_first:
             self.frames.clear()
-        self.frames.append(frame.copy())  # a view would keep the frames of all the other environments alive
+        # A view would keep the frames of all the other environments alive.
+        self.frames.append(frame.copy())
         return self.frames.popleft() if len(self.frames) > self.parameter else np.zeros_like(frame)
 
 
@@ -138,7 +152,8 @@ class Blinkered(Observer):
 
 
 class Noise(Observer):
-    """Gaussian noise of this standard deviation, in grey levels, on every pixel, cut off at 0 and 255."""
+    """Gaussian noise of this standard deviation, in grey levels, on every pixel, cut off at 0 and
+    255."""
 
     meaning = "standard deviation of the noise, grey levels"
     default, lowest, highest, whole = 25.0, 0.0, 255.0, False

@@ -23,7 +23,8 @@ from envs.tapes import Envs
 from experiment.settings.config import Config, UsageError, flag
 from experiment.settings.resources import cores, free_memory
 
-# The independent random streams of a run, all from its one seed. Envs derives its own from (seed, stream).
+# The independent random streams of a run, all from its one seed. Envs derives its own from (seed,
+# stream).
 STREAMS = {"weights": 10, "replay": 11, "exploration": 12, "evaluation": 13}
 TRAIN_ENVS, EVAL_ENVS = 0, 1
 
@@ -57,21 +58,27 @@ def has_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     capability = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13: fp32 before
-    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
+    return bool(
+        capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
+    )
 
 
 def precision(config: Config) -> str:
-    """bf16 or fp32 on this machine. A run that was begun in bf16 goes on in fp32 where the hardware lacks it."""
+    """bf16 or fp32 on this machine. A run that was begun in bf16 goes on in fp32 where the hardware
+    lacks it."""
     return "bf16" if config.precision != "fp32" and has_bf16(config.device) else "fp32"
 
 
 def autocast(config: Config) -> Callable[[], torch.autocast]:
     return partial(
-        torch.autocast, torch.device(config.device).type, torch.bfloat16, enabled=precision(config) == "bf16"
+        torch.autocast,
+        torch.device(config.device).type,
+        torch.bfloat16,
+        enabled=precision(config) == "bf16",
     )
 
 
-# --- checks before a start -----------------------------------------------------------------------------------------
+# --- checks before a start ------------------------------------------------------------------------
 
 
 def check_machine(config: Config) -> None:
@@ -83,39 +90,55 @@ def check_machine(config: Config) -> None:
 
 
 def check_config(config: Config) -> None:
-    """UsageError if the run cannot go on here: the cores, the device, the replay's size, its length, the memory."""
+    """UsageError if the run cannot go on here: the cores, the device, the replay's size, its
+    length, the memory."""
     check_machine(config)
     times, lanes = replay_shape(config)
     if config.start_rows > times * lanes:
-        raise UsageError(f"--start-rows {config.start_rows}: the replay holds only {times * lanes} rows")
+        raise UsageError(
+            f"--start-rows {config.start_rows}: the replay holds only {times * lanes} rows"
+        )
     if config.frames < (least := first_update(config)):
-        raise UsageError(f"--frames {config.frames}: the first update comes at frame {least}, after --start-rows "
-                         f"{config.start_rows}; train longer, or start earlier")  # fmt: skip
+        raise UsageError(
+            f"--frames {config.frames}: the first update comes at frame {least}, after "
+            "--start-rows "
+            f"{config.start_rows}; train longer, or start earlier"
+        )
     parts, free = expected_bytes(config), free_memory()
     if sum(parts.values()) > free:
         part = max(parts, key=parts.__getitem__)
         flags = " ".join(f"{flag(name)} {getattr(config, name)}" for name in SIZED_BY[part])
-        raise UsageError(f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free")
+        raise UsageError(
+            f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are "
+            "free"
+        )
 
 
 def check_new(config: Config) -> None:
     """UsageError if a new run could not be what its settings say."""
     if config.precision == "bf16" and not has_bf16(config.device):
-        raise UsageError("--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32")
+        raise UsageError(
+            "--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32"
+        )
 
 
 def first_update(config: Config) -> int:
     """The least frames of a run that makes an update."""
     length, history, stride = lengths(config)
     gathered = math.ceil(config.start_rows / config.num_envs)
-    drawable = math.ceil(max(history, 1) / stride) * stride + length  # the first sequence is complete
-    waits = math.ceil(config.batch_size * config.unroll / (config.num_envs * config.samples_per_step)) - 1
+    # The first sequence is complete.
+    drawable = math.ceil(max(history, 1) / stride) * stride + length
+    waits = (
+        math.ceil(config.batch_size * config.unroll / (config.num_envs * config.samples_per_step))
+        - 1
+    )
     return task(config).frame_skip * config.num_envs * (max(gathered, drawable) + waits) + 1
 
 
-# --- memory --------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
-FRAME_BYTES = 600  # of a compressed frame; benchmarks/replay_memory.py: 60 (Pong) to 900 (busy screens)
+# Of a compressed frame; benchmarks/replay_memory.py: 60 (Pong) to 900 (busy screens).
+FRAME_BYTES = 600
 ROW_BYTES = 8 + 6  # actions, rewards and flags; an eighth of the bytes object of a block
 SIZED_BY = {  # the settings that decide each part
     "replay": ("replay_rows", "observe"),
@@ -125,7 +148,8 @@ SIZED_BY = {  # the settings that decide each part
 
 
 def frame_bytes(config: Config) -> int:
-    """Estimated bytes of one frame in the replay: those of the game, and those of the noise that its screen adds."""
+    """Estimated bytes of one frame in the replay: those of the game, and those of the noise that
+    its screen adds."""
     screen = make_observer(parse_screen(config.observe), config.seed)
     grey = np.full(task(config).frame_shape, 128, np.uint8)
     block = np.stack([screen(grey, i == 0) for i in range(BLOCK)])
@@ -133,8 +157,8 @@ def frame_bytes(config: Config) -> int:
 
 
 def expected_bytes(config: Config) -> dict[str, int]:
-    """Estimated memory of a run's parts: the full replay (`Replay.nbytes_when_full` knows better once frames were
-    compressed), the network's training, one update."""
+    """Estimated memory of a run's parts: the full replay (`Replay.nbytes_when_full` knows better
+    once frames were compressed), the network's training, one update."""
     network, pixels = blueprint(config), math.prod(task(config).frame_shape)
     length, history, _ = lengths(config)
     times, lanes = replay_shape(config)
@@ -145,17 +169,25 @@ def expected_bytes(config: Config) -> dict[str, int]:
     images = config.batch_size * (length + history) * config.frame_stack
     return {
         "replay": rows + states + priorities,
-        "network": sum(p.numel() for p in network.parameters()) * 20,  # weights, target, gradient, two moments: 4 each
-        "update": images * pixels * 20,  # pixels as bytes and numbers, the first activations, both ways
+        # Weights, target, gradient, two moments: 4 each.
+        "network": sum(p.numel() for p in network.parameters()) * 20,
+        # Pixels as bytes and numbers, the first activations, both ways.
+        "update": images * pixels * 20,
     }
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> Envs:
-    options = {"num_envs": config.num_envs, "seed": config.seed, "observe": parse_screen(config.observe)} | changes
-    return Envs(config.game, protocol=chosen.name, threads=threads(config), stream=stream, **options)
+    options = {
+        "num_envs": config.num_envs,
+        "seed": config.seed,
+        "observe": parse_screen(config.observe),
+    } | changes
+    return Envs(
+        config.game, protocol=chosen.name, threads=threads(config), stream=stream, **options
+    )
 
 
 def make_network(config: Config, num_actions: int) -> QNetwork:
@@ -170,8 +202,11 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
     try:
         with torch.device("meta"):
             return make_network(config, num_actions)
-    except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # the others: a layer is too large
-        raise UsageError(f"--torso {config.torso}: no such network can be built ({error})") from None
+    # The others: a layer is too large.
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
+        raise UsageError(
+            f"--torso {config.torso}: no such network can be built ({error})"
+        ) from None
 
 
 def make_learner(config: Config, network: QNetwork) -> Learner:
@@ -212,10 +247,16 @@ def make_replay(config: Config, state_size: int) -> Replay:
 
 def lengths(config: Config) -> tuple[int, int, int]:
     """Rows of a sequence, rows of history before it, rows between starts."""
-    return config.burn_in + config.unroll + config.n_step, config.frame_stack - 1, config.sequence_stride
+    return (
+        config.burn_in + config.unroll + config.n_step,
+        config.frame_stack - 1,
+        config.sequence_stride,
+    )
 
 
-def make_actor(config: Config, network: QNetwork, num_envs: int, generator: np.random.Generator) -> Actor:
+def make_actor(
+    config: Config, network: QNetwork, num_envs: int, generator: np.random.Generator
+) -> Actor:
     return Actor(network, num_envs, generator, autocast(config), task(config).frame_shape)
 
 
@@ -223,4 +264,9 @@ def make_epsilon(config: Config) -> Callable[[int, int], np.ndarray]:
     """From a frame and the number of envs to the epsilon of each env."""
     if config.exploration == "per-actor":
         return actor_epsilon
-    return partial(linear_epsilon, start=config.epsilon_start, final=config.epsilon_final, frames=config.epsilon_frames)
+    return partial(
+        linear_epsilon,
+        start=config.epsilon_start,
+        final=config.epsilon_final,
+        frames=config.epsilon_frames,
+    )

@@ -1,7 +1,8 @@
 """Every figure: one look, one PNG file each.
 
-Lines differ in colour, dashes and marker, so that they can be told apart in print and by colour-blind readers: the
-colours are those of Okabe and Ito. Names are drawn as they are: matplotlib's markup is off.
+Lines differ in colour, dashes and marker, so that they can be told apart in print and by
+colour-blind readers: the colours are those of Okabe and Ito. Names are drawn as they are:
+matplotlib's markup is off.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,14 +46,16 @@ SMALL: dict[str, Any] = {"fontsize": 7.5, "color": "#555555"}
 
 @dataclass(frozen=True)
 class Line:
-    """Values against x, with their interval. All sequences have one length; x may be names of places side by side."""
+    """Values against x, with their interval. All sequences have one length; x may be names of
+    places side by side."""
 
     name: str
     x: Sequence[float] | Sequence[str]
     y: Sequence[float]
     low: Sequence[float] = ()  # NaN, or an empty sequence: no interval
     high: Sequence[float] = ()
-    runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()  # (x, y) of each single run behind the mean
+    # (x, y) of each single run behind the mean
+    runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,17 @@ class Bar:
 def style(index: int) -> dict[str, Any]:
     """Colour, dashes and marker of a figure's line: no two of the first 28 are the same."""
     dashes = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
-    return {"color": COLOURS[index % len(COLOURS)], "ls": dashes, "marker": MARKERS[index % len(MARKERS)]}
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "ls": dashes,
+        "marker": MARKERS[index % len(MARKERS)],
+    }
 
 
 @contextmanager
 def figure(path: Path, height: float, panels: int = 1) -> Iterator[tuple[Axes, ...]]:
-    """The panels of a PNG, side by side; it is written when they are drawn. OSError if the file cannot be written."""
+    """The panels of a PNG, side by side; it is written when they are drawn. OSError if the file
+    cannot be written."""
     with matplotlib.rc_context(LOOK):
         drawn = Figure(figsize=(panels * WIDTH, height))
         yield tuple(drawn.add_subplot(1, panels, 1 + i) for i in range(panels))
@@ -92,9 +100,9 @@ def draw_lines(
 ) -> None:
     """A PNG of lines: means thick, intervals as bands, single runs thin.
 
-    A line has the same style in all figures that are given the same `names` (default: those of the lines).
-    `levels` are named dotted lines. `axes` are matplotlib's: title, xlabel, ylabel, xscale, yscale, ylim, ...
-    OSError if the file cannot be written.
+    A line has the same style in all figures that are given the same `names` (default: those of the
+    lines). `levels` are named dotted lines. `axes` are matplotlib's: title, xlabel, ylabel, xscale,
+    yscale, ylim, ... OSError if the file cannot be written.
     """
     with figure(path, 3.6) as (plot,):
         _draw_lines(plot, lines, names, levels or {}, axes)
@@ -102,27 +110,48 @@ def draw_lines(
             plot.legend(**BESIDE)
 
 
-def draw_sweep(path: Path, scores: Mapping[str, Mapping[Observe, Sequence[float]]], title: str) -> None:
-    """A PNG of scores [episodes] against the parameter of a screen, a line for each agent: the generalisation figure
-    of Hausknecht & Stone 2015.
+def draw_sweep(
+    path: Path, scores: Mapping[str, Mapping[Observe, Sequence[float]]], title: str
+) -> None:
+    """A PNG of scores [episodes] against the parameter of a screen, a line for each agent: the
+    generalisation figure of Hausknecht & Stone 2015.
 
-    The first screen of each agent hides nothing; the right panel shows the others' scores as shares of its score.
-    OSError if the file cannot be written.
+    The first screen of each agent hides nothing; the right panel shows the others' scores as shares
+    of its score. OSError if the file cannot be written.
     """
     absolute, shares, kind = [], [], ""
     for name, of_screen in scores.items():
         clear, kind = next(iter(of_screen)), list(of_screen)[-1].kind
-        shown = sorted((screen for screen in of_screen if screen.kind == kind), key=lambda screen: screen.parameter)
-        x = [1 - s.parameter if kind == "flicker" else s.parameter for s in shown]  # the paper's axis: what is shown
-        mean, low, high = np.array([(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in shown], float).T
+        shown = sorted(
+            (screen for screen in of_screen if screen.kind == kind),
+            key=lambda screen: screen.parameter,
+        )
+        # The paper's axis: what is shown.
+        x = [1 - s.parameter if kind == "flicker" else s.parameter for s in shown]
+        mean, low, high = np.array(
+            [(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in shown], float
+        ).T
         absolute.append(Line(name, x, mean, low, high))
-        if (whole := float(np.mean(of_screen[clear]))) > 0:  # a share of a score of 0 or less has no meaning
+        # A share of a score of 0 or less has no meaning.
+        if (whole := float(np.mean(of_screen[clear]))) > 0:
             shares.append(Line(name, x, 100 * mean / whole))
     axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
     with figure(path, 3.6, panels=2) as (left, right):
         left.figure.suptitle(title)
-        _draw_lines(left, absolute, [*scores], {}, {"xlabel": axis, "ylabel": "score, 95 % interval over episodes"})
-        _draw_lines(right, shares, [*scores], {}, {"xlabel": axis, "ylabel": "% of the score when nothing is hidden"})
+        _draw_lines(
+            left,
+            absolute,
+            [*scores],
+            {},
+            {"xlabel": axis, "ylabel": "score, 95 % interval over episodes"},
+        )
+        _draw_lines(
+            right,
+            shares,
+            [*scores],
+            {},
+            {"xlabel": axis, "ylabel": "% of the score when nothing is hidden"},
+        )
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
 
 
@@ -134,16 +163,34 @@ def draw_bars(
     levels: Mapping[str, float] | None = None,
     **axes: Any,
 ) -> None:
-    """A PNG of values with their intervals, one below the other. `names`, `levels`, `axes`, errors: as above."""
+    """A PNG of values with their intervals, one below the other. `names`, `levels`, `axes`, errors:
+    as above."""
     with figure(path, 0.8 + 0.42 * len(bars)) as (plot,):
         for row, bar in enumerate(bars):
-            look: dict[str, Any] = {**style((names or [bar.name for bar in bars]).index(bar.name)), "ls": "none"}
-            plot.plot([bar.low, bar.high], [row, row], color=look["color"], lw=5, alpha=0.3, solid_capstyle="butt")
+            look: dict[str, Any] = {
+                **style((names or [bar.name for bar in bars]).index(bar.name)),
+                "ls": "none",
+            }
+            plot.plot(
+                [bar.low, bar.high],
+                [row, row],
+                color=look["color"],
+                lw=5,
+                alpha=0.3,
+                solid_capstyle="butt",
+            )
             plot.plot(bar.values, [row + 0.22] * len(bar.values), **look, ms=4, mfc="none")
             plot.plot([bar.value], [row], **look, ms=7)
         for name, level in (levels or {}).items():
             plot.axvline(level, **DOTTED)
-            plot.annotate(name, (level, 0.02), xycoords=("data", "axes fraction"), ha="right", rotation=90, **SMALL)
+            plot.annotate(
+                name,
+                (level, 0.02),
+                xycoords=("data", "axes fraction"),
+                ha="right",
+                rotation=90,
+                **SMALL,
+            )
         plot.set_yticks(range(len(bars)), [bar.name for bar in bars])
         plot.set_ylim(len(bars) - 0.5, -0.5)
         plot.grid(axis="y", visible=False)
@@ -151,19 +198,27 @@ def draw_bars(
 
 
 def _draw_lines(
-    plot: Axes, lines: Sequence[Line], names: Sequence[str], levels: Mapping[str, float], axes: dict[str, Any]
+    plot: Axes,
+    lines: Sequence[Line],
+    names: Sequence[str],
+    levels: Mapping[str, float],
+    axes: dict[str, Any],
 ) -> None:
     looks = [style((names or [line.name for line in lines]).index(line.name)) for line in lines]
     for line, look in zip(lines, looks, strict=True):
         every = max(1, -(-len(line.x) // 12))  # a marker at each of many points would hide the line
         for x, y in line.runs:
             plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
-        label = f" {line.name}" if line.name.startswith("_") else line.name  # else not in the legend
+        # Else not in the legend.
+        label = f" {line.name}" if line.name.startswith("_") else line.name
         plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=label)
-    for side, (name, level) in enumerate(levels.items()):  # right and left in turn: levels may be close to each other
+    # Right and left in turn: levels may be close to each other.
+    for side, (name, level) in enumerate(levels.items()):
         plot.axhline(level, **DOTTED)
         end: dict[str, Any] = {"ha": ("right", "left")[side % 2], "va": "bottom"}
-        plot.annotate(name, (1 - side % 2, level), xycoords=("axes fraction", "data"), **end, **SMALL)
+        plot.annotate(
+            name, (1 - side % 2, level), xycoords=("axes fraction", "data"), **end, **SMALL
+        )
     plot.set(**axes)
     limits = plot.get_ylim()  # of the values alone: a wide interval is cut
     for line, look in zip(lines, looks, strict=True):

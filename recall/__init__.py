@@ -1,8 +1,10 @@
-"""Recall from Python: `from recall import load_agent, train, metrics`; the commands and the environments as well.
+"""Recall from Python: `from recall import load_agent, train, metrics`; the commands and the
+environments as well.
 
-A thin door. In a checkout the code lies beside this folder; an installed copy holds it inside this folder, so that
-agents, envs, train and so on stay free for other packages. The first use of a name from here puts its place at the
-front of Python's path: only a program that uses Recall has these names.
+A thin door. In a checkout the code lies beside this folder; an installed copy holds it inside this
+folder, so that agents, envs, train and so on stay free for other packages. The first use of a name
+from here puts its place at the front of Python's path: only a program that uses Recall has these
+names.
 """
 
 import sys

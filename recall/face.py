@@ -17,7 +17,8 @@ from experiment.store.metrics import read_rows
 if TYPE_CHECKING:
     import pandas
 
-load_agent = open_agent  # load_agent(folder, **overrides), such as eval_episodes=1, observe="flicker:0.5"
+# load_agent(folder, **overrides), such as eval_episodes=1, observe="flicker:0.5"
+load_agent = open_agent
 
 
 class Episode(NamedTuple):
@@ -30,24 +31,31 @@ class Episode(NamedTuple):
     core_states: np.ndarray  # float32 [T, S], after each step; S = 0 without a core
 
     def render(self, every_frame: bool = False) -> Iterator[np.ndarray]:
-        """The game in colour, uint8 [height, width, 3], T + 1 images; with every_frame all that the emulator drew."""
+        """The game in colour, uint8 [height, width, 3], T + 1 images; with every_frame all that the
+        emulator drew."""
         return replay_colour(self.record, every_frame)
 
 
 def play(agent: Agent) -> list[Episode]:
-    """Whole episodes, as many as the agent's setting eval_episodes, with the share eval_epsilon of random actions."""
+    """Whole episodes, as many as the agent's setting eval_episodes, with the share eval_epsilon of
+    random actions."""
     records = agent.play().records
     traces = [trace(agent.network, agent.config, record) for record in records]
-    return [Episode(record, t.frames, t.action, t.q, t.state) for record, t in zip(records, traces, strict=True)]
+    return [
+        Episode(record, t.frames, t.action, t.q, t.state)
+        for record, t in zip(records, traces, strict=True)
+    ]
 
 
 def train(
-    agent: str = "drqn", callback: Callable[[dict[str, Any]], object] = lambda row: None, **settings: Any
+    agent: str = "drqn",
+    callback: Callable[[dict[str, Any]], object] = lambda row: None,
+    **settings: Any,
 ) -> Path:
     """Train as `train.py` does; settings are its flags with underscores. Returns the run's folder.
 
-    `callback` gets each row of metrics, every log_frames frames; when it returns False, training stops, with a
-    checkpoint.
+    `callback` gets each row of metrics, every log_frames frames; when it returns False, training
+    stops, with a checkpoint.
     """
     with open_run(override(preset(agent), settings), quiet=True) as run:
         run.listeners.append(lambda row: callback(row) is False and run.stop())
@@ -57,8 +65,13 @@ def train(
 
 
 def metrics(*folders: Path | str) -> "pandas.DataFrame":
-    """The rows of metrics.jsonl of these runs, one under the other, with the run's name in the column `run`."""
+    """The rows of metrics.jsonl of these runs, one under the other, with the run's name in the
+    column `run`."""
     import pandas  # an extra
 
-    rows = [{"run": Path(f).name} | row for f in folders for row in read_rows(Path(f) / "metrics.jsonl")[0]]
+    rows = [
+        {"run": Path(f).name} | row
+        for f in folders
+        for row in read_rows(Path(f) / "metrics.jsonl")[0]
+    ]
     return pandas.DataFrame(rows)

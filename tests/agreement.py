@@ -26,11 +26,14 @@ def close(ours: Tensor, theirs: object) -> None:
 
 def lanes(function: object, *columns: Tensor) -> np.ndarray:
     """rlax knows one lane [T, ...]: the same over lanes [T, B, ...]."""
-    return np.asarray(jax.vmap(function, in_axes=1, out_axes=1)(*(jnp.asarray(x.numpy()) for x in columns)))
+    return np.asarray(
+        jax.vmap(function, in_axes=1, out_axes=1)(*(jnp.asarray(x.numpy()) for x in columns))
+    )
 
 
 class Batch:
-    """Random rewards, values and ends: a termination is a discount of 0, a truncation a lambda of 0."""
+    """Random rewards, values and ends: a termination is a discount of 0, a truncation a lambda of
+    0."""
 
     def __init__(self, seed: int) -> None:
         g = torch.Generator().manual_seed(seed)
@@ -47,8 +50,13 @@ class Batch:
 def test_n_step_targets(seed: int, n: int) -> None:
     b = Batch(seed)
     ours = losses.n_step_target(b.reward, b.discount, b.trace, b.value, n)
-    theirs = lanes(lambda r, d, v, k: rlax.n_step_bootstrapped_returns(r, d, v, n, k),
-                   b.reward[:-1], b.discount[:-1], b.value[1:], b.trace[1:])  # fmt: skip
+    theirs = lanes(
+        lambda r, d, v, k: rlax.n_step_bootstrapped_returns(r, d, v, n, k),
+        b.reward[:-1],
+        b.discount[:-1],
+        b.value[1:],
+        b.trace[1:],
+    )
     close(ours, theirs[: T - n])
 
 
@@ -57,7 +65,12 @@ def test_n_step_targets(seed: int, n: int) -> None:
 def test_q_lambda_targets(seed: int, trace: float) -> None:
     b = Batch(seed)
     ours = losses.lambda_target(b.reward, b.discount, trace * b.trace, b.value, 1)
-    close(ours, lanes(rlax.lambda_returns, b.reward[:-1], b.discount[:-1], b.value[1:], trace * b.trace[1:]))
+    close(
+        ours,
+        lanes(
+            rlax.lambda_returns, b.reward[:-1], b.discount[:-1], b.value[1:], trace * b.trace[1:]
+        ),
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -68,9 +81,18 @@ def test_double_q_td_errors(seed: int) -> None:
     target = losses.n_step_target(b.reward, b.discount, torch.ones_like(b.trace), v, 1)
     ours = target - losses.at_action(q, b.action)[:-1, :, 0]
     theirs = jax.vmap(jax.vmap(rlax.double_q_learning))(
-        *(jnp.asarray(x.numpy()) for x in (q[:-1, ..., 0], b.action[:-1], b.reward[:-1], b.discount[:-1],
-                                           value[1:, ..., 0], select[1:]))
-    )  # fmt: skip
+        *(
+            jnp.asarray(x.numpy())
+            for x in (
+                q[:-1, ..., 0],
+                b.action[:-1],
+                b.reward[:-1],
+                b.discount[:-1],
+                value[1:, ..., 0],
+                select[1:],
+            )
+        )
+    )
     close(ours, theirs)
 
 
@@ -86,9 +108,15 @@ def test_huber_and_value_rescaling_and_its_inverse(seed: int) -> None:
 def test_transformed_n_step_targets(seed: int) -> None:
     b = Batch(seed)
     target = losses.n_step_target(b.reward, b.discount, b.trace, losses.unscale(b.value), 5)
-    theirs = lanes(lambda r, d, v, k: rlax.signed_hyperbolic(
-        rlax.n_step_bootstrapped_returns(r, d, rlax.signed_parabolic(v), 5, k)),
-        b.reward[:-1], b.discount[:-1], b.value[1:], b.trace[1:])  # fmt: skip
+    theirs = lanes(
+        lambda r, d, v, k: rlax.signed_hyperbolic(
+            rlax.n_step_bootstrapped_returns(r, d, rlax.signed_parabolic(v), 5, k)
+        ),
+        b.reward[:-1],
+        b.discount[:-1],
+        b.value[1:],
+        b.trace[1:],
+    )
     close(losses.rescale(target), theirs[: T - 5])
 
 
@@ -98,11 +126,24 @@ def test_quantile_losses_of_double_qr_dqn(seed: int) -> None:
     value = losses.double_q_value(b.z_next.mean(-1), b.z_next)  # [T, B, N]
     rows = (b.reward[..., None], b.discount[..., None], torch.ones_like(b.trace)[..., None])
     target = losses.n_step_target(*rows, value, 1)
-    ours = losses.quantile_huber(target[..., None, :] - losses.at_action(b.z, b.action)[:-1][..., None])
-    theirs = jax.vmap(jax.vmap(lambda z, *x: rlax.quantile_q_learning(z, tau, *x, huber_param=1.0)))(
-        *(jnp.asarray(x.numpy()) for x in (b.z[:-1].transpose(-1, -2), b.action[:-1], b.reward[:-1], b.discount[:-1],
-                                           b.z_next[1:].transpose(-1, -2), b.z_next[1:].transpose(-1, -2)))
-    )  # fmt: skip
+    ours = losses.quantile_huber(
+        target[..., None, :] - losses.at_action(b.z, b.action)[:-1][..., None]
+    )
+    theirs = jax.vmap(
+        jax.vmap(lambda z, *x: rlax.quantile_q_learning(z, tau, *x, huber_param=1.0))
+    )(
+        *(
+            jnp.asarray(x.numpy())
+            for x in (
+                b.z[:-1].transpose(-1, -2),
+                b.action[:-1],
+                b.reward[:-1],
+                b.discount[:-1],
+                b.z_next[1:].transpose(-1, -2),
+                b.z_next[1:].transpose(-1, -2),
+            )
+        )
+    )
     close(ours, theirs)
 
 
@@ -110,9 +151,14 @@ def test_quantile_losses_of_double_qr_dqn(seed: int) -> None:
 def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed: int) -> None:
     head = HlGaussHead(1, 1, hidden=0, dueling=False, norm=False, loss="squared")
     g = torch.Generator().manual_seed(seed)
-    out, mean = torch.randn(T, B, 51, generator=g, dtype=torch.float64), 12 * torch.randn(T, B, 1, generator=g).double()
+    out, mean = (
+        torch.randn(T, B, 51, generator=g, dtype=torch.float64),
+        12 * torch.randn(T, B, 1, generator=g).double(),
+    )
     edges, width = jnp.linspace(-10, 10, 52), 0.75 * 20 / 51
-    share = jnp.diff(jax.scipy.stats.norm.cdf(edges, jnp.clip(jnp.asarray(mean.numpy()), -10, 10), width))
+    share = jnp.diff(
+        jax.scipy.stats.norm.cdf(edges, jnp.clip(jnp.asarray(mean.numpy()), -10, 10), width)
+    )
     labels = share / share.sum(-1, keepdims=True)
     close(head.loss(out, mean), rlax.categorical_cross_entropy(labels, jnp.asarray(out.numpy())))
 

@@ -14,8 +14,13 @@ from agents.rows import Inputs, Rows, Sequence
 
 ACTIONS = 4
 SMALL = {
-    "torso": "slim", "hidden": 8, "core_size": 6, "norm": False, "center": False, "last_action_reward": False
-}  # fmt: skip
+    "torso": "slim",
+    "hidden": 8,
+    "core_size": 6,
+    "norm": False,
+    "center": False,
+    "last_action_reward": False,
+}
 
 
 def make_network(seed: int = 0, **settings: object) -> QNetwork:
@@ -25,7 +30,9 @@ def make_network(seed: int = 0, **settings: object) -> QNetwork:
         return QNetwork(ACTIONS, NetworkSettings(**(SMALL | settings)))  # type: ignore[arg-type]
 
 
-def random_inputs(length: int, lanes: int = 3, depth: int = 1, starts: float = 0.25, seed: int = 1) -> Inputs:
+def random_inputs(
+    length: int, lanes: int = 3, depth: int = 1, starts: float = 0.25, seed: int = 1
+) -> Inputs:
     g = torch.Generator().manual_seed(seed)
     rows = depth - 1 + length
     return Inputs(
@@ -37,19 +44,31 @@ def random_inputs(length: int, lanes: int = 3, depth: int = 1, starts: float = 0
 
 
 def random_batch(
-    length: int, lanes: int = 2, state_size: int = 12, depth: int = 1, seed: int = 1, ends: float = 0.0
+    length: int,
+    lanes: int = 2,
+    state_size: int = 12,
+    depth: int = 1,
+    seed: int = 1,
+    ends: float = 0.0,
 ) -> Sequence:
-    """With weights of 1. A row terminates with probability `ends`, is truncated with `ends`; an episode follows."""
+    """With weights of 1. A row terminates with probability `ends`, is truncated with `ends`; an
+    episode follows."""
     g, inputs = torch.Generator().manual_seed(seed), random_inputs(length, lanes, depth, 0.0, seed)
     chance = torch.rand(length, lanes, generator=g)
     terminated, truncated = chance < ends, chance > 1 - ends
     inputs.is_first[depth:] = (terminated | truncated)[:-1]
     action = torch.randint(0, ACTIONS, (length, lanes), generator=g)
-    reward, state = 2 * torch.randn(length, lanes, generator=g), torch.randn(lanes, state_size, generator=g)
-    return Sequence(inputs, action, reward, terminated, truncated, state, torch.ones(lanes), np.arange(lanes))
+    reward, state = (
+        2 * torch.randn(length, lanes, generator=g),
+        torch.randn(lanes, state_size, generator=g),
+    )
+    return Sequence(
+        inputs, action, reward, terminated, truncated, state, torch.ones(lanes), np.arange(lanes)
+    )
 
 
-FRAME, STATE = (2, 3), 2  # of the rings below; frame[0] is time (two bytes) and lane, which tell a row from all others
+# Of the rings below; frame[0] is time (two bytes) and lane, which tell a row from all others.
+FRAME, STATE = (2, 3), 2
 
 
 class Shape(NamedTuple):
@@ -73,13 +92,23 @@ class Shape(NamedTuple):
     def replay(self, seed: int = 0, rings: int = 1) -> Replay:
         """An empty one."""
         fewest = (self.length + self.history) // self.unit + 3
-        settings = ReplaySettings(start_rows=self.start_rows, priority_exponent=self.priority_exponent)
+        settings = ReplaySettings(
+            start_rows=self.start_rows, priority_exponent=self.priority_exponent
+        )
         made = [
-            Ring((fewest + self.spare) * self.unit * self.lanes, self.lanes, length=self.length, history=self.history,
-                 stride=self.stride, state_size=STATE, stored=self.update == "stored",
-                 priority_exponent=self.priority_exponent, frame_shape=FRAME)
+            Ring(
+                (fewest + self.spare) * self.unit * self.lanes,
+                self.lanes,
+                length=self.length,
+                history=self.history,
+                stride=self.stride,
+                state_size=STATE,
+                stored=self.update == "stored",
+                priority_exponent=self.priority_exponent,
+                frame_shape=FRAME,
+            )
             for _ in range(rings)
-        ]  # fmt: skip
+        ]
         return Replay(settings, made, np.random.default_rng(seed))
 
     def filled(self) -> tuple[Replay, list[Rows]]:
@@ -89,8 +118,11 @@ class Shape(NamedTuple):
             replay.append(row)
         return replay, written
 
-    def stretches(self, seed: int = 0, ring: int = 0, priorities: bool = False) -> Iterator[Stretch]:
-        """Endless stretches of two units, as an actor elsewhere sends them from a ring of its own."""
+    def stretches(
+        self, seed: int = 0, ring: int = 0, priorities: bool = False
+    ) -> Iterator[Stretch]:
+        """Endless stretches of two units, as an actor elsewhere sends them from a ring of its
+        own."""
         source = self._replace(spare=3 + self.length // self.unit).replay().rings[0]
         for time, row in enumerate(random_rows(self.lanes, seed), start=1):
             source.append(row)

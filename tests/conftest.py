@@ -1,4 +1,5 @@
-"""One thread everywhere: small networks are faster so, and the suite is kind to other work on the machine."""
+"""One thread everywhere: small networks are faster so, and the suite is kind to other work on the
+machine."""
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
 import tests.stand_in  # isort: skip  # noqa: F401  (before any backward pass)
@@ -23,7 +24,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where noh
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that all cores end together: this folder's, then those that need Ray."""
+    """The longest files first, so that all cores end together: this folder's, then those that need
+    Ray."""
     here = Path(__file__).parent
     items.sort(key=lambda item: (item.path.parent != here, item.path.parent.name != "cluster"))
 

@@ -1,4 +1,5 @@
-"""Small real runs for the tests of resume, faults and determinism, and what two equal runs have in common."""
+"""Small real runs for the tests of resume, faults and determinism, and what two equal runs have in
+common."""
 
 import json
 import os
@@ -47,15 +48,22 @@ WALL_CLOCK = ("seconds", "frames_per_second", "steps_per_second", *TIMES)
 def result(path: Path) -> dict[str, Any]:
     """A result file of a study without what the clock says."""
     fields = json.loads(path.read_text())
-    fields["metrics"] = {name: value for name, value in fields["metrics"].items() if name not in WALL_CLOCK}
-    return {name: value for name, value in fields.items() if name not in ("training_seconds", "curve_seconds")}
+    fields["metrics"] = {
+        name: value for name, value in fields["metrics"].items() if name not in WALL_CLOCK
+    }
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in ("training_seconds", "curve_seconds")
+    }
 
 
 OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
 
 
 def flags(name: str = "drqn", **changes: Any) -> list[str]:
-    """The flags of a small run of this preset, without those of SETTINGS that have no effect in it."""
+    """The flags of a small run of this preset, without those of SETTINGS that have no effect in
+    it."""
     config = override(preset(name), SETTINGS | changes)
     pairs = {k: v for k, v in SETTINGS.items() if not idle(config, k)} | changes
     return [word for k, v in pairs.items() for word in (flag(k), str(v))]
@@ -63,7 +71,10 @@ def flags(name: str = "drqn", **changes: Any) -> list[str]:
 
 def start(runs: Path, name: str, kind: str = "drqn", **changes: Any) -> Path:
     """A new run in this process, to its end. Its folder."""
-    assert train_program.main([kind, "--runs-dir", str(runs), "--name", name, *flags(kind, **changes)]) == 0
+    assert (
+        train_program.main([kind, "--runs-dir", str(runs), "--name", name, *flags(kind, **changes)])
+        == 0
+    )
     return runs / name
 
 
@@ -96,8 +107,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def everything(folder: Path) -> dict[str, Any]:
     """All that must be the same, bit for bit, in a run that was stopped and in one that was not."""
     saved = load_latest(folder, training=True, report=lambda text: pytest.fail(text))
-    found: dict[str, Any] = {f"meta {k}": v for k, v in saved.meta.items() if k not in OF_THE_SITTING}
-    found["meta config"] = {k: v for k, v in saved.meta["config"].items() if k not in ("name", "runs_dir")}
+    found: dict[str, Any] = {
+        f"meta {k}": v for k, v in saved.meta.items() if k not in OF_THE_SITTING
+    }
+    found["meta config"] = {
+        k: v for k, v in saved.meta["config"].items() if k not in ("name", "runs_dir")
+    }
     for name, tensor in (saved.weights | saved.training).items():
         found[f"tensor {name}"] = (str(tensor.dtype), tuple(tensor.shape), tensor.numpy().tobytes())
     found["rows"] = rows(folder)
@@ -113,7 +128,9 @@ def everything(folder: Path) -> dict[str, Any]:
 def differences(one: Path, other: Path) -> list[str]:
     """The names of all that differs between two runs."""
     a, b = everything(one), everything(other)
-    return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or a[name] != b[name])
+    return sorted(
+        name for name in a.keys() | b.keys() if name not in a or name not in b or a[name] != b[name]
+    )
 
 
 class InProcess(Children):

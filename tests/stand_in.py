@@ -1,8 +1,10 @@
-"""A device that is not the host, on a machine without one: what is wrongly left on the host raises, as on a GPU.
+"""A device that is not the host, on a machine without one: what is wrongly left on the host raises,
+as on a GPU.
 
-Importing this registers the device `standin` with torch's dispatcher. A tensor on it holds a tensor of the host, where
-every operation is really computed; but to torch it is another device, and operations that mix the two raise, `numpy()`
-too. It must be imported before the process's first backward pass (tests/conftest.py): torch counts its devices then.
+Importing this registers the device `standin` with torch's dispatcher. A tensor on it holds a tensor
+of the host, where every operation is really computed; but to torch it is another device, and
+operations that mix the two raise, `numpy()` too. It must be imported before the process's first
+backward pass (tests/conftest.py): torch counts its devices then.
 """
 
 import sys
@@ -16,12 +18,20 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import arg_tree_leaves, tree_map_only
-from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
 
 AGENTS = str(Path(__file__).resolve().parents[1] / "agents")
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
-READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
+READS = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.equal.default,
+}
 reads_raise = [False]
 
 
@@ -57,7 +67,8 @@ class Remote(Tensor):
 
 
 def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One operation of the device. RuntimeError if the host's tensors take part; numbers (0-d tensors) may."""
+    """One operation of the device. RuntimeError if the host's tensors take part; numbers (0-d
+    tensors) may."""
     tensors = [x for x in arg_tree_leaves(*args, **kwargs) if isinstance(x, Tensor)]
     if func not in COPIES and any(not isinstance(x, Remote) and x.ndim for x in tensors):
         raise RuntimeError(f"{func}: tensors of the host among those of the device")
@@ -78,7 +89,8 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, *biases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """torch's fused cell, which the host lacks: gates [B, 4 H] of input and state -> h, c [B, H]."""
+    """torch's fused cell, which the host lacks: gates [B, 4 H] of input and state -> h, c [B,
+    H]."""
     gates = x + h + sum(biases)
     i, f, g, o = gates.chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -101,24 +113,35 @@ def no_reads() -> Iterator[None]:
 
 
 class Moves(TorchFunctionMode):
-    """Notes where the agents' code moves a tensor to the device or makes one there, and forgets one of these moves.
+    """Notes where the agents' code moves a tensor to the device or makes one there, and forgets one
+    of these moves.
 
-    A move is named by its line, the two that called it, and its place in a run of such moves: `Module.to` has one for
-    each weight.
+    A move is named by its line, the two that called it, and its place in a run of such moves:
+    `Module.to` has one for each weight.
     """
 
     def __init__(self, forgotten: tuple[str, int] | None = None) -> None:
         super().__init__()
-        self.forgotten, self.made, self._line, self._place = forgotten, set[tuple[str, int]](), "", 0
+        self.forgotten, self.made, self._line, self._place = (
+            forgotten,
+            set[tuple[str, int]](),
+            "",
+            0,
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         caller = sys._getframe(1)
-        named = any(isinstance(x, torch.device) and x.type == DEVICE.type for x in (*args, *kwargs.values()))
+        named = any(
+            isinstance(x, torch.device) and x.type == DEVICE.type for x in (*args, *kwargs.values())
+        )
         moves = func is Tensor.to and args[0].device.type != DEVICE.type
-        if not named or not (moves or ("device" in kwargs and caller.f_code.co_filename.startswith(AGENTS))):
+        if not named or not (
+            moves or ("device" in kwargs and caller.f_code.co_filename.startswith(AGENTS))
+        ):
             return func(*args, **kwargs)
-        stack = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_stack(caller)]  # innermost first
+        # innermost first
+        stack = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_stack(caller)]
         ours = [f"{Path(file).name}:{line}" for file, line in stack if file.startswith(AGENTS)]
         line = " < ".join(ours[:3])
         self._place = self._place + 1 if line == self._line else 0

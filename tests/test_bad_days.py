@@ -28,13 +28,19 @@ def _nan_loss(run: Run) -> None:
 
 def _nan_weight_unseen(run: Run) -> None:
     """Finite losses, but a memory of the optimiser that is not finite."""
-    run.learner.optimizer.state[next(iter(run.learner.online.parameters()))]["exp_avg"][:] = float("inf")
-    run.config.__dict__["samples_per_step"] = 1e-9  # no update comes any more: only rows and saves can notice
+    run.learner.optimizer.state[next(iter(run.learner.online.parameters()))]["exp_avg"][:] = float(
+        "inf"
+    )
+    # No update comes any more: only rows and saves can notice.
+    run.config.__dict__["samples_per_step"] = 1e-9
 
 
 @pytest.mark.parametrize("spoil", [_nan_loss, _nan_weight_unseen])
 def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
-    spoil: Callable[[Run], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    spoil: Callable[[Run], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ):
     small.at_frame(monkeypatch, 1_300, spoil)
     words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags()]
@@ -90,7 +96,12 @@ def test_without_permission_to_save_training_goes_on_and_the_end_says_so(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoint, "save_file", refuse)
-    assert small.train_program.main(["dqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags("dqn")]) == 2
+    assert (
+        small.train_program.main(
+            ["dqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags("dqn")]
+        )
+        == 2
+    )
     captured = capsys.readouterr()
     assert captured.out.count("not saved (Permission denied)") == 1
     assert "the last checkpoint could not be saved" in captured.err
@@ -103,7 +114,9 @@ def test_a_second_process_on_one_run_is_refused(copied: Path, capsys: pytest.Cap
     assert "another process is using this run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe"), SystemExit(1)])
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe"), SystemExit(1)]
+)
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_that_is_gone_does_not_end_the_run(error: BaseException, terminal: bool):
     class Gone:
@@ -119,7 +132,9 @@ def test_a_terminal_that_is_gone_does_not_end_the_run(error: BaseException, term
         display.show({"frames": 1})
 
 
-def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished: Path, tmp_path: Path):
+def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
+    finished: Path, tmp_path: Path
+):
     ours, theirs = pty.openpty()
     words = small.command("drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags())
 
@@ -128,7 +143,12 @@ def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     process = subprocess.Popen(
-        words, stdin=theirs, stdout=theirs, stderr=theirs, env=small.environment(), preexec_fn=own_the_terminal
+        words,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=small.environment(),
+        preexec_fn=own_the_terminal,
     )
     os.close(theirs)
     folder = tmp_path / "run"
@@ -166,7 +186,9 @@ def test_a_metrics_file_that_was_cut_is_one_clear_line(copied: Path, capsys: pyt
 
 CONFIGS = {
     "lists_of_lists": "a: &a [x,x,x,x,x,x,x,x,x]\n"
-    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9))
+    + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+    )
     + "game: *j\n",
     "only_lists": "game: [" * 5000,
     "a_date": "game: 2024-99-99",
@@ -179,7 +201,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_hostile_settings_are_one_clear_line(name: str, copied: Path, capsys: pytest.CaptureFixture):
+def test_hostile_settings_are_one_clear_line(
+    name: str, copied: Path, capsys: pytest.CaptureFixture
+):
     (copied / "config.yaml").write_text(CONFIGS[name])
     assert small.resume(copied) == 2
     error = capsys.readouterr().err
@@ -188,7 +212,14 @@ def test_hostile_settings_are_one_clear_line(name: str, copied: Path, capsys: py
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture):
-    words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags(replay_rows=90, start_rows=50)]
+    words = [
+        "drqn",
+        "--runs-dir",
+        str(tmp_path),
+        "--name",
+        "run",
+        *small.flags(replay_rows=90, start_rows=50),
+    ]
     assert small.train_program.main(words) == 2
     assert "--replay-rows 90" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""A study trains, scores and reports a grid; finished work is not done again; unfair grids are refused."""
+"""A study trains, scores and reports a grid; finished work is not done again; unfair grids are
+refused."""
 
 import json
 import re
@@ -21,10 +22,14 @@ from experiment.studies.jobs import Children
 from experiment.studies.study import Study, make_cells
 from tests import small
 
-GRID = "--agents dqn drqn:core=gru --games breakout --frames 800 --episodes 2 --epsilon 0.5 --video none".split()
+GRID = (
+    "--agents dqn drqn:core=gru --games breakout --frames 800 --episodes 2 --epsilon 0.5 "
+    "--video none"
+).split()
 QUICK = (
-    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step 1 --eval-frames 400 "
-    "--torso dqn-2013 --eval-episodes 1 --eval-epsilon 0.5 --log-frames 400 --checkpoint-frames 400 --track none"
+    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 "
+    "--samples-per-step 1 --torso dqn-2013 --eval-frames 400 --eval-episodes 1 --eval-epsilon 0.5 "
+    "--log-frames 400 --checkpoint-frames 400 --track none"
 ).split()
 
 
@@ -67,19 +72,30 @@ def test_both_agents_are_trained_scored_and_reported(grid: Path) -> None:
     # From the 50th step of both envs on, one sample a step of an env, in updates of 4 x 16 rows.
     assert {run["samples"] for run in data["runs"]} == {64}
     text = (grid / "report.md").read_text()
-    names = [line.rpartition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith(("![", "- ["))]
-    assert len(names) == 3 + 4  # two curves and the final scores; the best and the median episode of each agent
+    names = [
+        line.rpartition("](")[2].rstrip(")")
+        for line in text.splitlines()
+        if line.startswith(("![", "- ["))
+    ]
+    # Two curves and the final scores; the best and the median episode of each agent.
+    assert len(names) == 3 + 4
     assert all((grid / name).stat().st_size for name in names)
     lines = (grid / "scores.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * (2 + 1 + 2)  # two evaluations, a mean and two episodes of each agent
+    # Two evaluations, a mean and two episodes of each agent.
+    assert len(lines) == 1 + 2 * (2 + 1 + 2)
 
 
 def test_every_metric_of_the_last_row_is_in_the_report(grid: Path) -> None:
     rows = [json.loads(line) for line in (grid / "runs/dqn-breakout-s1/metrics.jsonl").open()]
     last = [row for row in rows if "loss" in row][-1]
     assert report(grid)["runs"][0]["metrics"] == last
-    cells = [line.split(" | ") for line in (grid / "report.md").read_text().replace("\\", "").splitlines()]
-    assert {name.strip("| "): dqn for name, dqn, *_ in (c for c in cells if len(c) == 3)}.items() >= {
+    cells = [
+        line.split(" | ")
+        for line in (grid / "report.md").read_text().replace("\\", "").splitlines()
+    ]
+    assert {
+        name.strip("| "): dqn for name, dqn, *_ in (c for c in cells if len(c) == 3)
+    }.items() >= {
         name: "-" if value is None else text(float(value)) for name, value in last.items()
     }.items()
 
@@ -103,7 +119,9 @@ def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_w
 ) -> None:
     path = copied / "results" / "dqn-breakout-s1.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"settings": data["settings"] | {"hidden": 77}, "samples": 0}))
+    path.write_text(
+        json.dumps(data | {"settings": data["settings"] | {"hidden": 77}, "samples": 0})
+    )
     assert "--hidden 77 -> 32" in refusal(capsys, call(copied))
     assert call(copied, "--jobs", "0") == 0
     assert report(copied)["warnings"] == [
@@ -112,13 +130,18 @@ def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_w
     ]
     assert "UNTRAINED" in (copied / "report.md").read_text()
     path.unlink()
-    assert "--discount 0.99 -> 0.5" in refusal(capsys, call(copied, train=[*QUICK, "--discount", "0.5"]))
+    assert "--discount 0.99 -> 0.5" in refusal(
+        capsys, call(copied, train=[*QUICK, "--discount", "0.5"])
+    )
     path.write_text("{")
     for jobs in ("0", "1"):
         assert str(path) in refusal(capsys, call(copied, "--jobs", jobs))
     shutil.rmtree(copied / "runs")
     path.write_bytes((copied / "results" / "drqn-core-gru-breakout-s1.json").read_bytes())
-    for frames, part in (("1600", "its run folder is missing"), ("400", "has 800 frames, more than --frames 400")):
+    for frames, part in (
+        ("1600", "its run folder is missing"),
+        ("400", "has 800 frames, more than --frames 400"),
+    ):
         words = [word.replace("800", frames) for word in GRID]
         assert part in refusal(capsys, compare.main([*words, "--out", str(copied), "--", *QUICK]))
 
@@ -137,7 +160,10 @@ def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_pa
     words = ["--agents", "dqn", *GRID[3:], "--out", str(tmp_path), "--", *QUICK]
     command = [sys.executable, str(small.ROOT / "compare.py"), *words]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (tmp_path / "runs" / "dqn-breakout-s1" / "metrics.jsonl").exists() and started.poll() is None:
+    while (
+        not (tmp_path / "runs" / "dqn-breakout-s1" / "metrics.jsonl").exists()
+        and started.poll() is None
+    ):
         time.sleep(0.02)
     started.send_signal(signal.SIGTERM)
     output, _ = started.communicate(timeout=300)
@@ -146,7 +172,9 @@ def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid: Path, tmp_pa
     assert not (tmp_path / "report.md").exists()
     study, shared = compare.read_command(words)
     small.run_cells(make_cells(study, shared), study)
-    one, other = (small.result(out / "results" / "dqn-breakout-s1.json") for out in (grid, tmp_path))
+    one, other = (
+        small.result(out / "results" / "dqn-breakout-s1.json") for out in (grid, tmp_path)
+    )
     assert one == other
 
 
@@ -161,14 +189,30 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 
     monkeypatch.setattr(Children, "_call", fail)
     assert call(copied) == 1
-    assert "failed: dqn-breakout-s1: train.py ended with status 2: no more electricity" in capsys.readouterr().err
+    assert (
+        "failed: dqn-breakout-s1: train.py ended with status 2: no more electricity"
+        in capsys.readouterr().err
+    )
     assert [run["agent"] for run in report(copied)["runs"]] == ["drqn:core=gru"]
     assert report(copied)["warnings"] == ["Not finished: dqn-breakout-s1"]
 
 
-def test_an_unfair_study_says_so_in_its_report(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--agents", "dqn", "drqn:core=gru,eval_episodes=2", *GRID[3:], "--out", str(copied), "--jobs", "0"]
-    line = "Not a fair comparison: --eval-episodes is 1 for dqn, 2 for drqn:core=gru,eval_episodes=2"
+def test_an_unfair_study_says_so_in_its_report(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--agents",
+        "dqn",
+        "drqn:core=gru,eval_episodes=2",
+        *GRID[3:],
+        "--out",
+        str(copied),
+        "--jobs",
+        "0",
+    ]
+    line = (
+        "Not a fair comparison: --eval-episodes is 1 for dqn, 2 for drqn:core=gru,eval_episodes=2"
+    )
     assert line in refusal(capsys, compare.main([*words, "--", *QUICK]))
     assert compare.main([*words, "--allow-unfair", "True", "--", *QUICK]) == 0
     assert report(copied)["warnings"][0] == line
@@ -184,8 +228,12 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path: Path
     assert study == Study(agents=("dqn", "drqn:core=gru"), seeds=2, frames=4_000)
     assert shared == {"eval_episodes": 7, "threads": "2", "reward_clip": None}
     cells = make_cells(study, shared)
-    assert [(c.agent, c.config.seed) for c in cells] == [(a, s) for s in (1, 2) for a in study.agents]
-    assert {(c.config.threads, c.config.reward_clip, c.config.eval_episodes) for c in cells} == {(2, None, 7)}
+    assert [(c.agent, c.config.seed) for c in cells] == [
+        (a, s) for s in (1, 2) for a in study.agents
+    ]
+    assert {(c.config.threads, c.config.reward_clip, c.config.eval_episodes) for c in cells} == {
+        (2, None, 7)
+    }
 
 
 @pytest.mark.parametrize(
@@ -220,7 +268,8 @@ def test_a_wrong_study_file_is_one_line(
     ],
 )
 def test_a_setting_without_effect_in_any_run_is_refused(words: str, says: str) -> None:
-    make_cells(*compare.read_command("--agents dqn drqn -- --core-size 8".split()))  # it has one for drqn
+    # It has one for drqn.
+    make_cells(*compare.read_command("--agents dqn drqn -- --core-size 8".split()))
     with pytest.raises(UsageError, match=f"^{says}$"):
         make_cells(*compare.read_command(words.split()))
 

@@ -23,9 +23,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     assert {"meta generators", "rows"} | {f"tensor {part}" for part in parts} <= set(changed)
 
 
-def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_were(tmp_path: Path):
+def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_were(
+    tmp_path: Path,
+):
     def run(name: str, **changes: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        folder = small.start(tmp_path, name, **{"frames": 800, "epsilon_start": 1.0, "epsilon_final": 1.0} | changes)
+        folder = small.start(
+            tmp_path, name, **{"frames": 800, "epsilon_start": 1.0, "epsilon_final": 1.0} | changes
+        )
         saved = load_latest(folder, training=True, report=pytest.fail)
         return saved.meta["generators"], saved.training
 
@@ -38,14 +42,26 @@ def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_
     # Hidden frames change what is seen, and no other draw.
     assert base == hidden
     same = [name for name in rows if torch.equal(rows[name], hidden_rows[name])]
-    assert {"envs.actions", "envs.screen_crc", "replay.0.action", "replay.0.reward", "replay.0.is_first"} <= set(same)
+    assert {
+        "envs.actions",
+        "envs.screen_crc",
+        "replay.0.action",
+        "replay.0.reward",
+        "replay.0.is_first",
+    } <= set(same)
     assert "replay.0.open_block" not in same
 
 
 @pytest.mark.skipif(build.cores() < 2, reason="one core")
 def test_the_number_of_threads_changes_no_bit(tmp_path: Path):
     # The actor's envs are in two parts, as the learner's batch.
-    settings = {"frames": 2_200, "num_envs": 18, "replay_rows": 1_000, "unroll": 8, "samples_per_step": 4.0}
+    settings = {
+        "frames": 2_200,
+        "num_envs": 18,
+        "replay_rows": 1_000,
+        "unroll": 8,
+        "samples_per_step": 4.0,
+    }
     one, two = (small.start(tmp_path, str(n), threads=n, **settings) for n in (1, 2))
     assert small.differences(one, two) == ["meta config", "meta threads"]
 
@@ -54,5 +70,9 @@ def test_neither_evaluations_nor_checkpoints_disturb_training(finished: Path, tm
     often = small.start(tmp_path, "often", eval_frames=800, eval_episodes=2, checkpoint_frames=200)
     a, b = small.everything(finished), small.everything(often)
     assert len(list((often / "eval").glob("*.json"))) == 2
-    assert [name for name in a if name.startswith(("tensor", "meta gen", "meta sums")) and a[name] != b[name]] == []
+    assert [
+        name
+        for name in a
+        if name.startswith(("tensor", "meta gen", "meta sums")) and a[name] != b[name]
+    ] == []
     assert [row for row in b["rows"] if "eval_score" not in row] == a["rows"]

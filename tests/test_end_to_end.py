@@ -1,4 +1,5 @@
-"""What a run of seconds on a real game leaves behind, how it is evaluated and filmed, and what its agent saw."""
+"""What a run of seconds on a real game leaves behind, how it is evaluated and filmed, and what its
+agent saw."""
 
 import json
 import shutil
@@ -35,7 +36,18 @@ def test_training_leaves_a_whole_folder(run: Path) -> None:
 
 
 def test_evaluation_is_repeatable_true_and_filmed(run: Path) -> None:
-    argv = [str(run), "--episodes", "2", "--seed", "5", "--epsilon", "0.5", "--threads", "1", "--video"]
+    argv = [
+        str(run),
+        "--episodes",
+        "2",
+        "--seed",
+        "5",
+        "--epsilon",
+        "0.5",
+        "--threads",
+        "1",
+        "--video",
+    ]
     assert evaluate.main([*argv, "median"]) == 0
     path = next((run / "eval").glob("*-v5-full0-e0.5-n2-s5.json"))
     first = json.loads(path.read_text())
@@ -56,8 +68,11 @@ def test_evaluation_is_repeatable_true_and_filmed(run: Path) -> None:
         stream = container.streams.video[0]
         assert (stream.average_rate, stream.codec_context.name) == (60, "h264")
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    assert len(decoded) in [sum(1 for _ in replay_colour(record, every_frame=True)) for record in records]
-    assert (np.abs(decoded[60].astype(int) - (200, 72, 72)).max(-1) < 20).any()  # the red bricks, in colour
+    assert len(decoded) in [
+        sum(1 for _ in replay_colour(record, every_frame=True)) for record in records
+    ]
+    # The red bricks, in colour.
+    assert (np.abs(decoded[60].astype(int) - (200, 72, 72)).max(-1) < 20).any()
 
 
 def test_evaluation_under_flicker_hides_the_screen_from_the_agent(run: Path) -> None:
@@ -69,7 +84,9 @@ def test_evaluation_under_flicker_hides_the_screen_from_the_agent(run: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["flicker", "delay"])
-def test_the_replay_holds_what_the_agent_saw(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_replay_holds_what_the_agent_saw(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, hidden, act, observe = [], [], Actor.act, KINDS[kind].__call__
 
     def act_and_note(actor: Actor, frame: np.ndarray, *others: np.ndarray) -> np.ndarray:

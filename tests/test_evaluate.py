@@ -31,12 +31,15 @@ def runs(finished: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The screens that would be played, in order: scores that fall with the parameter come at once."""
+    """The screens that would be played, in order: scores that fall with the parameter come at
+    once."""
     screens: list[str] = []
 
     def quick(agent: Agent, **_: Any) -> Evaluation:
         screens.append(str(agent.screen))
-        return Evaluation([9.0 - 5 * agent.screen.parameter + i for i in range(agent.config.eval_episodes)])
+        return Evaluation(
+            [9.0 - 5 * agent.screen.parameter + i for i in range(agent.config.eval_episodes)]
+        )
 
     monkeypatch.setattr(Agent, "play", quick)
     return screens
@@ -51,14 +54,20 @@ def test_an_unwritable_folder_is_refused_before_anything_is_played(
     runs: list[str], played: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(runs[0], "eval").write_text("a file where a folder should be")
-    for words, said in ((runs[:1], f"{runs[0]}/eval"), ([runs[1], "--out", "/proc/no"], "/proc/no")):
+    for words, said in (
+        (runs[:1], f"{runs[0]}/eval"),
+        ([runs[1], "--out", "/proc/no"], "/proc/no"),
+    ):
         assert evaluate.main([*words, *SHORT]) == 2
         assert said in capsys.readouterr().err
     assert played == []
 
 
 def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_record(
-    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before, out = sorted(Path(runs[0]).rglob("*")), tmp_path / "out"
     words = ["--episodes", "1", *SHORT[2:], "--out", str(out)]
@@ -67,17 +76,29 @@ def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_reco
     assert len(list((out / "two" / "eval").glob("*.json"))) == 1
     (film,) = (out / "one" / "videos").glob("drqn-breakout-and-drqn-breakout-*.mp4")
     (record,) = (out / "one" / "eval").glob("*/episode-000.json")
-    assert evaluate.main([runs[1], *SHORT[4:], "--out", str(out), "--overlay", "--watch", str(record)]) == 0
+    assert (
+        evaluate.main([runs[1], *SHORT[4:], "--out", str(out), "--overlay", "--watch", str(record)])
+        == 0
+    )
     for path, width in ((film, 2 * 320), (out / "episode-000.mp4", 528)):
         with av.open(str(path)) as container:
             assert container.streams.video[0].width == width
-    monkeypatch.delattr(evaluate, "film")  # a folder that cannot be written is refused before the work
-    assert evaluate.main([runs[1], *SHORT[4:], "--out", "/proc/no", "--overlay", "--watch", str(record)]) == 2
+    # A folder that cannot be written is refused before the work.
+    monkeypatch.delattr(evaluate, "film")
+    assert (
+        evaluate.main(
+            [runs[1], *SHORT[4:], "--out", "/proc/no", "--overlay", "--watch", str(record)]
+        )
+        == 2
+    )
     assert "/proc/no" in capsys.readouterr().err
 
 
 def test_scores_are_printed_before_they_are_written(
-    runs: list[str], played: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[str],
+    played: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full_disk(*_: Any) -> Path:
         raise OSError(28, "No space left on device")
@@ -129,12 +150,17 @@ def test_a_point_of_a_sweep_is_a_plain_evaluation(runs: list[str], played: list[
 
 
 def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
-    runs: list[str], played: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[str],
+    played: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     play = Agent.play
     with monkeypatch.context() as patch:
         stopped = Evaluation([1.0])
-        patch.setattr(Agent, "play", lambda agent, **_: stopped if len(played) == 2 else play(agent))
+        patch.setattr(
+            Agent, "play", lambda agent, **_: stopped if len(played) == 2 else play(agent)
+        )
         assert evaluate.main([*runs[:2], *SWEEP]) == 130
     assert evaluate.main([*runs[:2], *SWEEP]) == 0
     assert played == ["flicker:0", "flicker:0.5", "flicker:1"] * 2
@@ -145,7 +171,9 @@ def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
     assert f"figure  {figure}" in said
 
 
-def test_scores_that_are_not_this_agents_are_played_again(runs: list[str], played: list[str]) -> None:
+def test_scores_that_are_not_this_agents_are_played_again(
+    runs: list[str], played: list[str]
+) -> None:
     assert evaluate.main([runs[0], *SWEEP]) == 0
     ((name, good),) = evaluations(runs[0], "*-flicker1-*.json").items()
     for damaged in (good[:-20], json.dumps(json.loads(good) | {"network_sha256": "0"}), "[1]"):

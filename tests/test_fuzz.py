@@ -7,7 +7,9 @@ import pytest
 from tests import fuzz
 
 
-def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(capsys: pytest.CaptureFixture[str]):
+def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(
+    capsys: pytest.CaptureFixture[str],
+):
     assert fuzz.main(["--inputs", "40"]) == 0, capsys.readouterr().out
     assert capsys.readouterr().out.endswith("inputs 40, crashes 0\n")
 

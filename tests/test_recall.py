@@ -13,12 +13,19 @@ import pytest
 import recall
 from tests.small import ROOT, SETTINGS
 
-FEW: dict[str, Any] = {k: v for k, v in SETTINGS.items() if k not in ("eval_epsilon", "eval_episodes")}
+FEW: dict[str, Any] = {
+    k: v for k, v in SETTINGS.items() if k not in ("eval_epsilon", "eval_episodes")
+}
 
 
-def test_training_calls_back_with_each_row_until_it_is_told_to_stop_and_metrics_are_a_table(tmp_path: Path):
-    folder = recall.train("drqn", lambda row: row["frames"] < 800, runs_dir=tmp_path, name="few", **FEW)
-    assert [json.loads(row)["frames"] for row in (folder / "metrics.jsonl").open()] == [400, 800]  # of 1,600
+def test_training_calls_back_with_each_row_until_it_is_told_to_stop_and_metrics_are_a_table(
+    tmp_path: Path,
+):
+    folder = recall.train(
+        "drqn", lambda row: row["frames"] < 800, runs_dir=tmp_path, name="few", **FEW
+    )
+    # of 1,600
+    assert [json.loads(row)["frames"] for row in (folder / "metrics.jsonl").open()] == [400, 800]
     pytest.importorskip("pandas", reason="pandas is an extra: pip install '.[interop]'")
     table = recall.metrics(folder, folder)
     assert table["frames"].tolist() == [400, 800] * 2
@@ -26,7 +33,9 @@ def test_training_calls_back_with_each_row_until_it_is_told_to_stop_and_metrics_
 
 
 def test_the_values_of_an_episode_are_those_that_chose_its_actions(finished: Path):
-    agent = recall.load_agent(finished, eval_episodes=1, eval_epsilon=0.5, seed=3, observe="flicker:0.5")
+    agent = recall.load_agent(
+        finished, eval_episodes=1, eval_epsilon=0.5, seed=3, observe="flicker:0.5"
+    )
     (episode,) = recall.play(agent)
     steps = episode.record.steps
     assert episode.frames.shape == (steps, 84, 84)
@@ -34,7 +43,8 @@ def test_the_values_of_an_episode_are_those_that_chose_its_actions(finished: Pat
     assert episode.q.shape == (steps, 4)
     assert episode.core_states.shape[0] == steps
     assert episode.core_states.any()
-    # every second action is random, and one in four of these is the greedy one by chance: 0.625 of all are greedy
+    # every second action is random, and one in four of these is the greedy one by chance: 0.625 of
+    # all are greedy
     assert (episode.q.argmax(1) == episode.actions).mean() > 0.5
     assert next(iter(episode.render())).shape == (210, 160, 3)
 
@@ -66,10 +76,17 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
         (copy / name).write_bytes((ROOT / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     run(*pip, "--target", str(site), str(copy))
-    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} <= {"recall", "bin"}
+    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} <= {
+        "recall",
+        "bin",
+    }
 
     environment = os.environ | {"PYTHONPATH": str(site)}
-    few = [word for k, v in (FEW | {"frames": 600}).items() for word in ("--" + k.replace("_", "-"), str(v))]
+    few = [
+        word
+        for k, v in (FEW | {"frames": 600}).items()
+        for word in ("--" + k.replace("_", "-"), str(v))
+    ]
     run(sys.executable, "-m", "recall", "train", "drqn", "--name", "away", *few, env=environment)
     assert (away / "runs" / "away" / "metrics.jsonl").exists()
     script = """
@@ -77,14 +94,19 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
         print(str(recall.ROOT) in sys.path, recall.load_agent("runs/away").config.name)
         import agents
         print(agents.__file__)
-        print(gymnasium.make("recall.gym:recall/Pong-v0", observe="flicker:0.5").reset(seed=1)[0].shape)
+        env = gymnasium.make("recall.gym:recall/Pong-v0", observe="flicker:0.5")
+        print(env.reset(seed=1)[0].shape)
     """
-    on_path, file, shape = run(sys.executable, "-c", textwrap.dedent(script), env=environment).splitlines()
+    on_path, file, shape = run(
+        sys.executable, "-c", textwrap.dedent(script), env=environment
+    ).splitlines()
     assert (on_path, shape) == ("False away", "(84, 84)")
     assert Path(file).is_relative_to(site)
 
 
-def test_unknown_names_and_programs_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_unknown_names_and_programs_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     with pytest.raises(AttributeError, match="it has load_agent, metrics, play, train"):
         _ = recall.load
     monkeypatch.setattr(sys, "argv", ["recall", "fly"])

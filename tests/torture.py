@@ -1,11 +1,13 @@
-"""Kill real training runs at random moments, resume them to the end, compare with runs that were never stopped.
+"""Kill real training runs at random moments, resume them to the end, compare with runs that were
+never stopped.
 
 python -m tests.torture --kills 20 [--game breakout] [--seed 1] [--frames 8000]
 
-A trial is one agent, game, way of observing and replay, all drawn by the seed. Its reference runs once without a
-stop; then the same run is killed several times: by SIGKILL, SIGTERM or SIGINT; somewhere between two frames, while a
-checkpoint is being written, or while the program starts. The last line counts kills, resumes and mismatches; the
-exit status is 1 if there was a mismatch, or a resume that failed.
+A trial is one agent, game, way of observing and replay, all drawn by the seed. Its reference runs
+once without a stop; then the same run is killed several times: by SIGKILL, SIGTERM or SIGINT;
+somewhere between two frames, while a checkpoint is being written, or while the program starts. The
+last line counts kills, resumes and mismatches; the exit status is 1 if there was a mismatch, or a
+resume that failed.
 """
 
 import argparse
@@ -25,8 +27,11 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS_A_TRIAL = 5
 
 
-def draw_trial(draw: random.Random, number: int, game: str, frames: int) -> tuple[str, dict[str, object]]:
-    """Preset and settings. Presets and replays take turns, so that few trials already see all of them."""
+def draw_trial(
+    draw: random.Random, number: int, game: str, frames: int
+) -> tuple[str, dict[str, object]]:
+    """Preset and settings. Presets and replays take turns, so that few trials already see all of
+    them."""
     settings: dict[str, object] = {
         "seed": draw.randrange(1000),
         "frames": frames,
@@ -49,7 +54,9 @@ def bytes_written(folder: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def wait_and_kill(process: subprocess.Popen[bytes], folder: Path, draw: random.Random, length: int) -> str | None:
+def wait_and_kill(
+    process: subprocess.Popen[bytes], folder: Path, draw: random.Random, length: int
+) -> str | None:
     """Kill the process at a random moment. What was done, or None if it ended before."""
     number = draw.choice(SIGNALS)
     kind = draw.choice(("frame", "frame", "frame", "checkpoint", "start"))
@@ -75,7 +82,9 @@ def wait_and_kill(process: subprocess.Popen[bytes], folder: Path, draw: random.R
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m tests.torture", description="Kill, resume and compare real runs.")
+    parser = argparse.ArgumentParser(
+        "python -m tests.torture", description="Kill, resume and compare real runs."
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--game", default="", help=f"default: {', '.join(GAMES)} in turn")
     parser.add_argument("--seed", type=int, default=1)
@@ -88,17 +97,29 @@ def main(words: list[str]) -> int:
             preset, settings = draw_trial(draw, number, options.game, options.frames)
             runs = Path(home) / str(number)
             runs.mkdir()
-            print(f"trial {number}: {preset} " + ", ".join(f"{k} {v}" for k, v in settings.items()), flush=True)
+            print(
+                f"trial {number}: {preset} " + ", ".join(f"{k} {v}" for k, v in settings.items()),
+                flush=True,
+            )
             log, folder, done = runs / "log", runs / "killed", 0
             with log.open("a") as file, contextlib.redirect_stdout(file):
                 length = bytes_written(small.start(runs, "whole", preset, **settings))
-            new = [preset, "--runs-dir", str(runs), "--name", "killed", *small.flags(preset, **settings)]
+            new = [
+                preset,
+                "--runs-dir",
+                str(runs),
+                "--name",
+                "killed",
+                *small.flags(preset, **settings),
+            ]
             while True:
                 # It begins anew if it was killed before it made its folder.
                 resumed = folder.is_dir()
                 with log.open("a") as file:
                     words = small.command(*(["--resume", str(folder)] if resumed else new))
-                    process = subprocess.Popen(words, stdout=file, stderr=file, env=small.environment())
+                    process = subprocess.Popen(
+                        words, stdout=file, stderr=file, env=small.environment()
+                    )
                 resumes += resumed
                 how = None
                 if kills < options.kills and done < KILLS_A_TRIAL:
@@ -107,12 +128,18 @@ def main(words: list[str]) -> int:
                     break
                 kills, done = kills + 1, done + 1
                 print(f"  kill {kills}: {how}", flush=True)
-            wrong = ["a resumed run failed"] if process.wait() else small.differences(runs / "whole", folder)
+            wrong = (
+                ["a resumed run failed"]
+                if process.wait()
+                else small.differences(runs / "whole", folder)
+            )
             mismatches += bool(wrong)
             if wrong:
                 print(f"  MISMATCH: {', '.join(wrong[:10])}\n{log.read_text()[-3000:]}", flush=True)
             else:
-                print(f"  the same as the run that was never stopped, after {done} kills", flush=True)
+                print(
+                    f"  the same as the run that was never stopped, after {done} kills", flush=True
+                )
             number += 1
     print(f"kills {kills}, resumes {resumes}, mismatches {mismatches}")
     return 1 if mismatches else 0

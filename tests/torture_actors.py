@@ -1,11 +1,13 @@
-"""Kill players, nodes and the learner of a run on a real Ray cluster of two nodes, and look at every row in its replay.
+"""Kill players, nodes and the learner of a run on a real Ray cluster of two nodes, and look at
+every row in its replay.
 
 python -m tests.torture_actors --players 20 --nodes 3 --learners 2 [--seed 1]
 
-The kills come in random order at random moments. A life of a player is a pure function of its seed and its actions, so
-at the end the games are played again: every row in the replay must be the next one of its player's life, with the same
-frame, reward and ends. A row that was lost or that came twice would shift all later ones. The exit status is 1 if there
-is a difference, or if a process outlives its learner.
+The kills come in random order at random moments. A life of a player is a pure function of its seed
+and its actions, so at the end the games are played again: every row in the replay must be the next
+one of its player's life, with the same frame, reward and ends. A row that was lost or that came
+twice would shift all later ones. The exit status is 1 if there is a difference, or if a process
+outlives its learner.
 """
 
 import os
@@ -36,12 +38,20 @@ from experiment.settings import config as settings
 from experiment.store.checkpoint import load_latest, saved_frames, subtree
 from tests import small
 
-# Before Ray is imported, which reads them once. By default Ray runs its workers at nice 15, behind any other work.
+# Before Ray is imported, which reads them once. By default Ray runs its workers at nice 15, behind
+# any other work.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_worker_niceness": "0"}
-RUN: dict[str, Any] = {"num_envs": 4, "actors": 2, "frames": 10**9, "replay_rows": 400_000, "checkpoint_frames": 1_000}
+RUN: dict[str, Any] = {
+    "num_envs": 4,
+    "actors": 2,
+    "frames": 10**9,
+    "replay_rows": 400_000,
+    "checkpoint_frames": 1_000,
+}
 RUN |= {"torso": "dqn-2013"}  # quick
 PAUSE = 4  # stretches between two kills, at least
-LIVES = "lives.txt"  # in the run's folder: a line for each stretch inserted, with ring, seed of the life, time in it
+# In the run's folder: a line for each stretch inserted, with ring, seed of the life, time in it.
+LIVES = "lives.txt"
 
 
 @contextmanager
@@ -49,7 +59,9 @@ def two_nodes() -> Iterator[Any]:
     """ray.cluster_utils.Cluster with a head and one other node, of one core each."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     add_node(cluster)
     try:
         yield cluster
@@ -101,15 +113,29 @@ def player_processes(cluster: Any) -> list[psutil.Process]:
 
 
 def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) -> list[str]:
-    """Train in `folder`, and kill what `events` name: player, node or learner. What is wrong at the end."""
+    """Train in `folder`, and kill what `events` name: player, node or learner. What is wrong at the
+    end."""
     faults: list[str] = []
 
     def launch(*words: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tests.torture_actors", "learn", str(folder), *words, "--ray", cluster.address]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.torture_actors",
+            "learn",
+            str(folder),
+            *words,
+            "--ray",
+            cluster.address,
+        ]
         with (folder.parent / f"{folder.name}.log").open("a") as log:
-            return subprocess.Popen(command, cwd=small.ROOT, stdout=log, stderr=log, env=small.environment(), text=True)
+            return subprocess.Popen(
+                command, cwd=small.ROOT, stdout=log, stderr=log, env=small.environment(), text=True
+            )
 
-    process = launch("drqn", "--runs-dir", str(folder.parent), "--name", folder.name, *small.flags(**RUN))
+    process = launch(
+        "drqn", "--runs-dir", str(folder.parent), "--name", folder.name, *small.flags(**RUN)
+    )
     try:
         for event in [*events, "end"]:
             before, deadline = len(lives(folder)), time.monotonic() + 600
@@ -123,14 +149,17 @@ def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) 
                 draw.choice(player_processes(cluster)).kill()
             elif event == "node":
                 cluster.remove_node(draw.choice(list(cluster.worker_nodes)), allow_graceful=False)
-                process.send_signal(signal.SIGSTOP)  # a busy machine starts no node in the 30 seconds that Ray allows
+                # A busy machine starts no node in the 30 seconds that Ray allows.
+                process.send_signal(signal.SIGSTOP)
                 add_node(cluster)
                 process.send_signal(signal.SIGCONT)
             elif event == "learner":
                 players = player_processes(cluster)
                 process.kill()
                 process.wait()
-                faults += ["a player outlived its learner"] * bool(psutil.wait_procs(players, timeout=60)[1])
+                faults += ["a player outlived its learner"] * bool(
+                    psutil.wait_procs(players, timeout=60)[1]
+                )
                 _forget(folder)
                 process = launch("--resume", str(folder))
         process.terminate()
@@ -149,28 +178,47 @@ def _forget(folder: Path) -> None:
 
 
 def differences(folder: Path) -> list[str]:
-    """Where the replay of the last checkpoint is not what its players' lives give when they are played again."""
+    """Where the replay of the last checkpoint is not what its players' lives give when they are
+    played again."""
     saved = load_latest(folder, training=True, report=print)
     config = settings.from_dict(saved.meta["config"], str(folder))
     rows, lanes = stretch_rows(config), config.num_envs // config.actors
     replay = build.make_replay(config, build.blueprint(config).state_size)
     replay.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
     found, inserted = [], len(lives(folder)) * rows * lanes
-    if inserted != sum(ring.time for ring in replay.rings) * lanes or inserted * FRAME_SKIP != saved.meta["frames"]:
+    if (
+        inserted != sum(ring.time for ring in replay.rings) * lanes
+        or inserted * FRAME_SKIP != saved.meta["frames"]
+    ):
         found.append(f"{inserted} rows were inserted, the replay and the counters have others")
     for number, ring in enumerate(replay.rings):
         columns, time_here = ring.state(), 0
-        for seed, stretches in groupby([life for life in lives(folder) if life[0] == number], key=lambda life: life[1]):
+        for seed, stretches in groupby(
+            [life for life in lives(folder) if life[0] == number], key=lambda life: life[1]
+        ):
             one = replace(config, actors=0, ray="", num_envs=lanes, seed=seed)
-            envs, end = build.make_envs(one, build.rules(one)), time_here + rows * len(list(stretches))
+            envs, end = (
+                build.make_envs(one, build.rules(one)),
+                time_here + rows * len(list(stretches)),
+            )
             frame = envs.reset()
             for t in range(time_here, end):
                 envs.send(columns["action"][t])
-                step, kept = envs.recv(), [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
+                step, kept = (
+                    envs.recv(),
+                    [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)],
+                )
                 gap = t == end - 1 and end < ring.time  # there the row is truncated
-                same = [np.array_equal(kept, frame), np.array_equal(columns["reward"][t], step.reward)]
+                same = [
+                    np.array_equal(kept, frame),
+                    np.array_equal(columns["reward"][t], step.reward),
+                ]
                 same += [np.array_equal(columns["terminated"][t], step.terminated)]
-                same += [np.array_equal(columns["truncated"][t], ~step.terminated if gap else step.truncated)]
+                same += [
+                    np.array_equal(
+                        columns["truncated"][t], ~step.terminated if gap else step.truncated
+                    )
+                ]
                 if not all(same):
                     found.append(f"player {number}, seed {seed}, row {t - time_here}: differs")
                     break
@@ -178,7 +226,8 @@ def differences(folder: Path) -> list[str]:
             time_here = end
             envs.close()
     for path in (folder / "episodes").glob("*.json"):
-        replay_grey(EpisodeRecord.load(path))  # RuntimeError if the episode does not come out as it says
+        # RuntimeError if the episode does not come out as it says.
+        replay_grey(EpisodeRecord.load(path))
     since, batch = saved.meta["learning_since"], config.batch_size * config.unroll
     steps = (saved.meta["frames"] - since) // FRAME_SKIP
     least, most = (int(config.samples_per_step * n // batch) for n in (steps, steps + rows * lanes))
@@ -190,13 +239,21 @@ def differences(folder: Path) -> list[str]:
 def main(words: list[str]) -> int:
     if words[:1] == ["learn"]:
         return learn(Path(words[1]), words[2:])
-    parser = ArgumentParser("python -m tests.torture_actors", description="Kill parts of a run on Ray, check its rows.")
+    parser = ArgumentParser(
+        "python -m tests.torture_actors", description="Kill parts of a run on Ray, check its rows."
+    )
     for name, count in (("players", 20), ("nodes", 3), ("learners", 2)):
-        parser.add_argument(f"--{name}", type=int, default=count, help="kills of these (default: %(default)s)")
+        parser.add_argument(
+            f"--{name}", type=int, default=count, help="kills of these (default: %(default)s)"
+        )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
     draw, counts = random.Random(options.seed), (options.players, options.nodes, options.learners)
-    events = [event for event, n in zip(("player", "node", "learner"), counts, strict=True) for _ in range(n)]
+    events = [
+        event
+        for event, n in zip(("player", "node", "learner"), counts, strict=True)
+        for _ in range(n)
+    ]
     draw.shuffle(events)
     with tempfile.TemporaryDirectory() as home, two_nodes() as cluster:
         folder = Path(home) / "run"
@@ -206,8 +263,10 @@ def main(words: list[str]) -> int:
             print((folder.parent / "run.log").read_text()[-3000:])
     print(*faults, sep="\n", end="\n" * bool(faults))
     print(
-        f"killed {options.players} players, {options.nodes} nodes, {options.learners} learners; {len(kept)} stretches "
-        f"of {len({life[:2] for life in kept})} lives, {row['steps']} rows, {row['updates']} updates, "
+        f"killed {options.players} players, {options.nodes} nodes, {options.learners} learners; "
+        f"{len(kept)} stretches "
+        f"of {len({life[:2] for life in kept})} lives, {row['steps']} rows, {row['updates']} "
+        "updates, "
         f"{row['actor_restarts']} restarts; differences {len(faults)}"
     )
     return int(bool(faults))

@@ -1,8 +1,10 @@
-"""Actors of one run on Ray: each plays some of its envs, and sends finished stretches of rows to the learner.
+"""Actors of one run on Ray: each plays some of its envs, and sends finished stretches of rows to
+the learner.
 
-The learner asks: every player has one call open, with the newest weights. So nobody plays ahead of a learner that is
-behind, and weights are never much older than MAX_AGE updates. A call is answered once or never, and it is never
-repeated: no row is inserted twice. A player that is lost loses what was under way, and another begins in its place.
+The learner asks: every player has one call open, with the newest weights. So nobody plays ahead of
+a learner that is behind, and weights are never much older than MAX_AGE updates. A call is answered
+once or never, and it is never repeated: no row is inserted twice. A player that is lost loses what
+was under way, and another begins in its place.
 """
 
 import contextlib
@@ -45,14 +47,24 @@ class RemotePlayer:
 
     def __init__(self, config: Config, index: int) -> None:
         """Its envs and its exploration come from the seed of `config`."""
-        lanes, rows = config.num_envs // config.actors, sum(build.lengths(config)) + 3 * stretch_rows(config)
-        here = {"device": "cpu", "compile": False, "threads": 1, "num_envs": lanes, "replay_rows": lanes * rows}
+        lanes, rows = (
+            config.num_envs // config.actors,
+            sum(build.lengths(config)) + 3 * stretch_rows(config),
+        )
+        here = {
+            "device": "cpu",
+            "compile": False,
+            "threads": 1,
+            "num_envs": lanes,
+            "replay_rows": lanes * rows,
+        }
         self.config, self.index = replace(config, actors=0, ray="", **here), index
         build.use_threads(self.config)
         actions = len(build.task(config).action_names)
         self.network = build.make_network(self.config, actions)
         self.ring = build.make_replay(self.config, self.network.state_size).rings[0]
-        self.q = np.zeros((self.ring.capacity, lanes, actions), np.float32)  # of the rows in the ring
+        # Of the rows in the ring.
+        self.q = np.zeros((self.ring.capacity, lanes, actions), np.float32)
         self.player = Player(self.config, self.network)
         self.player.reset()
 
@@ -65,7 +77,9 @@ class RemotePlayer:
             self.player.act(epsilon)
             self.q[ring.time % ring.capacity] = self.player.actor.q
             ring.append(self.player.recv())
-            records += [replace(record, env=record.env + offset) for record in self.player.finished()]
+            records += [
+                replace(record, env=record.env + offset) for record in self.player.finished()
+            ]
         if self.config.priority_exponent:
             self._set_priorities(ring, ring.completed(first), version)
         return Answer(ring.stretch(first, self.index), records)
@@ -75,7 +89,9 @@ class RemotePlayer:
         rows = start * ring.stride + np.arange(ring.length)[:, None]  # [L, B]
         q = torch.from_numpy(self.q[rows % ring.capacity, lane])  # [L, B, A]
         unseen = torch.empty(0, dtype=torch.uint8)  # Q is known: no frame is decompressed
-        batch = ring.as_sequence(*ring.gather(origin), unseen, np.ones(len(origin), np.float32), origin)
+        batch = ring.as_sequence(
+            *ring.gather(origin), unseen, np.ones(len(origin), np.float32), origin
+        )
         ring.set_priorities(origin, first_priority(self.config, updates, batch, q).numpy())
 
 
@@ -91,7 +107,8 @@ class Seat:
 
 
 class Players:
-    """All players of a run, in the place of one `Player` here: `act` asks them, `recv` takes a finished stretch."""
+    """All players of a run, in the place of one `Player` here: `act` asks them, `recv` takes a
+    finished stretch."""
 
     def __init__(self, config: Config, learner: Learner) -> None:
         """UsageError if Ray is missing, or if there is no cluster with a core at the address."""
@@ -101,7 +118,8 @@ class Players:
         self.restarts = self.age = self._in_vain = 0
         self._version, self._weights = -1, None
         self._records: list[EpisodeRecord] = []
-        self._open: dict[Any, tuple[Seat, int]] = {}  # calls in their order: a player and the version of its weights
+        # Calls in their order: a player and the version of its weights.
+        self._open: dict[Any, tuple[Seat, int]] = {}
         self._stack = contextlib.ExitStack()
         self._ray = self._stack.enter_context(connected(config.ray or "local"))
         cores = self._ray.cluster_resources().get("CPU", 0.0)
@@ -109,7 +127,9 @@ class Players:
             self.close()
             raise UsageError(f"--ray {config.ray}: the cluster has no core")
         share = 1 / -(-config.actors // int(cores))  # of a core, so that all find room
-        self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(RemotePlayer)
+        self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(
+            RemotePlayer
+        )
         self.seats = [Seat(index) for index in range(config.actors)]
 
     def _begin(self, seat: Seat) -> None:
@@ -123,7 +143,8 @@ class Players:
             self._begin(seat)
 
     def act(self, epsilon: np.ndarray) -> None:
-        """Ask every player that has no call open for a stretch with the newest weights; epsilon [N] of all envs."""
+        """Ask every player that has no call open for a stretch with the newest weights; epsilon [N]
+        of all envs."""
         busy, updates = [seat for seat, _ in self._open.values()], self.learner.updates
         for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
             if seat in busy:
@@ -135,20 +156,29 @@ class Players:
             self._open[call] = seat, updates
 
     def _newest_weights(self) -> Any:
-        """A reference to the acting network's weights in the object store: written once, for all players."""
+        """A reference to the acting network's weights in the object store: written once, for all
+        players."""
         if self._version != self.learner.updates:
             weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
             self._version, self._weights = self.learner.updates, self._ray.put(weights)
         return self._weights
 
     def recv(self) -> Stretch:
-        """The finished stretch that was asked for first; an empty one if none is finished within WAIT seconds."""
+        """The finished stretch that was asked for first; an empty one if none is finished within
+        WAIT seconds."""
         self._records, oldest = [], self.learner.updates - MAX_AGE
-        late = [ref for ref, (seat, version) in self._open.items() if seat.alive and version <= oldest]
+        late = [
+            ref for ref, (seat, version) in self._open.items() if seat.alive and version <= oldest
+        ]
         refs = late or [*self._open]
-        self._ray.wait(refs, timeout=WAIT)  # until one is finished: which one of several it names is left to chance
+        # Until one is finished: which one of several it names is left to chance.
+        self._ray.wait(refs, timeout=WAIT)
         ready = self._finished(refs)
-        return self._take(ready[0]) if ready else self._nothing("none had room, or none was quick enough")
+        return (
+            self._take(ready[0])
+            if ready
+            else self._nothing("none had room, or none was quick enough")
+        )
 
     def _finished(self, refs: list[Any]) -> list[Any]:
         """The calls among these that are finished, in their order."""
@@ -165,7 +195,9 @@ class Players:
         except errors.RayError as loss:
             why = " ".join(str(loss).split())
             if getattr(loss, "actor_init_failed", False):  # such as a missing package
-                raise UsageError(f"--actors {len(self.seats)}: no player can begin ({why[-300:]})") from None
+                raise UsageError(
+                    f"--actors {len(self.seats)}: no player can begin ({why[-300:]})"
+                ) from None
             self.restarts += seat.alive
             self._begin(seat)
             return self._nothing(why)
@@ -179,7 +211,8 @@ class Players:
         return stretch
 
     def _nothing(self, why: str) -> Stretch:
-        """An empty stretch. UsageError if there was nothing else for long: a node may be away for minutes."""
+        """An empty stretch. UsageError if there was nothing else for long: a node may be away for
+        minutes."""
         self._in_vain += 1
         if self._in_vain > PATIENCE:
             raise UsageError(f"--actors {len(self.seats)}: no player answers any more ({why})")
@@ -192,7 +225,11 @@ class Players:
     def metrics(self, seconds: float) -> dict[str, float]:
         """Of the time since the last row of metrics."""
         waiting = self._finished([ref for ref, (seat, _) in self._open.items() if seat.alive])
-        speeds = np.array([seat.steps for seat in self.seats]) * build.task(self.config).frame_skip / seconds
+        speeds = (
+            np.array([seat.steps for seat in self.seats])
+            * build.task(self.config).frame_skip
+            / seconds
+        )
         age, self.age = self.age, 0
         for seat in self.seats:
             seat.steps = 0

@@ -19,8 +19,9 @@ CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py"}  # what the n
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module `ray`, connected: "local" starts a cluster on this machine, which ends with the block; "auto" and
-    HOST:PORT join one. The workers import this process's code, and start in its folder.
+    """The module `ray`, connected: "local" starts a cluster on this machine, which ends with the
+    block; "auto" and HOST:PORT join one. The workers import this process's code, and start in its
+    folder.
 
     UsageError if Ray is not installed, or if no cluster answers at the address.
     """
@@ -31,7 +32,11 @@ def connected(address: str) -> Iterator[Any]:
         raise UsageError(f"--ray {address}: Ray is not installed; {install}") from None
     own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
     others = ["__pycache__", *(f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE)]
-    code = {"working_dir": str(ROOT), "excludes": others, "env_vars": {"RECALL_COMMIT": commit() or ""}}
+    code = {
+        "working_dir": str(ROOT),
+        "excludes": others,
+        "env_vars": {"RECALL_COMMIT": commit() or ""},
+    }
     handler = signal.getsignal(signal.SIGTERM)
     with refused(f"--ray {address}", "joined"):
         if ":" in address:  # Ray itself would try for minutes

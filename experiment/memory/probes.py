@@ -1,11 +1,11 @@
 """Memory, seen: what the cores can remember, and how far back a trained agent looks.
 
-python -m experiment.memory recall                 each core on a small task that needs memory: success against the wait
-python -m experiment.memory gradient runs/NAME     how fast the gradient of Q fades, step by step into the past
-python -m experiment.memory horizon runs/NAME      the score when the memory is wiped every k steps
+python -m experiment.memory recall               each core on a small task that needs memory
+python -m experiment.memory gradient runs/NAME   how fast the gradient of Q fades, step by step back
+python -m experiment.memory horizon runs/NAME    the score when the memory is wiped every k steps
 
-Each writes its figures as JSON and a picture of them beside it. docs/memory.md tells the story. --help after a name
-shows its flags.
+Each writes its figures as JSON and a picture of them beside it. docs/memory.md tells the story.
+--help after a name shows its flags.
 """
 
 import shlex
@@ -47,7 +47,9 @@ def check_out(out: Path) -> None:
     check_writable(out.parent)
 
 
-def write_figures(out: Path, words: list[str], numbers: dict[str, Any], lines: list[Line], **drawn: Any) -> None:
+def write_figures(
+    out: Path, words: list[str], numbers: dict[str, Any], lines: list[Line], **drawn: Any
+) -> None:
     """JSON, and a picture beside it. words: of the command line; `drawn` goes to `draw_lines`."""
     picture = out.with_suffix(".png")
     with refused(out, "written"):
@@ -56,7 +58,7 @@ def write_figures(out: Path, words: list[str], numbers: dict[str, Any], lines: l
     print(f"figures  {out}\npicture  {picture}")
 
 
-# --- the recall task ----------------------------------------------------------------------------------------------
+# --- the recall task ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -84,20 +86,32 @@ def recall_command(asked: RecallConfig, words: list[str]) -> None:
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
     print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in WAITS))
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}  # Ctrl-C ends them unheard
+    # Ctrl-C ends them unheard
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
-        for (core, seed, _), shares in zip(jobs, pool.map(recall_once, *zip(*jobs, strict=True)), strict=True):
+        for (core, seed, _), shares in zip(
+            jobs, pool.map(recall_once, *zip(*jobs, strict=True)), strict=True
+        ):
             runs[core].append(shares)
-            print(f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True)
-    ranges = {core: [f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max)] for core, shares in runs.items()}
+            print(
+                f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True
+            )
+    ranges = {
+        core: [f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max)]
+        for core, shares in runs.items()
+    }
     lines = [Line(core, [*map(str, WAITS)], *of_core) for core, of_core in ranges.items()]
-    title = f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
+    title = (
+        f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
+    )
     axes = {"xlabel": "wait, in steps", "ylabel": "right answers", "ylim": (0, 1.03)}
     numbers = {"updates": asked.updates, "waits": WAITS, "success": runs}
-    write_figures(asked.out, words, numbers, lines, levels={"guessing": 1 / CUES}, title=title, **axes)
+    write_figures(
+        asked.out, words, numbers, lines, levels={"guessing": 1 / CUES}, title=title, **axes
+    )
 
 
-# --- a trained agent ----------------------------------------------------------------------------------------------
+# --- a trained agent ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -109,7 +123,8 @@ class ProbeConfig(Settings):
     episodes: Episodes = 10
     """Whole episodes to play."""
     epsilon: Share = 0.01
-    """Share of random actions. More than in evaluate.py: a wiped agent may wait for ever for a ball it never serves."""
+    """Share of random actions. More than in evaluate.py: a wiped agent may wait for ever for a ball
+    it never serves."""
     seed: Seed = 1
     """Of the games and the random actions."""
     threads: Whole = 0
@@ -139,25 +154,36 @@ class HorizonConfig(ProbeConfig):
 
 
 def recurrent(asked: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
-    """The agent, a title, and where its figures go. UsageError on an agent without memory or a wrong setting."""
+    """The agent, a title, and where its figures go. UsageError on an agent without memory or a
+    wrong setting."""
     if asked.run is None:
         raise UsageError(f"{kind} needs the folder of one run, such as runs/NAME")
     changes = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
     agent = open_agent(asked.run, **changes, threads=asked.threads)
     core, out = agent.config.core, asked.out or asked.run / f"{kind}.json"
     if not agent.network.state_size:
-        raise UsageError(f"{asked.run}: {agent.config.preset} has no memory (core {core}), so it cannot be probed")
+        raise UsageError(
+            f"{asked.run}: {agent.config.preset} has no memory (core {core}), so it cannot be "
+            "probed"
+        )
     check_out(out)
     frames = f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
     title = f"{agent.config.preset} ({core}) on {agent.config.game}, {frames}"
-    return replace(agent, trained={**agent.trained, "core": core, "episodes": asked.episodes}), title, out
+    return (
+        replace(agent, trained={**agent.trained, "core": core, "episodes": asked.episodes}),
+        title,
+        out,
+    )
 
 
-def gradient_norms(network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int) -> np.ndarray:
-    """|dQ(s_t, a_t) / dx_{t-k}| for each t in `ends` (rising, not below `steps`), k = 0 ... steps: [S, steps + 1].
+def gradient_norms(
+    network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int
+) -> np.ndarray:
+    """|dQ(s_t, a_t) / dx_{t-k}| for each t in `ends` (rising, not below `steps`), k = 0 ... steps:
+    [S, steps + 1].
 
-    x is what enters the convolutions: the stack of images of that step, one image if frame_stack is 1. The core state
-    at t - steps is the agent's own; last action and reward are held fixed.
+    x is what enters the convolutions: the stack of images of that step, one image if frame_stack is
+    1. The core state at t - steps is the agent's own; last action and reward are held fixed.
     """
     state, at, norms = network.initial_state(1), 0, []
     for t in ends:
@@ -179,12 +205,20 @@ def gradient_command(asked: GradientConfig, words: list[str]) -> None:
     if not records:
         raise UsageError(f"--steps {steps}: none of the {asked.episodes} episodes is longer")
     share = -(-asked.states // len(records))
-    ends = [np.unique(np.linspace(steps, record.steps - 1, share, dtype=int)).tolist() for record in records]
+    ends = [
+        np.unique(np.linspace(steps, record.steps - 1, share, dtype=int)).tolist()
+        for record in records
+    ]
     rows = [inputs_of(record, config.frame_stack) for record in records]
     networks = {f"{config.core}, trained": [agent.network]}
     for core in CORES:
-        changed = [replace(config, core=core, seed=agent.trained["train_seed"] + i) for i in range(asked.fresh)]
-        networks[f"{core}, new"] = [build.make_network(c, agent.network.num_actions) for c in changed]
+        changed = [
+            replace(config, core=core, seed=agent.trained["train_seed"] + i)
+            for i in range(asked.fresh)
+        ]
+        networks[f"{core}, new"] = [
+            build.make_network(c, agent.network.num_actions) for c in changed
+        ]
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
     shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
     print(f"{'core':16}" + "".join(f"k={k:<7}" for k in shown))
@@ -192,14 +226,26 @@ def gradient_command(asked: GradientConfig, words: list[str]) -> None:
     for name, group in networks.items():
         if not any(network.state_size for network in group):
             continue
-        shares = [gradient_norms(n, *row, end, steps) for n in group for row, end in zip(rows, ends, strict=True)]
+        shares = [
+            gradient_norms(n, *row, end, steps)
+            for n in group
+            for row, end in zip(rows, ends, strict=True)
+        ]
         norms = np.concatenate(shares)  # [S, steps + 1]
         low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
-        curves[name] = {"networks": len(group), "states": len(norms), "median": median, "quartile_low": low,
-                        "quartile_high": high}  # fmt: skip
+        curves[name] = {
+            "networks": len(group),
+            "states": len(norms),
+            "median": median,
+            "quartile_low": low,
+            "quartile_high": high,
+        }
         lines.append(Line(name, [*range(steps + 1)], median, low, high))
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
-    title = f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over states"
+    title = (
+        f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over "
+        "states"
+    )
     axes = {"xlabel": "k, in steps", "ylabel": "against k = 0", "yscale": "log"}
     write_figures(out, words, {**agent.about, "curves": curves}, lines, title=title, **axes)
 
@@ -210,14 +256,21 @@ def horizon_command(asked: HorizonConfig, words: list[str]) -> None:
     for k in (*asked.every, 0):
         name, played = str(k or "never"), agent.play(wipe_every=k)
         rows[name] = summary = played.summary(agent.config.game) | {"scores": played.scores}
-        print(f"wiped every {name:>5} steps   mean {summary['mean']:.1f}   {spread(summary)}", flush=True)
-    bounds = np.array([[row["mean"], *row["interval_95"]] for row in rows.values()], float).T.tolist()
+        print(
+            f"wiped every {name:>5} steps   mean {summary['mean']:.1f}   {spread(summary)}",
+            flush=True,
+        )
+    bounds = np.array(
+        [[row["mean"], *row["interval_95"]] for row in rows.values()], float
+    ).T.tolist()
     random = rows["never"]["random_score"]
     levels = {} if random is None else {"random play": random}
     rules = f"{asked.episodes} episodes, epsilon {asked.epsilon:g}, mean and 95 % interval"
     title = f"Score when the memory is wiped every k steps\n{title};\n{rules}"
     drawn = {"levels": levels, "title": title, "xlabel": "k, in steps", "ylabel": "score"}
-    write_figures(out, words, {**agent.about, "wiped_every": rows}, [Line("score", [*rows], *bounds)], **drawn)
+    write_figures(
+        out, words, {**agent.about, "wiped_every": rows}, [Line("score", [*rows], *bounds)], **drawn
+    )
 
 
 # Name: what runs it, its settings, its help.
@@ -227,8 +280,16 @@ COMMANDS: dict[str, tuple[Callable[[Any, list[str]], None], Settings, str]] = {
         RecallConfig(),
         "Train every core on the recall task; draw its success against the wait",
     ),
-    "gradient": (gradient_command, GradientConfig(), "Measure how fast the gradient of Q fades, step by step back"),
-    "horizon": (horizon_command, HorizonConfig(), "Score an agent whose memory is wiped every k steps"),
+    "gradient": (
+        gradient_command,
+        GradientConfig(),
+        "Measure how fast the gradient of Q fades, step by step back",
+    ),
+    "horizon": (
+        horizon_command,
+        HorizonConfig(),
+        "Score an agent whose memory is wiped every k steps",
+    ),
 }
 
 
@@ -239,7 +300,9 @@ def main(argv: list[str]) -> int:
         return 0
     name = argv[0] if argv else ""
     if name not in COMMANDS:
-        raise UsageError(f"{name!r} is not one of {', '.join(COMMANDS)}.{near(name, list(COMMANDS))} See --help.")
+        raise UsageError(
+            f"{name!r} is not one of {', '.join(COMMANDS)}.{near(name, list(COMMANDS))} See --help."
+        )
     run, settings, text = COMMANDS[name]
     run(parse(f"experiment.memory {name}", argv[1:], settings, text), argv)
     return 0

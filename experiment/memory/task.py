@@ -1,4 +1,5 @@
-"""Training and scoring on the recall task (envs/recall.py), through the loop and the evaluation that play Atari."""
+"""Training and scoring on the recall task (envs/recall.py), through the loop and the evaluation
+that play Atari."""
 
 import tempfile
 from dataclasses import replace
@@ -18,18 +19,37 @@ STEPS_AN_UPDATE = 8  # of each env
 
 
 def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
-    """The drqn preset, with what a small task asks for; the same for all cores. Epsilon falls over 70 % of the run.
+    """The drqn preset, with what a small task asks for; the same for all cores. Epsilon falls over
+    70 % of the run.
 
-    The last action stays hidden: an agent without memory would write the cue down in its actions. Unrolls are longer
-    than the longest episode, so that none is cut everywhere.
+    The last action stays hidden: an agent without memory would write the cue down in its actions.
+    Unrolls are longer than the longest episode, so that none is cut everywhere.
     """
     small = {
-        "game": "recall/Recall-v0", "frame_stack": 1, "torso": "flat", "center": False, "standardize": False,
-        "core_size": 32, "hidden": 0, "head": "mean", "average": 0.0, "last_action_reward": False, "num_envs": 32,
-        "replay_rows": 65_536, "start_rows": 8_192, "epsilon_final": 0.05, "batch_size": 64, "unroll": 104,
-        "discount": 0.9, "learning_rate": 1e-2, "precision": "fp32", "threads": 1, "track": "none", "eval_frames": 0,
+        "game": "recall/Recall-v0",
+        "frame_stack": 1,
+        "torso": "flat",
+        "center": False,
+        "standardize": False,
+        "core_size": 32,
+        "hidden": 0,
+        "head": "mean",
+        "average": 0.0,
+        "last_action_reward": False,
+        "num_envs": 32,
+        "replay_rows": 65_536,
+        "start_rows": 8_192,
+        "epsilon_final": 0.05,
+        "batch_size": 64,
+        "unroll": 104,
+        "discount": 0.9,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "threads": 1,
+        "track": "none",
+        "eval_frames": 0,
         "checkpoint_frames": 10**9,
-    }  # fmt: skip
+    }
     chosen = small | {"core": core, "seed": seed} | changes
     frames = chosen["start_rows"] + updates * STEPS_AN_UPDATE * chosen["num_envs"]
     samples = chosen["batch_size"] * chosen["unroll"] / (STEPS_AN_UPDATE * chosen["num_envs"])
@@ -38,8 +58,12 @@ def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
 
 
 def train(config: Config) -> QNetwork:
-    """A network trained by the loop of train.py. Its run leaves nothing behind. KeyboardInterrupt after a signal."""
-    with tempfile.TemporaryDirectory() as home, open_run(replace(config, runs_dir=Path(home)), quiet=True) as run:
+    """A network trained by the loop of train.py. Its run leaves nothing behind. KeyboardInterrupt
+    after a signal."""
+    with (
+        tempfile.TemporaryDirectory() as home,
+        open_run(replace(config, runs_dir=Path(home)), quiet=True) as run,
+    ):
         program.train(run)
     if run.stop_asked:
         raise KeyboardInterrupt
@@ -48,5 +72,7 @@ def train(config: Config) -> QNetwork:
 
 def success(config: Config, network: QNetwork, wait: int, episodes: int = 500) -> float:
     """The share of right answers after exactly this wait, without exploration."""
-    asked = replace(config, game=f"recall/Recall{wait}-v0", eval_episodes=episodes, eval_epsilon=0.0)
+    asked = replace(
+        config, game=f"recall/Recall{wait}-v0", eval_episodes=episodes, eval_epsilon=0.0
+    )
     return float(np.mean(np.array(evaluate(network, asked, build.rules(asked)).scores) > 0))

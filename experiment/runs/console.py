@@ -36,7 +36,8 @@ def text(value: Any) -> str:
 
 
 class Screen:
-    """A console with one live panel, where it is a terminal. One that was closed must not end the program."""
+    """A console with one live panel, where it is a terminal. One that was closed must not end the
+    program."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -54,7 +55,8 @@ class Screen:
         try:
             if not self.console.quiet:
                 write()
-        except (OSError, SystemExit):  # the terminal or the pipe was closed; rich itself exits on a broken pipe
+        # The terminal or the pipe was closed; rich itself exits on a broken pipe.
+        except (OSError, SystemExit):
             self.console.quiet = True
 
     def say(self, text: str) -> None:
@@ -68,7 +70,8 @@ class Screen:
 
 
 class Display(Screen):
-    """Shows every metric as rows come. A plain line at most every LINE_SECONDS where the output is no terminal."""
+    """Shows every metric as rows come. A plain line at most every LINE_SECONDS where the output is
+    no terminal."""
 
     def __init__(self, title: str, total_frames: int, console: Console | None = None) -> None:
         super().__init__(console)
@@ -91,5 +94,7 @@ class Display(Screen):
             self.say(", ".join(words))
 
     def _panel(self) -> RenderableType:
-        cells = [Text.assemble((f"{name} ", "cyan"), text(value)) for name, value in self._values.items()]
+        cells = [
+            Text.assemble((f"{name} ", "cyan"), text(value)) for name, value in self._values.items()
+        ]
         return Group(Columns(cells, equal=True, title=self._title), self._progress)

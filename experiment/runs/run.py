@@ -1,4 +1,5 @@
-"""One training run: its parts, its counters, and its schedule of rows, evaluations and checkpoints."""
+"""One training run: its parts, its counters, and its schedule of rows, evaluations and
+checkpoints."""
 
 import contextlib
 import shlex
@@ -41,11 +42,13 @@ class Counters:
     evaluation_due: bool = False
     row_frames: int = 0  # frames at the last row of metrics
     returns: list[float] = field(default_factory=list)  # of the episodes since that row
-    sums: dict[str, Any] = field(default_factory=dict)  # of update metrics since that row: numbers, or tensors
+    # Of update metrics since that row: numbers, or tensors.
+    sums: dict[str, Any] = field(default_factory=dict)
     updates_in_row: int = 0
 
 
-RESERVE = 2**28  # bytes of free memory beside what a checkpoint needs: what a run may take between two rows
+# Bytes of free memory beside what a checkpoint needs: what a run may take between two rows.
+RESERVE = 2**28
 # Activities whose seconds are measured -> the part of the run and the method that does them.
 TIMED = {
     "environment": ("player", "recv"),
@@ -56,7 +59,8 @@ TIMED = {
 
 
 class Run:
-    """The parts of a run and its place in time. `advance` is called once for each step of the envs."""
+    """The parts of a run and its place in time. `advance` is called once for each step of the
+    envs."""
 
     def __init__(self, config: Config, folder: Path, saved: Checkpoint | None = None) -> None:
         """A run at its first frame, or as it was at `saved`; then the envs play their tapes again.
@@ -80,7 +84,8 @@ class Run:
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
         self.stop_asked = self._save_failed = self._memory_warned = False
-        self.listeners: list[Callable[[dict[str, Any]], object]] = []  # each is called with every row of metrics
+        # Each is called with every row of metrics.
+        self.listeners: list[Callable[[dict[str, Any]], object]] = []
         self.display = Display(f"{config.preset} on {config.game}", config.frames)
         try:
             with refused(folder, "resumed from its checkpoint" if saved else "written"):
@@ -93,7 +98,8 @@ class Run:
         except BaseException:
             self.player.close()
             raise
-        self._saved = (self.frames, position) if saved else None  # frames and metrics position of the last checkpoint
+        # Frames and metrics position of the last checkpoint.
+        self._saved = (self.frames, position) if saved else None
         self._row_time = time.monotonic()
         self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row, by activity
         for name, (part, method) in TIMED.items():
@@ -115,13 +121,13 @@ class Run:
 
         return timed
 
-    # --- the learner's share ---------------------------------------------------------------------------------
+    # --- the learner's share ----------------------------------------------------------------------
 
     def updates_due(self) -> int:
         """Updates to make during this step.
 
-        Once the replay is ready, all updates together are floor(samples_per_step * steps / rows of an update), with the
-        steps of all envs since then, those under way included.
+        Once the replay is ready, all updates together are floor(samples_per_step * steps / rows of
+        an update), with the steps of all envs since then, those under way included.
         """
         config, counters = self.config, self.counters
         if counters.learning_since is None:
@@ -129,7 +135,10 @@ class Run:
                 return 0
             counters.learning_since = self.frames
         steps = self._learning_steps() + self.player.steps
-        return int(config.samples_per_step * steps // (config.batch_size * config.unroll)) - self.learner.updates
+        return (
+            int(config.samples_per_step * steps // (config.batch_size * config.unroll))
+            - self.learner.updates
+        )
 
     def _learning_steps(self) -> int:
         """Steps of all envs since learning began."""
@@ -137,7 +146,8 @@ class Run:
         return 0 if since is None else (self.frames - since) // self.task.frame_skip
 
     def record_update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add an update's metrics to the next row, which shows their means. They are fetched with the row."""
+        """Add an update's metrics to the next row, which shows their means. They are fetched with
+        the row."""
         sums = self.counters.sums
         for key, value in metrics.items():
             sums[key] = sums.get(key, 0.0) + value
@@ -147,7 +157,7 @@ class Run:
         """End at the next step, with a checkpoint."""
         self.stop_asked = True
 
-    # --- the schedule ----------------------------------------------------------------------------------------
+    # --- the schedule -----------------------------------------------------------------------------
 
     def advance(self, steps: int, epsilon: float) -> None:
         """The envs have made so many steps, all together: count, report, evaluate, save."""
@@ -164,8 +174,11 @@ class Run:
         if passed(self.config.eval_frames) or (done and self.config.eval_frames):
             self.counters.evaluation_due = True
         self.evaluate_if_due()
-        # A checkpoint comes after the rows of its frame. One that failed is tried again with every row.
-        if passed(self.config.checkpoint_frames) or (self._save_failed and passed(self.config.log_frames)):
+        # A checkpoint comes after the rows of its frame. One that failed is tried again with every
+        # row.
+        if passed(self.config.checkpoint_frames) or (
+            self._save_failed and passed(self.config.log_frames)
+        ):
             self.save()
 
     def _record_episodes(self) -> None:
@@ -202,11 +215,18 @@ class Run:
             "replay_bytes": self.replay.nbytes,
             "seconds": round(counters.seconds, 3),
             "frames_per_second": round((self.frames - counters.row_frames) / since, 1),
-            "steps_per_second": round((self.frames - counters.row_frames) / self.task.frame_skip / since, 1),
+            "steps_per_second": round(
+                (self.frames - counters.row_frames) / self.task.frame_skip / since, 1
+            ),
             **self.player.metrics(since),
             **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
         }
-        counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = {}, 0, [], self.frames
+        counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = (
+            {},
+            0,
+            [],
+            self.frames,
+        )
         self._times = dict.fromkeys(self._times, 0.0)
         self._publish(row)
         self._watch_memory()
@@ -225,14 +245,18 @@ class Run:
         self._memory_warned = True
         if free < used + RESERVE:
             self.save()
-            raise UsageError(f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. Resume it with more memory")
+            raise UsageError(
+                f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. Resume it with more "
+                "memory"
+            )
 
     def _publish(self, row: dict[str, Any]) -> None:
         for listen in (self.metrics.write, self.display.show, *self.listeners):
             listen(row)
 
     def _count_time(self) -> None:
-        """Add what passed since the last row or save to `seconds`. The monotonic clock: no one can set it back."""
+        """Add what passed since the last row or save to `seconds`. The monotonic clock: no one can
+        set it back."""
         now = time.monotonic()
         self.counters.seconds += now - self._row_time
         self._row_time = now
@@ -270,23 +294,32 @@ class Run:
         try:
             write_evaluation(stem, result, summary, about)
         except OSError as error:
-            self.display.say(f"evaluation at {self.frames:,} frames: its file is not written ({error.strerror})")
+            self.display.say(
+                f"evaluation at {self.frames:,} frames: its file is not written ({error.strerror})"
+            )
         low, high = summary["interval_95"]
-        score = {"eval_score": summary["mean"], "eval_low": low, "eval_high": high, "eval_protocol": self.protocol.name}
+        score = {
+            "eval_score": summary["mean"],
+            "eval_low": low,
+            "eval_high": high,
+            "eval_protocol": self.protocol.name,
+        }
         self._publish({"frames": self.frames} | score)
         self.display.say(
             f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
             f"({spread(summary)}, {summary['episodes']} episodes)"
         )
 
-    # --- saving and going on ---------------------------------------------------------------------------------
+    # --- saving and going on ----------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint. A full or forbidden disk pauses saving, says so, and training goes on."""
+        """Write a checkpoint. A full or forbidden disk pauses saving, says so, and training goes
+        on."""
         self._check_finite()
         trouble = ""
         try:
-            self.metrics.sync()  # rows first: a checkpoint must not remember rows that are not on the disk
+            # Rows first: a checkpoint must not remember rows that are not on the disk.
+            self.metrics.sync()
             if self._saved != (self.frames, self.metrics.position):
                 checkpoints.save(self.folder / "checkpoint", self.state())
             self._saved = (self.frames, self.metrics.position)
@@ -330,7 +363,10 @@ class Run:
             },
             "metrics_position": self.metrics.position,
         }
-        parts = {"learner": self.learner.state(), "replay": self.replay.state()} | self.player.state()
+        parts = {
+            "learner": self.learner.state(),
+            "replay": self.replay.state(),
+        } | self.player.state()
         return Checkpoint(meta, self.learner.acting.state_dict(), tensor_tree(**parts))
 
     def _restore(self, saved: Checkpoint) -> None:

@@ -24,15 +24,27 @@ from experiment.store.files import refused, replacing
 from experiment.store.metrics import read_rows
 from experiment.store.provenance import exactness_lost, machine
 
-# Settings that may differ when a run goes on: they change where and how it runs, not what it computes.
+# Settings that may differ when a run goes on: they change where and how it runs, not what it
+# computes.
 FREE_ON_RESUME = frozenset(
-    {"runs_dir", "name", "frames", "track", "checkpoint_frames", "device", "threads", "compile", "ray"}
+    {
+        "runs_dir",
+        "name",
+        "frames",
+        "track",
+        "checkpoint_frames",
+        "device",
+        "threads",
+        "compile",
+        "ray",
+    }
 )
 
 
 @contextlib.contextmanager
 def open_run(config: Config, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
-    """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught, tracker on."""
+    """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught,
+    tracker on."""
     build.check_config(config)
     name = config.name or f"{config.preset}-{settings.file_name(config.game)}-s{config.seed}"
     folder = resume or config.runs_dir / name
@@ -59,10 +71,14 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
         try:
             yield run
         except NonFiniteError as error:
-            last = [f"the last good checkpoint, of {n:,} frames, is kept" for n in checkpoints.saved_frames(folder)]
+            last = [
+                f"the last good checkpoint, of {n:,} frames, is kept"
+                for n in checkpoints.saved_frames(folder)
+            ]
             raise UsageError(
                 f"{folder}: stopped after {run.frames:,} frames, not finite at {error}; "
-                f"{last[0] if last else 'there is no checkpoint'}; start a new run with other settings"
+                f"{last[0] if last else 'there is no checkpoint'}; start a new run with other "
+                "settings"
             ) from None
 
 
@@ -75,8 +91,10 @@ def announce(run: Run) -> None:
         "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",
         "network": f"{c.preset}: {c.torso} torso, {c.frame_stack} {images}, core {core}, "
         f"{run.parameters:,} parameters, {len(run.task.action_names)} actions",
-        "replay": f"{c.replay_rows:,} rows, about {build.expected_bytes(c)['replay'] / 1e9:.2f} GB when full",
-        "learning": f"{c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an update",
+        "replay": f"{c.replay_rows:,} rows, about {build.expected_bytes(c)['replay'] / 1e9:.2f} GB "
+        "when full",
+        "learning": f"{c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an "
+        "update",
         "device": f"{c.device}, {build.precision(c)}, {build.threads(c)} threads",
         "length": f"{c.frames:,} frames; the first row of metrics tells the speed",
     }
@@ -84,7 +102,8 @@ def announce(run: Run) -> None:
 
 
 def _resume(config: Config, folder: Path) -> Run:
-    """The run as its last checkpoint has it; a run that was killed before its first one begins again."""
+    """The run as its last checkpoint has it; a run that was killed before its first one begins
+    again."""
     path, saved = folder / "config.yaml", None
     if not checkpoints.saved_frames(folder) and is_young(folder, config):
         check_same(settings.load(path), config)
@@ -94,7 +113,11 @@ def _resume(config: Config, folder: Path) -> Run:
         with refused(folder, "resumed from its checkpoint"):
             check_same(settings.from_dict(saved.meta["config"], str(folder)), config)
             before = saved.meta["config"] | saved.meta["machine"] | saved.meta
-            now = machine() | {"precision": build.precision(config), "device": config.device, "compile": config.compile}
+            now = machine() | {
+                "precision": build.precision(config),
+                "device": config.device,
+                "compile": config.compile,
+            }
             for line in exactness_lost(before, now):
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, folder, saved)
@@ -107,7 +130,8 @@ def _resume(config: Config, folder: Path) -> Run:
 
 
 def is_young(folder: Path, config: Config) -> bool:
-    """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed is needed."""
+    """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed
+    is needed."""
     with refused(path := folder / "metrics.jsonl", "read"):
         rows = read_rows(path)[0] if path.exists() else []
         due = config.checkpoint_frames + build.task(config).frame_skip * config.num_envs
@@ -115,7 +139,8 @@ def is_young(folder: Path, config: Config) -> bool:
 
 
 def _make_folder(folder: Path, config: Config) -> None:
-    """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be made."""
+    """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be
+    made."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         (temporary / "episodes").mkdir(parents=True, exist_ok=True)
@@ -126,18 +151,23 @@ def _make_folder(folder: Path, config: Config) -> None:
         if folder.exists():
             resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
             raise UsageError(
-                f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another --name"
+                f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose "
+                "another --name"
             ) from None
-        raise UsageError(f"--runs-dir {folder.parent}: cannot be written ({error.strerror})") from None
+        raise UsageError(
+            f"--runs-dir {folder.parent}: cannot be written ({error.strerror})"
+        ) from None
 
 
 def check_same(stored: Config, new: Config) -> None:
-    """Print the settings that may change and do. UsageError if one would change what the run means."""
+    """Print the settings that may change and do. UsageError if one would change what the run
+    means."""
     changes = settings.differences(stored, new)
     if refusals := [line for k, line in changes.items() if k not in FREE_ON_RESUME]:
         free = ", ".join(sorted(map(settings.flag, FREE_ON_RESUME - {"name", "runs_dir"})))
         raise UsageError(
-            f"--resume: would change the meaning of the run: {', '.join(refusals)}; start a new run for that "
+            f"--resume: would change the meaning of the run: {', '.join(refusals)}; start a new "
+            "run for that "
             f"({free} may change)"
         )
     for k in FREE_ON_RESUME & set(changes) - {"name", "runs_dir"}:
@@ -150,7 +180,11 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
     A signal that the parent process ignored stays ignored: nohup, or a shell's background job.
     """
-    caught = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    caught = [
+        n
+        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(n) is not signal.SIG_IGN
+    ]
     old = {number: signal.signal(number, lambda *_: stop()) for number in caught}
     try:
         yield

@@ -28,7 +28,8 @@ class Agent:
     config: Config  # of the evaluation: screen, episodes, epsilon, seed
     protocol: Protocol
     network: QNetwork
-    trained: dict[str, Any]  # frames, train_seed, parameters, network_sha256; untrained: it made no update
+    # Frames, train_seed, parameters, network_sha256; untrained: it made no update.
+    trained: dict[str, Any]
 
     @property
     def screen(self) -> Observe:
@@ -36,7 +37,8 @@ class Agent:
 
     @property
     def warning(self) -> str:
-        """Comes before the frames of the training: "UNTRAINED, " where the run made no update, else nothing."""
+        """Comes before the frames of the training: "UNTRAINED, " where the run made no update, else
+        nothing."""
         return "UNTRAINED, " * ("untrained" in self.trained)
 
     @property
@@ -44,35 +46,44 @@ class Agent:
         """Describes the agent and the evaluation in every file of scores."""
         c = self.config
         played = {"epsilon": c.eval_epsilon, "eval_seed": c.seed, "observe": str(self.screen)}
-        return {"preset": c.preset, "game": c.game, "protocol": self.protocol.name, **played, **self.trained}
+        return {
+            "preset": c.preset,
+            "game": c.game,
+            "protocol": self.protocol.name,
+            **played,
+            **self.trained,
+        }
 
     @property
     def label(self) -> str:
         """Name of the evaluation's files."""
         c, screen = self.config, self.screen
-        rules = (
-            f"{self.protocol.name}-{screen.kind}{screen.parameter:g}-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
-        )
-        return f"{self.trained['frames']:012d}-{rules}"
+        rules = f"{self.protocol.name}-{screen.kind}{screen.parameter:g}-e{c.eval_epsilon:g}"
+        return f"{self.trained['frames']:012d}-{rules}-n{c.eval_episodes}-s{c.seed}"
 
     def on(self, screen: Observe) -> "Agent":
         """The same agent, scored on another screen."""
         return replace(self, config=replace(self.config, observe=str(screen)))
 
-    def play(self, should_stop: Callable[[], bool] = lambda: False, wipe_every: int = 0) -> Evaluation:
+    def play(
+        self, should_stop: Callable[[], bool] = lambda: False, wipe_every: int = 0
+    ) -> Evaluation:
         """`evaluate` under a progress bar."""
         c = self.config
 
         def report(scores: list[float], steps: int) -> None:
-            bar(len(scores), f"mean {np.mean(scores):.1f}  {steps:,} steps" if scores else f"{steps:,} steps")
+            bar(
+                len(scores),
+                f"mean {np.mean(scores):.1f}  {steps:,} steps" if scores else f"{steps:,} steps",
+            )
 
         with progress(f"{c.game} {self.screen}", c.eval_episodes, "episodes") as bar:
             return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)
 
 
 def open_agent(folder: Path | str, **overrides: Any) -> Agent:
-    """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU; scored with the
-    settings of its training, but for `overrides`.
+    """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU;
+    scored with the settings of its training, but for `overrides`.
 
     UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
     """
@@ -80,7 +91,9 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
     if (folder / zoo.WEIGHTS).is_file():
         saved = zoo.load(folder)
     else:
-        saved = load_latest(folder, training=False, report=lambda text: print(text, file=sys.stderr))
+        saved = load_latest(
+            folder, training=False, report=lambda text: print(text, file=sys.stderr)
+        )
     trained = from_dict(saved.meta.get("config", {}), str(folder))
     config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
     protocol = build.rules(config)
@@ -100,7 +113,8 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
-    """The trained network, on the CPU. UsageError if the action set does not fit; any error if the weights do not."""
+    """The trained network, on the CPU. UsageError if the action set does not fit; any error if the
+    weights do not."""
     num_actions, trained = len(build.task(config).action_names), saved.meta.get("num_actions")
     if trained != num_actions:
         raise UsageError(

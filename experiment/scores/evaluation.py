@@ -62,7 +62,9 @@ def middle_and_best(scores: Sequence[float]) -> tuple[int, int]:
 def spread(summary: Mapping[str, Any]) -> str:
     """The interval of a summary in words."""
     low, high = summary["interval_95"]
-    return "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
+    return (
+        "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
+    )
 
 
 def evaluate(
@@ -73,19 +75,22 @@ def evaluate(
     wipe_every: int = 0,
     report: Callable[[list[float], int], object] = lambda scores, steps: None,
 ) -> Evaluation:
-    """Play `config.eval_episodes` whole episodes, the same number in every env: no bias towards short ones.
+    """Play `config.eval_episodes` whole episodes, the same number in every env: no bias towards
+    short ones.
 
-    At most 32 envs play side by side; where they do not divide the episodes, the last env plays fewer, which is
-    settled before play. `config.eval_epsilon` is the share of random actions, `config.seed` the seed of the games and
-    of these actions. The random streams are the evaluation's own: training is not disturbed.
+    At most 32 envs play side by side; where they do not divide the episodes, the last env plays
+    fewer, which is settled before play. `config.eval_epsilon` is the share of random actions,
+    `config.seed` the seed of the games and of these actions. The random streams are the
+    evaluation's own: training is not disturbed.
 
-    Before each step `should_stop` may end the evaluation early: the result then holds the episodes that have ended.
-    Short ones end first, so their mean is biased. After each step `report` is called with the scores so far, in the
-    order in which episodes ended, and the number of steps. With `wipe_every` k the core
-    states of all envs are reset before the steps 0, k, 2 k ...: nothing is remembered for longer than k steps.
+    Before each step `should_stop` may end the evaluation early: the result then holds the episodes
+    that have ended. Short ones end first, so their mean is biased. After each step `report` is
+    called with the scores so far, in the order in which episodes ended, and the number of steps.
+    With `wipe_every` k the core states of all envs are reset before the steps 0, k, 2 k ...:
+    nothing is remembered for longer than k steps.
 
-    The network computes only envs that have episodes left to play. Random draws do not depend on that, but the last
-    bits of a Q-value may depend on the size of the batch.
+    The network computes only envs that have episodes left to play. Random draws do not depend on
+    that, but the last bits of a Q-value may depend on the size of the batch.
     """
     episodes, seed = config.eval_episodes, config.seed
     per_env = -(-episodes // MAX_ENVS)
@@ -98,7 +103,11 @@ def evaluate(
     records: list[EpisodeRecord] = []  # in the order in which they ended
     steps = 0
     with closing(games):
-        frame, is_first, reward = games.reset(), np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
+        frame, is_first, reward = (
+            games.reset(),
+            np.ones(num_envs, bool),
+            np.zeros(num_envs, np.float32),
+        )
         while left.any() and not should_stop():
             if wipe_every and steps % wipe_every == 0:
                 actor.core_state = network.initial_state(num_envs)
@@ -115,7 +124,8 @@ def evaluate(
 
 
 def check_writable(*folders: Path) -> None:
-    """Make the folders. UsageError if no file can be written there: before the work, not after it."""
+    """Make the folders. UsageError if no file can be written there: before the work, not after
+    it."""
     for folder in folders:
         with refused(folder, "written"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +137,11 @@ def record_name(episode: int) -> str:
     return f"episode-{episode:03d}.json"
 
 
-def write_evaluation(stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]) -> Path:
-    """`stem`.json with scores and summary, and the episodes' records in the folder `stem`. OSError if it cannot."""
+def write_evaluation(
+    stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]
+) -> Path:
+    """`stem`.json with scores and summary, and the episodes' records in the folder `stem`. OSError
+    if it cannot."""
     stem.mkdir(parents=True, exist_ok=True)
     for i, record in enumerate(result.records):
         record.save(stem / record_name(i))

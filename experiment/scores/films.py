@@ -1,4 +1,5 @@
-"""Films of recorded episodes: the game alone or with what the agent saw and expected, side by side, in a terminal."""
+"""Films of recorded episodes: the game alone or with what the agent saw and expected, side by side,
+in a terminal."""
 
 import shutil
 import time
@@ -32,7 +33,8 @@ class Film:
     fast: bool = False  # encoded at once, at the price of size
 
     def write(self, path: Path, caption: str | None = None) -> Path:
-        """Encode under a progress bar; a picture of a moment at three quarters lies beside the film. OSError."""
+        """Encode under a progress bar; a picture of a moment at three quarters lies beside the
+        film. OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with progress(path.name, self.length, "pictures") as bar:
 
@@ -42,7 +44,9 @@ class Film:
                     bar(i, "")
 
             poster = self.length * 3 // 4
-            write_video(counted(), path, caption, self.scale, fps=self.fps, poster=poster, fast=self.fast)
+            write_video(
+                counted(), path, caption, self.scale, fps=self.fps, poster=poster, fast=self.fast
+            )
         return path
 
 
@@ -59,7 +63,8 @@ def game_film(record: EpisodeRecord) -> Film:
 
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
-    """A picture a step: the game, and beside it what this agent sees and expects in it, and its memory."""
+    """A picture a step: the game, and beside it what this agent sees and expects in it, and its
+    memory."""
     numbers = trace(agent.network, agent.config, record, saliency)
     c, title = agent.config, f"{agent.config.preset}  {record.game}  {record.observe}"
     drawn = overlay.pictures(record, numbers, build.task(c).action_names, title, c.core_size)
@@ -74,13 +79,16 @@ def beside(one: Film, other: Film) -> Film:
         for pair in zip_longest(one.pictures, other.pictures):
             last = [last[i] if new is None else new for i, new in enumerate(pair)]
             height = max(map(len, last))
-            yield np.concatenate([np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last], axis=1)
+            yield np.concatenate(
+                [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last], axis=1
+            )
 
     return replace(one, pictures=pictures(), length=max(one.length, other.length))
 
 
 def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Play a film in a terminal that shows 24-bit colours, two pixels a character, not faster than real time."""
+    """Play a film in a terminal that shows 24-bit colours, two pixels a character, not faster than
+    real time."""
     size, every = shutil.get_terminal_size(), max(1, film.fps // 15)
     out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear
     due = time.monotonic()
@@ -95,9 +103,13 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
 
 
 def blocks(picture: Frame, columns: int, rows: int) -> str:
-    """A picture [H, W, 3] as lines of half blocks: a character is two pixels, one above the other."""
+    """A picture [H, W, 3] as lines of half blocks: a character is two pixels, one above the
+    other."""
     shrink = max(1, -(-picture.shape[1] // columns), -(-picture.shape[0] // rows))
     small = picture[::shrink, ::shrink]
-    pairs = np.concatenate([small[: len(small) // 2 * 2 : 2], small[1::2]], axis=2)  # [rows / 2, columns, 6]
+    # [rows / 2, columns, 6]
+    pairs = np.concatenate([small[: len(small) // 2 * 2 : 2], small[1::2]], axis=2)
     block = "\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580"
-    return "\n".join("".join(block.format(*pair) for pair in line) + "\x1b[0m" for line in pairs.tolist())
+    return "\n".join(
+        "".join(block.format(*pair) for pair in line) + "\x1b[0m" for line in pairs.tolist()
+    )

@@ -25,7 +25,9 @@ def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int, str],
         TextColumn(f"{escape(unit)}  {{task.fields[note]}}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
         task, last_line = bar.add_task(escape(title), total=total, note=""), time.monotonic()
 
         def report(done: int, note: str) -> None:

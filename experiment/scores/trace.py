@@ -34,7 +34,8 @@ class Trace:
 
 @contextmanager
 def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[list[Tensor]]:
-    """What the convolutions are given, a tensor [L, K C, H', W'] for each call: leaves that gradients can reach."""
+    """What the convolutions are given, a tensor [L, K C, H', W'] for each call: leaves that
+    gradients can reach."""
     images: list[Tensor] = []
 
     def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
@@ -46,24 +47,29 @@ def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[l
 
 
 def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
-    """The rows of a whole episode as a network with `frame_stack` saw them, B = 1; the actions taken [T] int64."""
+    """The rows of a whole episode as a network with `frame_stack` saw them, B = 1; the actions
+    taken [T] int64."""
     frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
     action = record.actions[record.start :].astype(np.int64)
     before = np.zeros((frame_stack - 1, *frames.shape[1:]), np.uint8)
     is_first = np.arange(1 - frame_stack, record.steps) == 0
-    # The first row's previous action and reward are the last ones here: the network does not look at them.
+    # The first row's previous action and reward are the last ones here: the network does not look
+    # at them.
     rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
     return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
 
 
-def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bool = False) -> Trace:
-    """Run the network on a record, at the precision of `config`: torso and head on CHUNK rows at once, as in an
-    evaluation of as many envs, the core row by row.
+def trace(
+    network: QNetwork, config: Config, record: EpisodeRecord, saliency: bool = False
+) -> Trace:
+    """Run the network on a record, at the precision of `config`: torso and head on CHUNK rows at
+    once, as in an evaluation of as many envs, the core row by row.
 
     The last bits of a value may differ from those in the evaluation, whose batches held other rows.
     """
     inputs, action = inputs_of(record, network.settings.frame_stack)
-    autocast, is_first = build.autocast(config), torch.zeros(1, 1, dtype=torch.bool)  # the first state is zeros anyway
+    # The first state is zeros anyway.
+    autocast, is_first = build.autocast(config), torch.zeros(1, 1, dtype=torch.bool)
     samples, features, states, tints = [], [], [network.initial_state(1)], []
     with progress("values", record.steps, "steps") as bar, torch.set_grad_enabled(saliency):
         for start in range(0, record.steps, CHUNK):
@@ -79,14 +85,19 @@ def trace(network: QNetwork, config: Config, record: EpisodeRecord, saliency: bo
             if saliency:
                 value = z.take_along_dim(played, 2).mean(-1).sum()
                 (gradient,) = torch.autograd.grad(value, images)
-                side = inputs.frames.shape[-1] // gradient.shape[-1]  # channels hold tiles of side x side pixels
-                newest = nn.functional.pixel_shuffle(gradient[:, -side * side :].float().abs(), side)  # [L, 1, H, W]
+                # Channels hold tiles of side x side pixels.
+                side = inputs.frames.shape[-1] // gradient.shape[-1]
+                # [L, 1, H, W]
+                newest = nn.functional.pixel_shuffle(
+                    gradient[:, -side * side :].float().abs(), side
+                )
                 tints.append(newest[:, 0])
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")
     with torch.no_grad():
-        gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))  # from the states before each step
+        # From the states before each step.
+        gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
     sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(
         frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),

@@ -17,11 +17,16 @@ Frame = NDArray[np.uint8]  # RGB [H, W, 3]
 FPS = 60  # the console's
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
-# `cpu-independent`: without it x264's AVX-512 code gives other bytes for the same frames from one run to the next (its
-# macroblock tree does; measured with av 18.1).
+# `cpu-independent`: without it x264's AVX-512 code gives other bytes for the same frames from one
+# run to the next (its macroblock tree does; measured with av 18.1).
 ENCODER = {"preset": "veryfast", "crf": "23", "x264-params": "cpu-independent=1"}
-# `ultrafast`, with the three of its savings undone that cost size and no time: half the time of `superfast`.
-FAST = {"preset": "ultrafast", "crf": "30", "x264-params": "cpu-independent=1:cabac=1:aq-mode=1:bframes=3"}
+# `ultrafast`, with the three of its savings undone that cost size and no time: half the time of
+# `superfast`.
+FAST = {
+    "preset": "ultrafast",
+    "crf": "30",
+    "x264-params": "cpu-independent=1:cabac=1:aq-mode=1:bframes=3",
+}
 
 
 def write_video(
@@ -35,9 +40,10 @@ def write_video(
 ) -> None:
     """Write `frames` as an mp4. Atari's 160x210 becomes 320x420 at the default scale.
 
-    `caption` is a line of text below the picture. `fast` encodes with FAST. Players
-    can jump to every fourth second. Frame number `poster` also becomes a picture, PATH with the suffix .jpg. The files
-    appear under their names only when they are whole; the same frames give the same bytes.
+    `caption` is a line of text below the picture. `fast` encodes with FAST. Players can jump to
+    every fourth second. Frame number `poster` also becomes a picture, PATH with the suffix .jpg.
+    The files appear under their names only when they are whole; the same frames give the same
+    bytes.
     """
     pictures = (_compose(frame, caption, scale) for frame in frames)
     first = next(pictures, None)
@@ -47,7 +53,9 @@ def write_video(
         replacing(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        stream = container.add_stream("libx264", rate=fps, options=(FAST if fast else ENCODER) | {"g": str(4 * fps)})
+        stream = container.add_stream(
+            "libx264", rate=fps, options=(FAST if fast else ENCODER) | {"g": str(4 * fps)}
+        )
         stream.thread_count = 1  # the other cores stay with training
         stream.height, stream.width = first.shape[:2]
         for index, picture in enumerate(chain([first], pictures)):

@@ -1,4 +1,5 @@
-"""Agents as small folders to share: settings, weights in half precision, scores, learning curve, two episodes."""
+"""Agents as small folders to share: settings, weights in half precision, scores, learning curve,
+two episodes."""
 
 import json
 from pathlib import Path
@@ -26,9 +27,16 @@ def round_weights(network: QNetwork) -> None:
             parameter.copy_(parameter.half())
 
 
-def export(network: QNetwork, config: Config, result: Evaluation, about: dict[str, Any], run: Path, to: Path) -> None:
-    """Write the folder `to`. `about` describes network and evaluation; the learning curve comes from the run's
-    metrics. OSError if it cannot be written."""
+def export(
+    network: QNetwork,
+    config: Config,
+    result: Evaluation,
+    about: dict[str, Any],
+    run: Path,
+    to: Path,
+) -> None:
+    """Write the folder `to`. `about` describes network and evaluation; the learning curve comes
+    from the run's metrics. OSError if it cannot be written."""
     to.mkdir(parents=True, exist_ok=True)
     with replacing(to / WEIGHTS) as temporary:
         halves = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
@@ -37,7 +45,10 @@ def export(network: QNetwork, config: Config, result: Evaluation, about: dict[st
         settings.save(config, temporary)
     fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
     rows, _ = read_rows(run / "metrics.jsonl")
-    write_json(to / CURVE, {"fields": fields, "rows": [[row.get(field) for field in fields] for row in rows]})
+    write_json(
+        to / CURVE,
+        {"fields": fields, "rows": [[row.get(field) for field in fields] for row in rows]},
+    )
     for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):
         result.records[episode].save(to / f"{name}.json")
     about |= {"num_actions": network.num_actions}
@@ -45,13 +56,21 @@ def export(network: QNetwork, config: Config, result: Evaluation, about: dict[st
 
 
 def load(folder: Path) -> Checkpoint:
-    """The agent of such a folder, its weights in single precision again. UsageError if a file is missing or wrong."""
+    """The agent of such a folder, its weights in single precision again. UsageError if a file is
+    missing or wrong."""
     config = settings.load(folder / "config.yaml")
     with refused(folder / EVALUATION, "read"):
         about = json.loads(read(folder / EVALUATION))
         frames, num_actions = int(about["frames"]), int(about["num_actions"])
     with refused(folder / WEIGHTS, "read"):
-        weights: dict[str, Tensor] = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        weights: dict[str, Tensor] = {
+            name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()
+        }
         files = {NETWORK: digest(folder / WEIGHTS)}
-    meta = {"config": settings.to_dict(config), "frames": frames, "num_actions": num_actions, "files": files}
+    meta = {
+        "config": settings.to_dict(config),
+        "frames": frames,
+        "num_actions": num_actions,
+        "files": files,
+    }
     return Checkpoint(meta, weights, {})

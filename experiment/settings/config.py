@@ -1,4 +1,5 @@
-"""The settings of a run: one flat, typed record. The range and the explanation of each setting stand at the setting."""
+"""The settings of a run: one flat, typed record. The range and the explanation of each setting
+stand at the setting."""
 
 import json
 import re
@@ -28,7 +29,8 @@ Folder = Annotated[Path, Field(strict=False)]  # a string, in YAML
 Folders = Annotated[tuple[Path, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Screen = Annotated[str, AfterValidator(lambda word: str(parse_screen(word)))]
-Positional = Field(json_schema_extra={"positional": True})  # a word of the command line without a flag
+# A word of the command line without a flag.
+Positional = Field(json_schema_extra={"positional": True})
 
 
 class UsageError(Exception):
@@ -60,7 +62,8 @@ def like(pattern: str, words: str) -> AfterValidator:
 
 @dataclass(frozen=True, config=FORBID)
 class Settings:
-    """Base of every record that is filled from flags or YAML: a wrong value is a UsageError that names its flag."""
+    """Base of every record that is filled from flags or YAML: a wrong value is a UsageError that
+    names its flag."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -82,23 +85,28 @@ def _sentence(error: ValidationError, kind: type) -> str:
     place = name if extra.get("positional") else flag(name)
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
-    return f"{place} {value if value.isprintable() else repr(value)}: {reason[0].lower()}{reason[1:]}"
+    return (
+        f"{place} {value if value.isprintable() else repr(value)}: {reason[0].lower()}{reason[1:]}"
+    )
 
 
 @dataclass(frozen=True, config=FORBID)
 class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """The run: its environments, its schedule, and the machine. It has the settings of all parts.
 
-    A frame is one frame of the emulator. A step is one decision of the agent: 4 frames. A row is one step of one
-    environment in the replay. A sample is one row that is trained once.
+    A frame is one frame of the emulator. A step is one decision of the agent: 4 frames. A row is
+    one step of one environment in the replay. A sample is one row that is trained once.
     """
 
     # --- what is trained
     preset: Annotated[str, one_of(PRESETS), Positional] = "drqn"
     """Settings to start from; a flag overrides one of them."""
-    game: Annotated[str, AfterValidator(check_env), Field(json_schema_extra={"aliases": ["--env"]})] = "breakout"
-    """Any one-player game of ale-py in snake case, such as space_invaders; or the id of a gymnasium environment with
-    images and discrete actions, such as minigrid:MiniGrid-MemoryS7-v0 (package:id). Then a step is one frame."""
+    game: Annotated[
+        str, AfterValidator(check_env), Field(json_schema_extra={"aliases": ["--env"]})
+    ] = "breakout"
+    """Any one-player game of ale-py in snake case, such as space_invaders; or the id of a gymnasium
+    environment with images and discrete actions, such as minigrid:MiniGrid-MemoryS7-v0
+    (package:id). Then a step is one frame."""
     frames: Count = 10_000_000
     """Length of the run, in emulator frames."""
     seed: Seed = 1
@@ -108,22 +116,26 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     runs_dir: Folder = Path("runs")
     """Folder that holds the runs."""
     protocol: Annotated[str, one_of(PROTOCOLS)] = "v5"
-    """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or dqn-2015 (no sticky
-    actions, up to 30 no-ops at the start, the loss of a life is terminal in training)."""
+    """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or
+    dqn-2015 (no sticky actions, up to 30 no-ops at the start, the loss of a life is terminal in
+    training)."""
     observe: Screen = "full"
-    """The agent's view of the screen: full, flicker:PROBABILITY that a frame is black, blackout:FRAMES in a row,
-    delay:STEPS, blinkered:SHARE of the height, or noise:SIGMA in grey levels. Without a number: the kind's default."""
+    """The agent's view of the screen: full, flicker:PROBABILITY that a frame is black,
+    blackout:FRAMES in a row, delay:STEPS, blinkered:SHARE of the height, or noise:SIGMA in grey
+    levels. Without a number: the kind's default."""
 
     # --- acting
     num_envs: Annotated[int, Field(ge=1, le=1024)] = 32
     """Environments that are played side by side."""
     actors: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes on Ray that share the environments and send their rows to the learner (docs/scale.md). 0: the learner's
-    own process plays, and Ray is not needed."""
+    """Processes on Ray that share the environments and send their rows to the learner
+    (docs/scale.md). 0: the learner's own process plays, and Ray is not needed."""
     ray: Annotated[str, Field(json_schema_extra={"alone": "local"})] = ""
-    """Where the actors play: auto or HOST:PORT joins a Ray cluster; empty, or without a value: one is started here."""
+    """Where the actors play: auto or HOST:PORT joins a Ray cluster; empty, or without a value: one
+    is started here."""
     exploration: Literal["linear", "per-actor"] = "linear"
-    """linear: one epsilon that falls linearly. per-actor: a fixed epsilon for each environment (R2D2)."""
+    """linear: one epsilon that falls linearly. per-actor: a fixed epsilon for each environment
+    (R2D2)."""
     epsilon_start: Share = 1.0
     """Probability of a random action at the start."""
     epsilon_final: Share = 0.01
@@ -146,11 +158,13 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     log_frames: Count = 20_000
     """Frames between rows of metrics.jsonl."""
     track: Literal["none", "local", "wandb", "all"] = "local"
-    """Where metrics go besides metrics.jsonl: local (a trackio page), wandb (offline unless a key is configured)."""
+    """Where metrics go besides metrics.jsonl: local (a trackio page), wandb (offline unless a key
+    is configured)."""
 
     # --- the machine
     threads: Whole = 0
-    """CPU threads that compute parts of batches, and of the emulators; no bit depends on it. 0: one for each core."""
+    """CPU threads that compute parts of batches, and of the emulators; no bit depends on it. 0: one
+    for each core."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16: mixed precision with fp32 weights. auto: bf16 where the hardware computes it."""
     device: Annotated[str, like(r"cpu|cuda(:\d{1,3})?", "cpu, cuda or cuda:N")] = "cpu"
@@ -162,33 +176,61 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     def _combinations(self) -> Self:
         """Settings that exclude each other."""
         if self.value_rescaling and self.reward_clip is not None:
-            raise UsageError(f"--value-rescaling True: needs --reward-clip None, not {self.reward_clip:g}")
+            raise UsageError(
+                f"--value-rescaling True: needs --reward-clip None, not {self.reward_clip:g}"
+            )
         if (rows := self.burn_in + self.unroll + self.n_step) > 2000:
-            raise UsageError(f"--burn-in, --unroll and --n-step: {rows} rows together; at most 2000")
+            raise UsageError(
+                f"--burn-in, --unroll and --n-step: {rows} rows together; at most 2000"
+            )
         if self.actors and self.num_envs % self.actors:
-            raise UsageError(f"--actors {self.actors}: must divide --num-envs, which is {self.num_envs}")
+            raise UsageError(
+                f"--actors {self.actors}: must divide --num-envs, which is {self.num_envs}"
+            )
         return self
 
 
 LAMBDA = ("trace_lambda", "trace_lambda_start", "trace_lambda_updates")
-# Settings that have no effect where the predicate holds for the values of the others: (settings, others, predicate).
+# Settings that have no effect where the predicate holds for the values of the others: (settings,
+# others, predicate).
 IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] = (
-    (("epsilon_start", "epsilon_final", "epsilon_frames"), ("exploration",), lambda kind: kind == "per-actor"),
+    (
+        ("epsilon_start", "epsilon_final", "epsilon_frames"),
+        ("exploration",),
+        lambda kind: kind == "per-actor",
+    ),
     (("epsilon_start",), ("epsilon_frames",), lambda frames: frames == 0),
     (("epsilon_frames",), ("epsilon_start", "epsilon_final"), lambda start, final: start == final),
-    (("importance_exponent", "priority_eta"), ("priority_exponent",), lambda exponent: exponent == 0),
-    (("importance_exponent",), ("batch_size",), lambda sequences: sequences == 1),  # its weight is always 1
-    (("priority_eta",), ("unroll",), lambda rows: rows == 1),  # the greatest error is the mean error
+    (
+        ("importance_exponent", "priority_eta"),
+        ("priority_exponent",),
+        lambda exponent: exponent == 0,
+    ),
+    # Its weight is always 1.
+    (("importance_exponent",), ("batch_size",), lambda sequences: sequences == 1),
+    # The greatest error is the mean error.
+    (("priority_eta",), ("unroll",), lambda rows: rows == 1),
     (("core_size", "burn_in", "update"), ("core",), lambda core: core == "identity"),
-    (("double",), ("target_period", "average"), lambda *target: not any(target)),  # one network selects and values
+    # One network selects and values.
+    (("double",), ("target_period", "average"), lambda *target: not any(target)),
     (("loss",), ("head",), lambda head: head != "mean"),
-    (LAMBDA, ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),  # one row ahead in any case
-    (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda final: final is None),
+    # One row ahead in any case.
+    (LAMBDA, ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),
+    (
+        ("trace_lambda_start", "trace_lambda_updates"),
+        ("trace_lambda",),
+        lambda final: final is None,
+    ),
     (("trace_lambda_start",), ("trace_lambda_updates",), lambda updates: updates == 0),
-    (("trace_lambda_updates",), ("trace_lambda_start", "trace_lambda"), lambda start, final: start == final),
+    (
+        ("trace_lambda_updates",),
+        ("trace_lambda_start", "trace_lambda"),
+        lambda start, final: start == final,
+    ),
     (("double", "target_period", *LAMBDA), ("discount",), lambda discount: discount == 0),
     (("ray",), ("actors",), lambda actors: actors == 0),
-    (("protocol",), ("game",), lambda game: not is_atari(game)),  # other environments have rules of their own
+    # Other environments have rules of their own.
+    (("protocol",), ("game",), lambda game: not is_atari(game)),
     (("parts",), ("device",), lambda device: device != "cpu"),
     (("parts",), ("batch_size",), lambda sequences: sequences == 1),
     (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda frames: frames == 0),
@@ -196,11 +238,14 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
 
 
 def idle(config: Config, setting: str) -> str:
-    """The flags that leave a setting without effect, such as "--core identity"; "" if it has an effect."""
+    """The flags that leave a setting without effect, such as "--core identity"; "" if it has an
+    effect."""
     for settings, others, without_effect in IDLE:
         values = [getattr(config, other) for other in others]
         if setting in settings and without_effect(*values):
-            return " ".join(f"{flag(other)} {value}" for other, value in zip(others, values, strict=True))
+            return " ".join(
+                f"{flag(other)} {value}" for other, value in zip(others, values, strict=True)
+            )
     return ""
 
 
@@ -210,12 +255,14 @@ def without_effect(config: Config, given: Iterable[str]) -> list[str]:
     return [
         f"{flag(name)} {value}: has no effect with {others}"
         for name in given
-        if (value := getattr(config, name)) != getattr(start, name) and (others := idle(config, name))
+        if (value := getattr(config, name)) != getattr(start, name)
+        and (others := idle(config, name))
     ]
 
 
 def check_effect(config: Config, given: Iterable[str]) -> None:
-    """UsageError on the first of the given settings that differs from its preset and has no effect."""
+    """UsageError on the first of the given settings that differs from its preset and has no
+    effect."""
     if lines := without_effect(config, given):
         raise UsageError(lines[0])
 
@@ -226,8 +273,11 @@ def preset(name: str) -> Config:
 
 
 def override(settings: T, words: Mapping[str, Any]) -> T:
-    """Settings with others in their place, given as the words of a command line. UsageError on the first wrong one."""
-    return replace(settings, **{name: None if word == "None" else word for name, word in words.items()})
+    """Settings with others in their place, given as the words of a command line. UsageError on the
+    first wrong one."""
+    return replace(
+        settings, **{name: None if word == "None" else word for name, word in words.items()}
+    )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -238,16 +288,25 @@ def to_dict(config: Config) -> dict[str, Any]:
 def differences(old: Config, new: Config) -> dict[str, str]:
     """The settings that differ: name -> `--flag old -> new`."""
     before, after = to_dict(old), to_dict(new)
-    return {name: f"{flag(name)} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]}
+    return {
+        name: f"{flag(name)} {before[name]} -> {after[name]}"
+        for name in before
+        if before[name] != after[name]
+    }
 
 
 def from_dict(data: Mapping[str, Any], source: str) -> Config:
     """Settings from a mapping of YAML or JSON, over those of its preset; its types must be exact.
 
-    UsageError names the source. Settings of older versions are translated, for the results of past studies.
+    UsageError names the source. Settings of older versions are translated, for the results of past
+    studies.
     """
     data = dict(data)
-    number = [value for old in ("hide_probability", "observe_parameter") if (value := data.pop(old, None)) is not None]
+    number = [
+        value
+        for old in ("hide_probability", "observe_parameter")
+        if (value := data.pop(old, None)) is not None
+    ]
     data |= {"observe": f"{data.get('observe')}:{number[0]}"} if number else {}
     if data.get("munchausen") is False:  # as in every past result
         del data["munchausen"]
@@ -260,7 +319,9 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
 
 def save(config: Config, path: Path) -> None:
     """All settings as YAML, for `train.py --config`."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
 def load(path: Path) -> Config:
@@ -285,7 +346,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             data = yaml.load(file.read(MAX_BYTES).decode(), _Loader)
         json.dumps(data, allow_nan=False)
-    except Exception as error:  # PyYAML passes on whatever its constructors raise, such as IndexError
+    # PyYAML passes on whatever its constructors raise, such as IndexError.
+    except Exception as error:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise UsageError(f"{path}: must hold settings, as NAME: VALUE")

@@ -1,4 +1,5 @@
-"""The presets: each is its difference from the defaults of `experiment.settings.config.Config`, or from another preset.
+"""The presets: each is its difference from the defaults of `experiment.settings.config.Config`, or
+from another preset.
 
 docs/presets.md tells where every number comes from.
 """
@@ -20,7 +21,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "burn_in": 0,
     }
 }
-PRESETS["dqn"] = PRESETS["drqn"] | {"core": "identity", "sequence_stride": 1, "last_action_reward": False}
+PRESETS["dqn"] = PRESETS["drqn"] | {
+    "core": "identity",
+    "sequence_stride": 1,
+    "last_action_reward": False,
+}
 # What the papers have in common: the network of Mnih et al. 2015, whose newest weights act.
 PLAIN = PRESETS["dqn"] | {
     "torso": "nature",

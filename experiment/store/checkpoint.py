@@ -1,9 +1,9 @@
 """Checkpoints: everything a run is, written so that it is whole or not there.
 
-A checkpoint is a folder `checkpoint/FRAMES/` with `manifest.json` (counters, generators, settings, the SHA-256 of the
-other files and of itself), `network.safetensors` (the weights that act: all that evaluation needs) and
-`training.safetensors` (the rest). It is written under a temporary name, flushed and renamed. The last two are kept.
-Loading runs no code from it: JSON and safetensors only.
+A checkpoint is a folder `checkpoint/FRAMES/` with `manifest.json` (counters, generators, settings,
+the SHA-256 of the other files and of itself), `network.safetensors` (the weights that act: all that
+evaluation needs) and `training.safetensors` (the rest). It is written under a temporary name,
+flushed and renamed. The last two are kept. Loading runs no code from it: JSON and safetensors only.
 """
 
 import contextlib
@@ -35,7 +35,8 @@ MANIFEST, NETWORK, TRAINING = "manifest.json", "network.safetensors", "training.
 
 @dataclass
 class Checkpoint:
-    """`meta` is plain JSON; `weights` the network that acts; `training` every other tensor, empty if not asked for."""
+    """`meta` is plain JSON; `weights` the network that acts; `training` every other tensor, empty
+    if not asked for."""
 
     meta: dict[str, Any]
     weights: dict[str, Tensor]
@@ -63,9 +64,11 @@ def signature(manifest: Mapping[str, Any]) -> str:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `folder`/FRAMES, keep the last two. OSError (disk full, no permission) leaves the older ones whole.
+    """Write `folder`/FRAMES, keep the last two. OSError (disk full, no permission) leaves the older
+    ones whole.
 
-    The run's folder must be there: one that was moved away is not made anew. One process at a time (`lock`).
+    The run's folder must be there: one that was moved away is not made anew. One process at a time
+    (`lock`).
     """
     target = folder / f"{checkpoint.meta['frames']:012d}"
     same = [path for path in candidates(folder.parent) if path.stem == target.name]
@@ -87,7 +90,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 @contextlib.contextmanager
 def placed(target: Path) -> Iterator[Path]:
-    """A folder for the files of a checkpoint: it becomes `target` when the block ends, and the last KEEP stay."""
+    """A folder for the files of a checkpoint: it becomes `target` when the block ends, and the last
+    KEEP stay."""
     folder, temporary = target.parent, target.with_name(".writing")
     folder.mkdir(exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
@@ -116,17 +120,21 @@ def load(path: Path, *, training: bool) -> Checkpoint:
     with refused(path, "read"):
         manifest, tensors = json.loads(read(path / MANIFEST)), []
         if manifest["version"] != VERSION or manifest["sha256"] != signature(manifest):
-            raise ValueError(f"{MANIFEST}: not of version {VERSION}, or the checksum does not match")
+            raise ValueError(
+                f"{MANIFEST}: not of version {VERSION}, or the checksum does not match"
+            )
         for name in (NETWORK, TRAINING)[: 1 + training]:
             file = path / name
-            if not file.is_file() or digest(file) != manifest["files"][name]:  # opening a pipe would wait for ever
+            # Opening a pipe would wait for ever.
+            if not file.is_file() or digest(file) != manifest["files"][name]:
                 raise ValueError(f"{name}: missing, or the checksum does not match")
             tensors.append(load_file(file))
     return Checkpoint(manifest, *tensors)
 
 
 def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> Checkpoint:
-    """The newest whole checkpoint of a run; damaged ones are reported and passed over. UsageError if there is none."""
+    """The newest whole checkpoint of a run; damaged ones are reported and passed over. UsageError
+    if there is none."""
     problems: list[str] = []
     for path in candidates(run):
         if problems:
@@ -135,7 +143,9 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
             return load(path, training=training)
         except UsageError as error:
             problems.append(str(error))
-    raise UsageError(f"no whole checkpoint: {problems[0]}" if problems else f"{run}: holds no checkpoint")
+    raise UsageError(
+        f"no whole checkpoint: {problems[0]}" if problems else f"{run}: holds no checkpoint"
+    )
 
 
 def saved_frames(run: Path) -> list[int]:
@@ -156,9 +166,12 @@ def lock(run: Path) -> Iterator[None]:
 
 
 def tensor_tree(**parts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """{part: {name: array or tensor}} -> {"part.name": tensor}, copied where torch would warn of a read-only array."""
+    """{part: {name: array or tensor}} -> {"part.name": tensor}, copied where torch would warn of a
+    read-only array."""
     return {
-        f"{part}.{k}": v if isinstance(v, Tensor) else torch.from_numpy(np.require(v, requirements="W"))
+        f"{part}.{k}": v
+        if isinstance(v, Tensor)
+        else torch.from_numpy(np.require(v, requirements="W"))
         for part, state in parts.items()
         for k, v in state.items()
     }

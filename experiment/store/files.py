@@ -1,4 +1,5 @@
-"""Files that are whole or not there, and one door through which whatever is wrong with a file becomes one line."""
+"""Files that are whole or not there, and one door through which whatever is wrong with a file
+becomes one line."""
 
 import contextlib
 import json
@@ -12,7 +13,8 @@ from experiment.settings.config import UsageError
 
 @contextlib.contextmanager
 def refused(place: Path | str, what: str) -> Iterator[None]:
-    """UsageError `place: cannot be WHAT (reason)` in place of any error within, whichever library raises it."""
+    """UsageError `place: cannot be WHAT (reason)` in place of any error within, whichever library
+    raises it."""
     try:
         yield
     except UsageError:
@@ -22,13 +24,19 @@ def refused(place: Path | str, what: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """An error in a few words of one line; its type too, unless the words are meant for the user."""
+    """An error in a few words of one line; its type too, unless the words are meant for the
+    user."""
     words = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return words if words and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {words}"
+    return (
+        words
+        if words and isinstance(error, OSError | ValueError)
+        else f"{type(error).__name__}: {words}"
+    )
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a regular file; opening a pipe would wait for ever. UsageError if there is none."""
+    """The bytes of a regular file; opening a pipe would wait for ever. UsageError if there is
+    none."""
     with refused(path, "read"):
         if not path.is_file():
             raise UsageError(f"{path}: missing, or not a file")
@@ -37,7 +45,8 @@ def read(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path`, of this process alone, to write to: the file that is whole at the end replaces `path`."""
+    """A name beside `path`, of this process alone, to write to: the file that is whole at the end
+    replaces `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary

@@ -1,4 +1,5 @@
-"""metrics.jsonl: what a run measures, one JSON object a line, with no gap and no double after a resume."""
+"""metrics.jsonl: what a run measures, one JSON object a line, with no gap and no double after a
+resume."""
 
 import errno
 import json
@@ -17,9 +18,9 @@ MAX_PENDING_ROWS = 10_000  # a few MB: what a full disk may cost in memory
 class MetricsFile:
     """Append-only `metrics.jsonl`: one JSON object per line.
 
-    Opening truncates the file to `position` bytes, the number a checkpoint remembers: after a resume no row
-    is missing and none is there twice. ValueError if no row ends there. A row that cannot be written (a full
-    disk) waits in memory and goes first at the next write.
+    Opening truncates the file to `position` bytes, the number a checkpoint remembers: after a
+    resume no row is missing and none is there twice. ValueError if no row ends there. A row that
+    cannot be written (a full disk) waits in memory and goes first at the next write.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
@@ -28,15 +29,20 @@ class MetricsFile:
         if position and self._file.read(1) != b"\n":
             self._file.close()
             raise ValueError(
-                f"{path.name}: cut or changed since the checkpoint, which expects a row up to byte {position}"
+                f"{path.name}: cut or changed since the checkpoint, which expects a row up to byte "
+                f"{position}"
             )
         self._file.truncate(position)
         self.position = position  # bytes: the end of the last whole row
-        self.pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)  # rows that wait for room; the oldest are dropped
+        # Rows that wait for room; the oldest are dropped.
+        self.pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers (numpy's too), strings and nulls; NaN becomes null. A full disk is no error."""
-        self.pending.append(to_json(row, inf_nan_mode="null", fallback=lambda number: number.item()) + b"\n")
+        """Append one row of numbers (numpy's too), strings and nulls; NaN becomes null. A full disk
+        is no error."""
+        self.pending.append(
+            to_json(row, inf_nan_mode="null", fallback=lambda number: number.item()) + b"\n"
+        )
         with suppress(OSError):
             self._write_pending()
 
@@ -52,7 +58,8 @@ class MetricsFile:
         self.pending.clear()
 
     def sync(self) -> None:
-        """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one cannot be written."""
+        """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one
+        cannot be written."""
         self._write_pending()
         os.fsync(self._file.fileno())
 
@@ -61,7 +68,8 @@ class MetricsFile:
 
 
 def read_rows(path: Path, position: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The whole rows of a growing file from byte `position` on, and the position after them. OSError, ValueError."""
+    """The whole rows of a growing file from byte `position` on, and the position after them.
+    OSError, ValueError."""
     with path.open("rb") as file:
         file.seek(position)
         whole = file.read().rpartition(b"\n")[0]

@@ -1,4 +1,5 @@
-"""The machine and the code that computed a run: written into its checkpoints, since exactness depends on them."""
+"""The machine and the code that computed a run: written into its checkpoints, since exactness
+depends on them."""
 
 import contextlib
 import os
@@ -15,7 +16,8 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """The properties that exactness depends on, besides precision; the number of threads is none of them."""
+    """The properties that exactness depends on, besides precision; the number of threads is none of
+    them."""
     return {
         "cpu": _cpu(),
         "torch": torch.__version__,
@@ -29,7 +31,9 @@ def _cpu() -> str:
     """The processor's model; Linux alone tells it."""
     info = Path("/proc/cpuinfo")
     model = re.search(
-        r"^model name\s*:\s*(.+)", info.read_text(errors="replace") if info.exists() else "", re.MULTILINE
+        r"^model name\s*:\s*(.+)",
+        info.read_text(errors="replace") if info.exists() else "",
+        re.MULTILINE,
     )
     return model[1] if model else platform.processor() or platform.machine()
 
@@ -42,13 +46,24 @@ def commit() -> str | None:
     if sent := os.environ.get("RECALL_COMMIT"):
         return sent
     root = Path(__file__).resolve().parents[2]
-    inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # not that of a clone around this folder
+    # Not that of a clone around this folder.
+    inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}
     with contextlib.suppress(OSError):
         git = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
-        return subprocess.run(git, capture_output=True, text=True, env=inside, check=False).stdout.strip() or None
+        return (
+            subprocess.run(
+                git, capture_output=True, text=True, env=inside, check=False
+            ).stdout.strip()
+            or None
+        )
     return None
 
 
 def exactness_lost(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Differences from the machine and code of a checkpoint: the run continues, but not bit for bit."""
-    return [f"{key} {before.get(key)!r:.80} -> {value!r}" for key, value in now.items() if before.get(key) != value]
+    """Differences from the machine and code of a checkpoint: the run continues, but not bit for
+    bit."""
+    return [
+        f"{key} {before.get(key)!r:.80} -> {value!r}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]

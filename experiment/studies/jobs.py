@@ -30,8 +30,9 @@ class Workers(Protocol):
     """Where the cells of a study are trained and scored."""
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
-        """Train and score one cell, in its folder, side by side with others: whenever it is asked it yields what it is
-        at, without waiting. StoppedError after `stop`, UsageError if the cell fails."""
+        """Train and score one cell, in its folder, side by side with others: whenever it is asked
+        it yields what it is at, without waiting. StoppedError after `stop`, UsageError if the cell
+        fails."""
         ...
 
     def stop(self) -> None:
@@ -49,7 +50,12 @@ class Children:
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         yield from self._call(cell, "training", "train.py", *train_words(cell))
-        rules = {"episodes": study.episodes, "epsilon": study.epsilon, "seed": study.eval_seed, "video": study.video}
+        rules = {
+            "episodes": study.episodes,
+            "epsilon": study.epsilon,
+            "seed": study.eval_seed,
+            "video": study.video,
+        }
         words = _words(rules | {"threads": cell.config.threads})
         yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *words)
 
@@ -57,9 +63,18 @@ class Children:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
         if self._stopped:
             raise StoppedError
-        command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program), *words]
+        command = [
+            sys.executable,
+            "-c",
+            FOLLOW_PARENT,
+            str(os.getpid()),
+            str(ROOT / program),
+            *words,
+        ]
         with cell.log.open("ab") as log:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
         while child.poll() is None:
             if self._stopped:
                 child.terminate()
@@ -67,12 +82,17 @@ class Children:
         if self._stopped:
             raise StoppedError
         if child.returncode:
-            lines = [line for line in cell.log.read_text("utf-8", errors="replace").split("\n") if line.strip()]
+            lines = [
+                line
+                for line in cell.log.read_text("utf-8", errors="replace").split("\n")
+                if line.strip()
+            ]
             last = (lines or ["no output"])[-1].removeprefix("error: ")
             raise UsageError(f"{program} ended with status {child.returncode}: {last:.300}")
 
 
-# A signal of the kernel (Linux) when the parent dies, however it dies, so that no run goes on unattended.
+# A signal of the kernel (Linux) when the parent dies, however it dies, so that no run goes on
+# unattended.
 FOLLOW_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -87,7 +107,11 @@ def train_words(cell: Cell) -> list[str]:
     config = cell.config
     if cell.folder.exists():
         names = ("frames", "checkpoint_frames", "threads", "track")
-        return ["--resume", str(cell.folder), *_words({name: getattr(config, name) for name in names})]
+        return [
+            "--resume",
+            str(cell.folder),
+            *_words({name: getattr(config, name) for name in names}),
+        ]
     path = config.runs_dir / f"{cell.name}.yaml"
     with replacing(path) as temporary:
         save(config, temporary)
@@ -100,7 +124,8 @@ def _words(settings: Mapping[str, object]) -> list[str]:
 
 
 class Jobs:
-    """The work of a study. A cell that fails does not stop the others; after a signal all of them save and stop."""
+    """The work of a study. A cell that fails does not stop the others; after a signal all of them
+    save and stop."""
 
     def __init__(self, cells: list[Cell], study: Study) -> None:
         self.cells, self.study = cells, study
@@ -144,22 +169,30 @@ class Jobs:
             yield f"failed: {error}"
 
     def _show(self) -> None:
-        """Update the panel; without a terminal, print a line about each cell at work once in a while."""
+        """Update the panel; without a terminal, print a line about each cell at work once in a
+        while."""
         at_work = [cell for cell in self.cells if cell.name in self._states]
         lines = [f"{cell.name}: {self._states[cell.name]}{_progress(cell)}" for cell in at_work]
         done = f"{len(self.results) + len(self.failures)} of {len(self.cells)} runs"
-        panel = Text("\n".join([*lines, f"{done}; stop with Ctrl-C, repeat the command to continue"]))
-        if not self._screen.update(lambda: panel) and time.monotonic() - self._last_line > LINE_SECONDS:
+        panel = Text(
+            "\n".join([*lines, f"{done}; stop with Ctrl-C, repeat the command to continue"])
+        )
+        if (
+            not self._screen.update(lambda: panel)
+            and time.monotonic() - self._last_line > LINE_SECONDS
+        ):
             self._last_line = time.monotonic()
             for line in lines:
                 self._screen.say(line)
 
 
 def _progress(cell: Cell) -> str:
-    """The share of its frames that a run has made, its newest score, and the time left; "" before its first metrics."""
+    """The share of its frames that a run has made, its newest score, and the time left; "" before
+    its first metrics."""
     try:
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
-        row = {key: value for row in rows for key, value in row.items() if value is not None}  # the newest of each
+        # The newest of each.
+        row = {key: value for row in rows for key, value in row.items() if value is not None}
         left = duration((cell.config.frames - row["frames"]) / row["frames_per_second"])
         score = row.get("eval_score", row.get("return_mean", float("nan")))
         return f", {row['frames'] / cell.config.frames:.0%}, score so far {score:.1f}, {left} left"

@@ -1,4 +1,5 @@
-"""The report of a study: `report.md` with figures and films beside it, and the same in one file, `report.html`.
+"""The report of a study: `report.md` with figures and films beside it, and the same in one file,
+`report.html`.
 
 Beside them: `scores.csv` with every score, and `report.json` with all that the report says.
 """
@@ -45,7 +46,8 @@ from experiment.studies.study import Cell, Result, Study
 
 FILM_SECONDS = 30
 Linked = list[tuple[str, str]]  # text, path relative to the report
-STYLE = """body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
+STYLE = """
+body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
 table { display: block; overflow-x: auto; border-collapse: collapse; }
 th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; text-align: left; }
 blockquote { border-left: 4px solid #c33; margin: 0; padding-left: 1em; }
@@ -54,9 +56,14 @@ video { display: block; }"""
 
 
 def publish(
-    cells: Sequence[Cell], done: Mapping[str, Result], study: Study, warnings: Sequence[str], command: str
+    cells: Sequence[Cell],
+    done: Mapping[str, Result],
+    study: Study,
+    warnings: Sequence[str],
+    command: str,
 ) -> None:
-    """Print the findings of the finished cells and write the report. UsageError if it cannot be written."""
+    """Print the findings of the finished cells and write the report. UsageError if it cannot be
+    written."""
     results = [done[cell.name] for cell in cells if cell.name in done]
     agents = list(dict.fromkeys(result.agent for result in results))
     findings = make_findings(results)
@@ -68,20 +75,28 @@ def publish(
     across = []
     for screen in dict.fromkeys(finding.screen for finding in findings):
         expected = sum(cell.screen == screen for cell in cells)
-        across.append(across_games([run for run in results if run.screen == screen], screen, expected))
+        across.append(
+            across_games([run for run in results if run.screen == screen], screen, expected)
+        )
     data = {
-        "question": study.question or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
+        "question": study.question
+        or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
         "warnings": [
             *warnings,
             *[f"Not finished: {', '.join(unfinished)}"] * bool(unfinished),
-            *[f"Untrained, or of an unknown number of updates: {', '.join(untrained)}"] * bool(untrained),
+            *[f"Untrained, or of an unknown number of updates: {', '.join(untrained)}"]
+            * bool(untrained),
         ],
         "command": command,
-        "findings": [to_jsonable_python(f, exclude={"runs"}, inf_nan_mode="null") for f in findings],
+        "findings": [
+            to_jsonable_python(f, exclude={"runs"}, inf_nan_mode="null") for f in findings
+        ],
         "across": across,
         "runs": [asdict(result) for result in results],
     }
-    machines = (", ".join(f"{k} {v}" for k, v in run.machine.items() if v is not None) for run in results)
+    machines = (
+        ", ".join(f"{k} {v}" for k, v in run.machine.items() if v is not None) for run in results
+    )
     with refused(study.out, "written"):
         for folder in ("figures", "films"):
             (study.out / folder).mkdir(parents=True, exist_ok=True)
@@ -100,7 +115,10 @@ def publish(
         text = render(data | view)
         write_text(study.out / "report.md", text)
         write_text(study.out / "report.html", html(text, study.out))
-    print(f"report      {study.out / 'report.md'}, in one file: {study.out / 'report.html'}", flush=True)
+    print(
+        f"report      {study.out / 'report.md'}, in one file: {study.out / 'report.html'}",
+        flush=True,
+    )
 
 
 def _print(rows: list[list[str]]) -> None:
@@ -111,7 +129,7 @@ def _print(rows: list[list[str]]) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
-# --- figures and films ---------------------------------------------------------------------------------------------
+# --- figures and films ----------------------------------------------------------------------------
 
 
 def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[dict[str, Any]]:
@@ -120,7 +138,9 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
     places = dict.fromkeys((finding.game, finding.screen) for finding in findings)
     with progress("report", len(places), "games") as bar:
         for game, screen in places:
-            of_task = [finding for finding in findings if (finding.game, finding.screen) == (game, screen)]
+            of_task = [
+                finding for finding in findings if (finding.game, finding.screen) == (game, screen)
+            ]
             title = f"{game.replace('_', ' ').title()}, {screen}"
             films, missing = _films(of_task, out)
             figures = _figures(of_task, agents, title, out)
@@ -132,14 +152,27 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
 def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Path) -> Linked:
     """Score against frames, score against core-hours, final scores."""
     slug, figures = file_name(title.lower()), []
-    best = max(score for f in findings for score in (f.mean, *(point[1] for run in f.runs for point in run.curve)))
-    levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}  # else it flattens
+    best = max(
+        score
+        for f in findings
+        for score in (f.mean, *(point[1] for run in f.runs for point in run.curve))
+    )
+    # else it flattens
+    levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}
     for x in ("million frames", "core-hours"):
         curves = [_curve(finding, x) for finding in findings]
         lines = [line for line in curves if len(line.x)]
         if lines:
             path = f"figures/{slug}-{x.replace(' ', '-')}.png"
-            draw_lines(out / path, lines, names=agents, levels=levels, xlabel=x, ylabel="score", title=title)
+            draw_lines(
+                out / path,
+                lines,
+                names=agents,
+                levels=levels,
+                xlabel=x,
+                ylabel="score",
+                title=title,
+            )
             figures.append((f"Score against {x}", path))
     bars = [Bar(f.agent, f.mean, f.low, f.high, f.values if f.seeds > 1 else ()) for f in findings]
     path = f"figures/{slug}-scores.png"
@@ -149,7 +182,11 @@ def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Pa
 
 def _curve(finding: Finding, x: str) -> Line:
     """The learning curve of an agent against `x` of each run: its mean and the single runs."""
-    single = [(run.curve_x[x], [point[1] for point in run.curve]) for run in finding.runs if finding.seeds > 1]
+    single = [
+        (run.curve_x[x], [point[1] for point in run.curve])
+        for run in finding.runs
+        if finding.seeds > 1
+    ]
     return Line(finding.agent, *curve_means(finding.runs, x).T, runs=single)
 
 
@@ -157,7 +194,9 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     """Figures of the measures over games, and their values as a table, header first."""
     slug, figures, rows = file_name(over["screen"]), [], [["measure", "value (95 % interval)"]]
     iqm = [Bar(agent, *values) for agent, values in over["iqm"].items()]
-    improvement = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
+    improvement = [
+        Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]
+    ]
     for name, measure, bars, label, names in (
         (
             "interquartile-means",
@@ -166,13 +205,22 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
             "interquartile mean; 0 is random play, 1 a human",
             agents,
         ),
-        ("improvement", "probability of improvement of", improvement, "probability that a run scores higher", ()),
+        (
+            "improvement",
+            "probability of improvement of",
+            improvement,
+            "probability that a run scores higher",
+            (),
+        ),
     ):
         if bars:
             path = f"figures/{name}-{slug}.png"
             draw_bars(out / path, bars, names=names, xlabel=label)
             figures.append((label, path))
-            rows += [[f"{measure} {bar.name}", with_interval(bar.value, bar.low, bar.high, 2)] for bar in bars]
+            rows += [
+                [f"{measure} {bar.name}", with_interval(bar.value, bar.low, bar.high, 2)]
+                for bar in bars
+            ]
     if over["profile"]:
         path = f"figures/profiles-{slug}.png"
         profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
@@ -183,7 +231,8 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
 
 
 def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
-    """Films of the best episode and of the median episode of the median run of each agent; those left out, and why."""
+    """Films of the best episode and of the median episode of the median run of each agent; those
+    left out, and why."""
     films, missing = [], []
     for finding in findings:
         best = finding.runs[middle_and_best([max(run.scores) for run in finding.runs])[1]]
@@ -195,22 +244,26 @@ def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
             text = f"{finding.agent}, {which} episode: {run.scores[index]:g} (seed {run.seed})"
             try:
                 films.append((text, _film(run, index, out)))
-            except (ValueError, RuntimeError) as error:  # a record that is missing or damaged, or another emulator
+            # A record that is missing or damaged, or another emulator.
+            except (ValueError, RuntimeError) as error:
                 missing.append(f"{text}: {error}")
     return films, missing
 
 
 def _film(run: Result, index: int, out: Path) -> str:
-    """The path of a film, made unless it is there. ValueError, RuntimeError if its record cannot be played again."""
+    """The path of a film, made unless it is there. ValueError, RuntimeError if its record cannot be
+    played again."""
     record = EpisodeRecord.load(out / run.records / record_name(index))
-    path = f"films/{Path(run.records).name}-{index:03d}-{zlib.crc32(record.actions.tobytes()):08x}.mp4"
+    path = (
+        f"films/{Path(run.records).name}-{index:03d}-{zlib.crc32(record.actions.tobytes()):08x}.mp4"
+    )
     if not (out / path).exists():
         frames = islice(replay_colour(record, every_frame=True), 60 * FILM_SECONDS)
         write_video(frames, out / path, scale=1, fast=True)
     return path
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def scores_csv(results: Sequence[Result]) -> str:
@@ -222,7 +275,9 @@ def scores_csv(results: Sequence[Result]) -> str:
         run = [r.agent, r.game, r.screen, r.seed]
         rows.writerows([*run, frames, "evaluation", "", *scores] for frames, *scores in r.curve)
         rows.writerow([*run, r.frames, "final mean", "", r.mean, *r.interval_95])
-        rows.writerows([*run, r.frames, "final", i, score, "", ""] for i, score in enumerate(r.scores))
+        rows.writerows(
+            [*run, r.frames, "final", i, score, "", ""] for i, score in enumerate(r.scores)
+        )
     return text.getvalue()
 
 
@@ -242,23 +297,36 @@ def _table(rows: Sequence[Sequence[str]]) -> Markup:
 def render(view: Mapping[str, Any]) -> str:
     """The report as Markdown. All values of the view are text, escaped here."""
     loader = FileSystemLoader(Path(__file__).parent, encoding="utf-8")
-    settings = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "finalize": escape}
+    settings = {
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "undefined": StrictUndefined,
+        "finalize": escape,
+    }
     jinja = Environment(loader=loader, autoescape=False, **settings)
-    jinja.filters |= {"table": _table, "code": lambda text: Markup("    " + text.replace("\n", "\n    "))}
+    jinja.filters |= {
+        "table": _table,
+        "code": lambda text: Markup("    " + text.replace("\n", "\n    ")),
+    }
     return re.sub(r"\n{3,}", "\n\n", jinja.get_template("report.md.j2").render(view))
 
 
 def html(text: str, folder: Path) -> str:
-    """The Markdown as one file that opens anywhere and fetches nothing: figures and films lie in it."""
+    """The Markdown as one file that fetches nothing: figures and films lie in it."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
     def inline(path: str, kind: str) -> str:
-        return f'src="data:{kind};base64,{base64.b64encode((folder / unquote(path)).read_bytes()).decode()}"'
+        data = base64.b64encode((folder / unquote(path)).read_bytes()).decode()
+        return f'src="data:{kind};base64,{data}"'
 
     body = re.sub(r'src="([^"]+\.png)"', lambda link: inline(link[1], "image/png"), body)
     video = "<span><video controls muted loop {}></video>{}</span>"
     film = r'<a href="([^"]+\.mp4)">(.*?)</a>'
     body = re.sub(film, lambda link: video.format(inline(link[1], "video/mp4"), link[2]), body)
     title = body.partition("<h1>")[2].partition("</h1>")[0]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{STYLE}</style></head>
+<body>
+{body}</body></html>
+"""

@@ -1,4 +1,5 @@
-"""A Markdown table of exported agents beside random play, the best held button, a human and published agents.
+"""A Markdown table of exported agents beside random play, the best held button, a human and
+published agents.
 
 python -m experiment.studies.shipped [zoo]
 """
@@ -19,7 +20,17 @@ from experiment.store.files import read, refused
 from experiment.studies.findings import HELD_BUTTONS, with_interval
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
-HEAD = ("game", "agent", "score (95 % interval)", "frames", "hours", "random", "held button", "human", "published")
+HEAD = (
+    "game",
+    "agent",
+    "score (95 % interval)",
+    "frames",
+    "hours",
+    "random",
+    "held button",
+    "human",
+    "published",
+)
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -35,7 +46,9 @@ def published(game: str, frames: int) -> str:
     for millions, scores in PUBLISHED["scores"].get(game, {}).items():
         if frames <= 1.01e6 * int(millions):
             pairs = zip(PUBLISHED["agents"], scores, strict=True)
-            return f"{', '.join(f'{agent} {score:g}' for agent, score in pairs)} at {millions} million"
+            return (
+                f"{', '.join(f'{agent} {score:g}' for agent, score in pairs)} at {millions} million"
+            )
     return "-"
 
 
@@ -57,7 +70,8 @@ def row(about: dict[str, Any], seconds: float) -> list[str]:
 
 
 def table(folder: Path) -> str:
-    """The table of all agents in a folder. UsageError if there is none, or if a file cannot be read."""
+    """The table of all agents in a folder. UsageError if there is none, or if a file cannot be
+    read."""
     rows, rules = [HEAD, ["---"] * len(HEAD)], set()
     for path in sorted(folder.glob(f"*/{EVALUATION}")):
         with refused(path, "read"):
@@ -65,19 +79,34 @@ def table(folder: Path) -> str:
             curve = json.loads(read(path.with_name(CURVE)))
             seconds = max(cells[curve["fields"].index("seconds")] or 0 for cells in curve["rows"])
             rows.append(row(about, seconds))
-            rules.add(f"{about['episodes']} episodes, protocol {about['protocol']}, epsilon {about['epsilon']:g}, "
-                      f"training seed {about['train_seed']}, evaluation seed {about['eval_seed']}")  # fmt: skip
+            rules.add(
+                f"{about['episodes']} episodes, protocol {about['protocol']}, epsilon "
+                f"{about['epsilon']:g}, "
+                f"training seed {about['train_seed']}, evaluation seed {about['eval_seed']}"
+            )
     if not rules:
         raise UsageError(
-            f"{folder}: holds no exported agents; write one with evaluate.py runs/NAME --export {folder}/NAME"
+            f"{folder}: holds no exported agents; write one with evaluate.py runs/NAME --export "
+            f"{folder}/NAME"
         )
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([*lines, "", f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."])
+    return "\n".join(
+        [*lines, "", f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."]
+    )
 
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    print(table(parse("experiment.studies.shipped", argv, ShippedConfig(), "Print a table of exported agents.").folder))
+    print(
+        table(
+            parse(
+                "experiment.studies.shipped",
+                argv,
+                ShippedConfig(),
+                "Print a table of exported agents.",
+            ).folder
+        )
+    )
     return 0
 
 

@@ -1,7 +1,8 @@
 """A study: a grid of runs, and the result of each run that is finished.
 
-A result lies in results/NAME.json, with the records of its best and its median episode beside it: some KB. Where the
-result is, the run is not needed any more, so that results can be gathered from several machines.
+A result lies in results/NAME.json, with the records of its best and its median episode beside it:
+some KB. Where the result is, the run is not needed any more, so that results can be gathered from
+several machines.
 """
 
 import itertools
@@ -44,7 +45,8 @@ from experiment.store.checkpoint import load_latest
 from experiment.store.files import read, refused, write_json
 from experiment.store.metrics import read_rows
 
-OF_THE_GRID = ("preset", "game", "observe", "seed", "name", "runs_dir")  # settings that no agent can override
+# Settings that no agent can override.
+OF_THE_GRID = ("preset", "game", "observe", "seed", "name", "runs_dir")
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -52,7 +54,8 @@ class Study(Settings):
     """Compare agents on games over seeds: the same frames and the same trained samples for all."""
 
     agents: Words = ("dqn", "drqn")
-    """Presets, optionally with overrides: drqn:core=gru,frame_stack=2. Each is compared with those before it."""
+    """Presets, optionally with overrides: drqn:core=gru,frame_stack=2. Each is compared with those
+    before it."""
     games: Words = ("breakout",)
     """Games."""
     observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)
@@ -62,14 +65,18 @@ class Study(Settings):
     frames: Count = 4_000_000
     """Length of each run, in emulator frames."""
     out: Folder = Path("studies/latest")
-    """The study's folder: report.md, report.html, figures and results; the runs go to runs/ in it."""
+    """The study's folder: report.md, report.html, figures and results; the runs go to runs/ in
+    it."""
     question: str = ""
-    """The question that the study answers, for the title of the report. Empty: made from the grid."""
+    """The question that the study answers, for the title of the report. Empty: made from the
+    grid."""
     jobs: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Runs at a time, each with one thread unless --threads says otherwise. None: one for each core; with --ray as many
-    as the cluster has room for. 0: run nothing, report what is finished."""
+    """Runs at a time, each with one thread unless --threads says otherwise. None: one for each
+    core; with --ray as many as the cluster has room for. 0: run nothing, report what is
+    finished."""
     ray: Annotated[str, Field(json_schema_extra={"alone": "local"})] = ""
-    """Train on a Ray cluster: auto or HOST:PORT joins one (docs/scale.md); without a value one is started here."""
+    """Train on a Ray cluster: auto or HOST:PORT joins one (docs/scale.md); without a value one is
+    started here."""
     cpus_per_run: Annotated[int, Field(ge=1)] = 1
     """With --ray: cores that each run reserves, and its threads unless --threads says otherwise."""
     gpus_per_run: Annotated[float, Field(ge=0)] = 0.0
@@ -88,7 +95,8 @@ class Study(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: its settings, and the names of its agent and of its screen in the grid."""
+    """One run of a study: its settings, and the names of its agent and of its screen in the
+    grid."""
 
     agent: str
     screen: str
@@ -114,23 +122,35 @@ class Cell:
 
 
 def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
-    """All runs of the grid, a whole grid of one seed after the other; `shared` are settings of all of them.
+    """All runs of the grid, a whole grid of one seed after the other; `shared` are settings of all
+    of them.
 
     UsageError on a wrong setting, and if two cells are the same run.
     """
     cells: list[Cell] = []
     known: dict[object, Cell] = {}
     seeds = range(1, study.seeds + 1)
-    for seed, screen, game, agent in itertools.product(seeds, study.observe, study.games, study.agents):
+    for seed, screen, game, agent in itertools.product(
+        seeds, study.observe, study.games, study.agents
+    ):
         start, overrides = _overrides(agent)
-        settings = {"threads": study.cpus_per_run, "parts": 1, **shared, "frames": study.frames, "observe": screen}
+        settings = {
+            "threads": study.cpus_per_run,
+            "parts": 1,
+            **shared,
+            "frames": study.frames,
+            "observe": screen,
+        }
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
         own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
         cell = Cell(agent, screen, override(preset(start), {**settings, **overrides, **own}))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):
             if (first := known.setdefault(key, cell)) is not cell:
-                words = (f"--agents {c.agent} --games {c.config.game} --observe {c.screen}" for c in (first, cell))
+                words = (
+                    f"--agents {c.agent} --games {c.config.game} --observe {c.screen}"
+                    for c in (first, cell)
+                )
                 raise UsageError(f"{' and '.join(words)}: the same run is given twice")
         cells.append(cell)
     for name in shared:  # it need not have an effect for every agent, but for one
@@ -152,7 +172,7 @@ def _overrides(agent: str) -> tuple[str, dict[str, Any]]:
     return start, overrides
 
 
-# --- results -------------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
@@ -185,7 +205,8 @@ class Result:
     """Evaluations during training: frames, mean, interval."""
     curve_episodes: int
     curve_seconds: tuple[FiniteFloat, ...] = ()
-    """Training time at each evaluation. Earlier versions did not store it: then in proportion to the frames."""
+    """Training time at each evaluation. Earlier versions did not store it: then in proportion to
+    the frames."""
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that decide what is computed."""
@@ -200,12 +221,16 @@ class Result:
         if not path.exists():
             return None
         with refused(path, "read as a result"):
-            return replace(TypeAdapter(cls).validate_json(read(path)), records=f"results/{path.stem}")
+            return replace(
+                TypeAdapter(cls).validate_json(read(path)), records=f"results/{path.stem}"
+            )
 
     @property
     def core_hours(self) -> float | None:
         """Training time times threads."""
-        return None if self.training_seconds is None else self.training_seconds * self._hours_a_second
+        return (
+            None if self.training_seconds is None else self.training_seconds * self._hours_a_second
+        )
 
     @property
     def _hours_a_second(self) -> float:
@@ -213,34 +238,49 @@ class Result:
 
     @property
     def curve_x(self) -> dict[str, list[float]]:
-        """Million frames and core-hours at each evaluation; no core-hours if the training time is not known."""
+        """Million frames and core-hours at each evaluation; no core-hours if the training time is
+        not known."""
         frames = [point[0] for point in self.curve]
-        seconds = self.curve_seconds or [at / self.frames * (self.training_seconds or 0.0) for at in frames]
-        hours = [] if self.training_seconds is None else [second * self._hours_a_second for second in seconds]
+        seconds = self.curve_seconds or [
+            at / self.frames * (self.training_seconds or 0.0) for at in frames
+        ]
+        hours = (
+            []
+            if self.training_seconds is None
+            else [second * self._hours_a_second for second in seconds]
+        )
         return {"million frames": [at / 1e6 for at in frames], "core-hours": hours}
 
     def other_settings(self, config: Config) -> list[str]:
-        """The settings of `config` that differ, as `--flag old -> new`. UsageError if those of the result are gone."""
-        old = from_dict(self.settings | ({"preset": self.preset} if self.preset else {}), self.records)
+        """The settings of `config` that differ, as `--flag old -> new`. UsageError if those of the
+        result are gone."""
+        old = from_dict(
+            self.settings | ({"preset": self.preset} if self.preset else {}), self.records
+        )
         return [line for name, line in changes(old, config).items() if name in self.settings]
 
 
 def changes(old: Config, new: Config) -> dict[str, str]:
     """The settings that decide what is computed and differ: name -> `--flag old -> new`."""
-    return {name: line for name, line in differences(old, new).items() if name not in FREE_ON_RESUME}
+    return {
+        name: line for name, line in differences(old, new).items() if name not in FREE_ON_RESUME
+    }
 
 
 def finished(cell: Cell, study: Study) -> Result | None:
     """The result of a cell; None if there is none of enough frames and of the study's evaluation.
 
-    UsageError if the file cannot be read, or if it is of a longer run, which would have an advantage.
+    UsageError if the file cannot be read, or if it is of a longer run, which would have an
+    advantage.
     """
     result, config = Result.load(cell.result), cell.config
     if result is None:
         return None
     rest = build.task(config).frame_skip * config.num_envs  # runs end with a whole step of all envs
     if result.frames >= config.frames + rest:
-        raise UsageError(f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}")
+        raise UsageError(
+            f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}"
+        )
     is_of_study = (len(result.scores), result.epsilon, result.eval_seed) == (
         study.episodes,
         study.epsilon,
@@ -250,13 +290,18 @@ def finished(cell: Cell, study: Study) -> Result | None:
 
 
 def collect(cell: Cell, study: Study) -> Result:
-    """Write the result of a run that is trained and scored. UsageError if a part of it is missing or damaged."""
+    """Write the result of a run that is trained and scored. UsageError if a part of it is missing
+    or damaged."""
     config, path, records = cell.config, cell.result, cell.result.with_suffix("")
     evaluation, episodes = _evaluation(cell, study)
     with refused(cell.folder / "metrics.jsonl", "read"):
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
         logged = [row for row in rows if "samples" in row]
-        curve = [(r["frames"], r["eval_score"], r["eval_low"], r["eval_high"]) for r in rows if "eval_score" in r]
+        curve = [
+            (r["frames"], r["eval_score"], r["eval_low"], r["eval_high"])
+            for r in rows
+            if "eval_score" in r
+        ]
     frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
     manifest = load_latest(cell.folder, training=False, report=print).meta
     result = Result(
@@ -267,7 +312,10 @@ def collect(cell: Cell, study: Study) -> Result:
         samples=logged[-1]["samples"] if logged else None,
         samples_per_step=config.samples_per_step,
         training_seconds=seconds[-1],
-        machine={**manifest["machine"], **{k: manifest[k] for k in ("threads", "precision", "commit")}},
+        machine={
+            **manifest["machine"],
+            **{k: manifest[k] for k in ("threads", "precision", "commit")},
+        },
         curve=tuple(curve),
         curve_episodes=config.eval_episodes,
         curve_seconds=tuple(np.interp([point[0] for point in curve], frames, seconds).tolist()),
@@ -277,7 +325,15 @@ def collect(cell: Cell, study: Study) -> Result:
         records=f"results/{path.stem}",
         **{
             k: evaluation[k]
-            for k in ("parameters", "frames", "protocol", "epsilon", "eval_seed", "mean", "interval_95")
+            for k in (
+                "parameters",
+                "frames",
+                "protocol",
+                "epsilon",
+                "eval_seed",
+                "mean",
+                "interval_95",
+            )
         },
         scores=tuple(evaluation["scores"]),
     )
@@ -292,8 +348,8 @@ def collect(cell: Cell, study: Study) -> Result:
 
 
 def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
-    """The newest evaluation of the trained run by the study's rules, and the folder of its episodes. UsageError if
-    there is none."""
+    """The newest evaluation of the trained run by the study's rules, and the folder of its
+    episodes. UsageError if there is none."""
     config = cell.config
     rules = {
         "protocol": config.protocol,
@@ -302,9 +358,13 @@ def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
         "epsilon": study.epsilon,
         "eval_seed": study.eval_seed,
     }
-    for path in sorted((cell.folder / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in sorted(
+        (cell.folder / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True
+    ):
         with refused(path, "read"):
             data = json.loads(path.read_bytes())
         if rules.items() <= data.items() and data["frames"] >= config.frames:
             return data, path.with_suffix("")
-    raise UsageError(f"{cell.folder}: no evaluation of {config.frames:,} frames by the study's rules")
+    raise UsageError(
+        f"{cell.folder}: no evaluation of {config.frames:,} frames by the study's rules"
+    )

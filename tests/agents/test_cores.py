@@ -7,7 +7,8 @@ from agents.cores import CORES, Core, Lstm1997
 
 RECURRENT = ["rnn", "lstm1997", "lstm", "gru"]
 T, B, D, H = 9, 4, 5, 6
-# Lane 0 is never reset, 1 at its start, 2 in the middle and at once again, 3 at the end; two lanes share row 4.
+# Lane 0 is never reset, 1 at its start, 2 in the middle and at once again, 3 at the end; two lanes
+# share row 4.
 IS_FIRST = torch.zeros(T, B, dtype=torch.bool)
 IS_FIRST[[0, 4, 5, 4, 8], [1, 2, 2, 3, 3]] = True
 
@@ -53,14 +54,21 @@ def test_what_follows_is_first_does_not_depend_on_what_came_before(name: str, st
     y_decoys, last_decoys = core(decoys, state, is_first)
     assert torch.equal(y_decoys[start:], y[start:])
     assert torch.equal(last_decoys, last)
-    fresh, _ = core(x[start:], core.initial_state(B).double(), torch.zeros(T - start, B, dtype=torch.bool))
+    fresh, _ = core(
+        x[start:], core.initial_state(B).double(), torch.zeros(T - start, B, dtype=torch.bool)
+    )
     torch.testing.assert_close(y[start:, :2], fresh[:, :2], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_a_core_has_its_sizes_and_keeps_its_state_in_single_precision_under_autocast(name: str) -> None:
+def test_a_core_has_its_sizes_and_keeps_its_state_in_single_precision_under_autocast(
+    name: str,
+) -> None:
     core = CORES[name](D, H)
-    assert core.state_size == {"identity": 0, "rnn": H, "gru": H, "lstm": 2 * H, "lstm1997": 2 * H}[name]
+    assert (
+        core.state_size
+        == {"identity": 0, "rnn": H, "gru": H, "lstm": 2 * H, "lstm1997": 2 * H}[name]
+    )
     assert core.output_size == (D if name == "identity" else H)
     with torch.autocast("cpu", torch.bfloat16):
         y, state = core(normal(T, B, D).bfloat16(), core.initial_state(B), IS_FIRST)
@@ -104,7 +112,11 @@ def lstm(w: Weights, x: np.ndarray, state: np.ndarray) -> Step:
     i, f, g, o = (sum(parts(w, x, h, k)) for k in range(4))
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     h = sigmoid(o) * np.tanh(c)
-    return h, np.concatenate([h, c], axis=-1), {"input": sigmoid(i), "forget": sigmoid(f), "output": sigmoid(o)}
+    return (
+        h,
+        np.concatenate([h, c], axis=-1),
+        {"input": sigmoid(i), "forget": sigmoid(f), "output": sigmoid(o)},
+    )
 
 
 def lstm1997(w: Weights, x: np.ndarray, state: np.ndarray) -> Step:
@@ -167,6 +179,8 @@ def test_gradients_equal_finite_differences_with_resets_inside(name: str) -> Non
     names, weights = zip(*core.named_parameters(), strict=True)
 
     def run(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.functional_call(core, dict(zip(names, weights, strict=True)), (x, state, is_first))
+        return torch.func.functional_call(
+            core, dict(zip(names, weights, strict=True)), (x, state, is_first)
+        )
 
     assert torch.autograd.gradcheck(run, (x, state, *weights))

@@ -1,4 +1,5 @@
-"""Learner and actor on a device that is not the host: tests/stand_in.py says which one, where there is no GPU."""
+"""Learner and actor on a device that is not the host: tests/stand_in.py says which one, where there
+is no GPU."""
 
 from functools import partial
 
@@ -20,13 +21,24 @@ AGENTS = {
         LearnerSettings(burn_in=2, unroll=3, n_step=1),
     ),
     "stacked, with a target network": (
-        NetworkSettings(hidden=8, core="identity", frame_stack=2, head="qr", last_action_reward=False, torso="lean"),
-        LearnerSettings(burn_in=0, unroll=3, n_step=2, trace_lambda=None, target_period=2, max_grad_norm=None),
+        NetworkSettings(
+            hidden=8,
+            core="identity",
+            frame_stack=2,
+            head="qr",
+            last_action_reward=False,
+            torso="lean",
+        ),
+        LearnerSettings(
+            burn_in=0, unroll=3, n_step=2, trace_lambda=None, target_period=2, max_grad_norm=None
+        ),
     ),
 }
 
 
-def play_and_learn(agent: str, device: torch.device, steps: int = 1) -> tuple[list[list[int]], dict[str, float]]:
+def play_and_learn(
+    agent: str, device: torch.device, steps: int = 1
+) -> tuple[list[list[int]], dict[str, float]]:
     """An update after each step of all envs. The actions, and the metrics of the last update."""
     settings, learning = AGENTS[agent]
     with torch.random.fork_rng(devices=[]):
@@ -39,7 +51,9 @@ def play_and_learn(agent: str, device: torch.device, steps: int = 1) -> tuple[li
     for step in range(steps):
         batch = random_batch(rows, LANES, network.state_size, depth, step, ends=0.2)
         frame = rng.integers(0, 256, (LANES, 84, 84), np.uint8)
-        action = actor.act(frame, np.full(LANES, step == 0), np.ones(LANES, np.float32), np.zeros(LANES))
+        action = actor.act(
+            frame, np.full(LANES, step == 0), np.ones(LANES, np.float32), np.zeros(LANES)
+        )
         actions.append(action.tolist())
         with no_reads():
             update = learner.update(batch)
@@ -50,7 +64,9 @@ def play_and_learn(agent: str, device: torch.device, steps: int = 1) -> tuple[li
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_device_computes_what_the_host_computes_and_an_update_never_waits_for_it(agent: str) -> None:
+def test_the_device_computes_what_the_host_computes_and_an_update_never_waits_for_it(
+    agent: str,
+) -> None:
     actions, metrics = play_and_learn(agent, torch.device("cpu"), steps=3)
     on_device = play_and_learn(agent, DEVICE, steps=3)
     assert on_device[0] == actions
@@ -75,5 +91,8 @@ def test_whatever_is_left_on_the_host_raises() -> None:
         made |= noted.made
         failing |= {move for move in noted.made - failing if needed(agent, move)}
     places = " ".join(line for line, _ in made)
-    assert all(file in places for file in ("actor", "cores", "heads", "learner", "losses", "networks", "rows"))
+    assert all(
+        file in places
+        for file in ("actor", "cores", "heads", "learner", "losses", "networks", "rows")
+    )
     assert not made - failing

@@ -30,15 +30,20 @@ def test_a_dueling_head_is_value_plus_advantages_that_average_0(name: str, hidde
 
 def test_the_mean_head_has_the_loss_of_its_setting() -> None:
     out, target = torch.tensor([[[1.0], [1.0]]]), torch.tensor([[[1.5], [4.0]]])
-    for loss, expected in (("squared", [0.5 * 0.5**2, 0.5 * 3**2]), ("huber", [0.5 * 0.5**2, 3 - 0.5])):
+    for loss, expected in (
+        ("squared", [0.5 * 0.5**2, 0.5 * 3**2]),
+        ("huber", [0.5 * 0.5**2, 3 - 0.5]),
+    ):
         head = make(MeanHead, loss=loss)
         assert head.samples(out) is out
         assert head.loss(out, target)[0].tolist() == pytest.approx(expected)
 
 
 def test_the_gradient_of_a_quantile_vanishes_where_its_share_of_the_targets_lies_below() -> None:
-    target = torch.arange(64.0)[None, None] * 100  # errors far beyond 1: the gradient counts targets
-    out = (100 * (2 * torch.arange(32.0) + 0.5))[None, None].requires_grad_()  # 2 i + 1 targets lie below quantile i
+    # Errors far beyond 1: the gradient counts targets.
+    target = torch.arange(64.0)[None, None] * 100
+    # 2 i + 1 targets lie below quantile i
+    out = (100 * (2 * torch.arange(32.0) + 0.5))[None, None].requires_grad_()
     make(QrHead).loss(out, target).sum().backward()
     assert out.grad is not None
     # below: 1 - tau_i each; above: -tau_i each; tau_i = (2 i + 1) / 64 and 2 i + 1 of 64 below
@@ -49,11 +54,15 @@ def test_hl_gauss_gives_the_mean_of_its_histogram() -> None:
     out = torch.full((1, 1, 51), -99.0)
     out[..., [0, 50]] = torch.tensor([math.log(1 / 4), math.log(3 / 4)])
     outermost = 10 - 10 / 51  # the middle of the last bin
-    assert make(HlGaussHead).samples(out).item() == pytest.approx((3 / 4 - 1 / 4) * outermost, rel=1e-5)
+    assert make(HlGaussHead).samples(out).item() == pytest.approx(
+        (3 / 4 - 1 / 4) * outermost, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(("target", "mean"), [(0.3, 0.3), (-7.0, -7.0), (99.0, 9.76)])
-def test_hl_gauss_is_least_where_its_mean_is_the_target_within_the_range(target: float, mean: float) -> None:
+def test_hl_gauss_is_least_where_its_mean_is_the_target_within_the_range(
+    target: float, mean: float
+) -> None:
     head, out = make(HlGaussHead), torch.zeros(1, 1, 51, requires_grad=True)
     optimizer = torch.optim.Adam([out], lr=0.3)
     for _ in range(300):

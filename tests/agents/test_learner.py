@@ -10,18 +10,29 @@ from agents.networks import QNetwork
 from tests.batches import make_network, random_batch
 
 LONG = {"burn_in": 3, "unroll": 4}
-PLAIN = {"burn_in": 0, "unroll": 1, "discount": 0.9, "trace_lambda": None, "learning_rate": 1e-3,
-         "optimizer_epsilon": 1e-3, "max_grad_norm": None}  # fmt: skip
+PLAIN = {
+    "burn_in": 0,
+    "unroll": 1,
+    "discount": 0.9,
+    "trace_lambda": None,
+    "learning_rate": 1e-3,
+    "optimizer_epsilon": 1e-3,
+    "max_grad_norm": None,
+}
 
 
-def make_learner(network: QNetwork | None = None, *, bf16: bool = False, **changes: object) -> Learner:
+def make_learner(
+    network: QNetwork | None = None, *, bf16: bool = False, **changes: object
+) -> Learner:
     settings = LearnerSettings(**(PLAIN | changes))  # type: ignore[arg-type]
     autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bf16)
     return Learner(make_network() if network is None else network, settings, autocast)
 
 
 def gradients(learner: Learner) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in learner.online.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone() for name, p in learner.online.named_parameters() if p.grad is not None
+    }
 
 
 def weights(learner: Learner) -> dict[str, Tensor]:
@@ -49,7 +60,8 @@ def test_a_batch_in_which_no_row_counts_changes_nothing() -> None:
 
 
 def test_rmsprop_never_takes_the_root_of_a_negative_number() -> None:
-    """A gradient within 0.1 % of 1 for 1,000 updates: its variance is less than the rounding of its square."""
+    """A gradient within 0.1 % of 1 for 1,000 updates: its variance is less than the rounding of its
+    square."""
     weight = torch.zeros(1_000, requires_grad=True)
     optimizer = OPTIMIZERS["rmsprop"]([weight], lr=1e-6, eps=1e-8)
     generator, mean, square = torch.Generator().manual_seed(0), 0.0, 0.0
@@ -84,7 +96,9 @@ def test_the_acting_network_is_the_moving_average_of_the_weights_and_resumes_wit
         learner.update(batch)
         memory = min(0.5, update / (update + 10))  # 1/11, 2/12, ... until 10/20
         average = {k: memory * average[k] + (1 - memory) * w for k, w in weights(learner).items()}
-    torch.testing.assert_close(dict(learner.acting.named_parameters()), average, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        dict(learner.acting.named_parameters()), average, rtol=1e-4, atol=1e-6
+    )
     assert not same(weights(learner), average)
     assert all(not p.requires_grad for p in learner.acting.parameters())
     assert learner.target is learner.acting  # it values the next action as well
@@ -97,36 +111,59 @@ def test_the_acting_network_is_the_moving_average_of_the_weights_and_resumes_wit
 @pytest.mark.parametrize("core", ["lstm", "lstm1997", "gru", "rnn", "identity"])
 def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core: str) -> None:
     """A cast of the weights that was made without gradients must not serve the unroll."""
-    settings = {"torso": "nature", "core": core, "norm": True, "last_action_reward": True, "dueling": True}
+    settings = {
+        "torso": "nature",
+        "core": core,
+        "norm": True,
+        "last_action_reward": True,
+        "dueling": True,
+    }
     batch = random_batch(8, state_size=make_network(**settings).state_size)
-    full, mixed = (make_learner(make_network(**settings), bf16=bf16, **LONG) for bf16 in (False, True))
+    full, mixed = (
+        make_learner(make_network(**settings), bf16=bf16, **LONG) for bf16 in (False, True)
+    )
     full.update(batch)
     mixed.update(batch)
     assert gradients(mixed).keys() == dict(mixed.online.named_parameters()).keys()
     for name, gradient in gradients(full).items():
         got = gradients(mixed)[name]
         assert got.dtype == torch.float32
-        assert nn.functional.cosine_similarity(got.flatten(), gradient.flatten(), dim=0) > 0.98, name
+        assert nn.functional.cosine_similarity(got.flatten(), gradient.flatten(), dim=0) > 0.98, (
+            name
+        )
 
 
-@pytest.mark.parametrize(("name", "value"), [("reward", "nan"), ("core_state", "nan"), ("weight", "inf")])
-def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_weights(name: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("reward", "nan"), ("core_state", "nan"), ("weight", "inf")]
+)
+def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_weights(
+    name: str, value: str
+) -> None:
     learner, batch = make_learner(unroll=2, target_period=2), random_batch(3)
     learner.update(batch)
     learner.check_finite()
-    told = learner.update(batch._replace(**{name: torch.full_like(getattr(batch, name), float(value))}))
+    told = learner.update(
+        batch._replace(**{name: torch.full_like(getattr(batch, name), float(value))})
+    )
     assert not told.metrics["grad_norm"].isfinite()
     with pytest.raises(NonFiniteError, match="update 2: "):
         learner.check_finite()
 
 
 def through_a_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return safetensors.torch.load(safetensors.torch.save({k: v.contiguous().clone() for k, v in state.items()}))
+    return safetensors.torch.load(
+        safetensors.torch.save({k: v.contiguous().clone() for k, v in state.items()})
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_restored_learner_goes_on_bit_for_bit(optimizer: str) -> None:
-    settings = LONG | {"optimizer": optimizer, "target_period": 3, "max_grad_norm": 10.0, "trace_lambda": 0.65}
+    settings = LONG | {
+        "optimizer": optimizer,
+        "target_period": 3,
+        "max_grad_norm": 10.0,
+        "trace_lambda": 0.65,
+    }
     one = make_learner(make_network(1, norm=True), **settings)
     for update in range(2):
         one.update(random_batch(8, seed=update))
@@ -142,18 +179,27 @@ def test_a_restored_learner_goes_on_bit_for_bit(optimizer: str) -> None:
 
 
 def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
-    """Each update is that of a learner whose lambda is constant: 1 - 0.9, then the geometric mean, then 1 - 0.6."""
+    """Each update is that of a learner whose lambda is constant: 1 - 0.9, then the geometric mean,
+    then 1 - 0.6."""
     settings = {"unroll": 3, "target_period": 1}
-    falling = make_learner(trace_lambda=0.6, trace_lambda_start=0.9, trace_lambda_updates=2, **settings)
+    falling = make_learner(
+        trace_lambda=0.6, trace_lambda_start=0.9, trace_lambda_updates=2, **settings
+    )
     for update, value in enumerate((0.9, 1 - (0.1 * 0.4) ** 0.5, 0.6, 0.6)):
         batch, constant = random_batch(4, seed=update), make_learner(trace_lambda=value, **settings)
         constant.restore({k: v.clone() for k, v in falling.state().items()})
         expected = constant.update(batch).metrics["loss"]
-        torch.testing.assert_close(falling.update(batch).metrics["loss"], expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            falling.update(batch).metrics["loss"], expected, rtol=1e-6, atol=0
+        )
 
 
 def test_the_parts_of_a_batch_together_give_the_gradient_of_the_whole() -> None:
-    batch, whole, parts = random_batch(17, lanes=5), make_learner(unroll=16, parts=1), make_learner(unroll=16, parts=3)
+    batch, whole, parts = (
+        random_batch(17, lanes=5),
+        make_learner(unroll=16, parts=1),
+        make_learner(unroll=16, parts=3),
+    )
     parts.update(batch)
     whole.update(batch)
     expected = gradients(whole)

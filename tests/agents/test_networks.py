@@ -10,10 +10,14 @@ L, B = 7, 3
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("channels", [2, 3])  # a pixel that is a word, and one that is none
-def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(depth: int, channels: int) -> None:
+def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(
+    depth: int, channels: int
+) -> None:
     g = torch.Generator().manual_seed(depth)
     for starts in (0.0, 0.1, 0.4, 1.0):
-        planes = torch.randint(1, 256, (depth + 19, 5, 2, 3, channels), dtype=torch.uint8, generator=g)
+        planes = torch.randint(
+            1, 256, (depth + 19, 5, 2, 3, channels), dtype=torch.uint8, generator=g
+        )
         is_first = torch.rand(depth + 19, 5, generator=g) < starts
         stacks = stack_frames(planes, is_first, depth)
         for lane in range(5):
@@ -40,12 +44,16 @@ def plain(layer: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("images", "norm"), [(1, True), (4, False)])
 @pytest.mark.parametrize(
-    ("name", "convolutions"), [("nature", 3), ("dqn-2013", 2), ("half", 3 * 5), ("lean", 3 * 3), ("slim", 3)]
+    ("name", "convolutions"),
+    [("nature", 3), ("dqn-2013", 2), ("half", 3 * 5), ("lean", 3 * 3), ("slim", 3)],
 )
-def test_a_torso_is_its_papers_layers(name: str, convolutions: int, norm: bool, images: int) -> None:
+def test_a_torso_is_its_papers_layers(
+    name: str, convolutions: int, norm: bool, images: int
+) -> None:
     torso, g = TORSOS[name](images, norm, (84, 84)), torch.Generator().manual_seed(0)
     for parameter in torso.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)  # scales of 1 would hide their order
+        # Scales of 1 would hide their order.
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
     assert sum(isinstance(m, nn.Conv2d) for m in torso.modules()) == convolutions
     frames = random_inputs(1, B, images).frames  # [K, B, 84, 84]
     stack = stack_frames(torso.planes(frames), torch.zeros(images, B, dtype=torch.bool), images)[0]
@@ -56,7 +64,9 @@ def test_a_torso_is_its_papers_layers(name: str, convolutions: int, norm: bool, 
         x = plain(layer, x)
     expected = x.permute(0, 2, 3, 1).flatten(1)
     assert expected.shape == (B, torso.output_size)
-    torch.testing.assert_close(torso(stack.permute(0, 3, 1, 2).float()), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        torso(stack.permute(0, 3, 1, 2).float()), expected, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_nature_network_of_2015_has_its_number_of_parameters() -> None:
@@ -77,7 +87,9 @@ def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(
     network.pixels.take_in(planes[:1], 1.0)
     network.pixels.take_in(planes[1:], 0.25)
     mean = 0.75 * first.mean(0) + 0.25 * second.mean(0)
-    variance = 0.75 * (first - first.mean(0)).square().mean(0) + 0.25 * (second - mean).square().mean(0)
+    variance = 0.75 * (first - first.mean(0)).square().mean(0) + 0.25 * (
+        second - mean
+    ).square().mean(0)
     expected = 255 * (second - mean) / (variance.sqrt() + 16)
     torch.testing.assert_close(network.pixels(second), expected, rtol=1e-4, atol=1e-2)
 
@@ -88,7 +100,9 @@ def test_a_centred_network_sees_the_same_game_on_any_background(torso: str) -> N
     seen = random_inputs(L, depth=2)
     things = torch.zeros_like(seen.frames)
     things[..., 20:40, 30:50] = 60  # less than half of the screen
-    plain, centred = (make_network(frame_stack=2, torso=torso, core="identity", center=c) for c in (False, True))
+    plain, centred = (
+        make_network(frame_stack=2, torso=torso, core="identity", center=c) for c in (False, True)
+    )
     state = plain.initial_state(B)
     seen = seen._replace(is_first=torch.zeros_like(seen.is_first))
 

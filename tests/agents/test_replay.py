@@ -18,7 +18,9 @@ from tests.batches import FRAME, Shape, equal, place, random_rows
 
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(SHAPES, st.integers(0, 500))
-def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_stop(s: Shape, start_rows: int) -> None:
+def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_stop(
+    s: Shape, start_rows: int
+) -> None:
     replay = s._replace(start_rows=start_rows).replay()
     capacity = replay.rings[0].capacity
     for time, row in enumerate(islice(random_rows(s.lanes), 2 * capacity), start=1):
@@ -37,7 +39,9 @@ class Spy:
         return torch.zeros(batch_size, 0)
 
     def __call__(self, inputs: Inputs, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.stacks.append(stack_frames(inputs.frames[..., None], inputs.is_first, self.settings.frame_stack)[0])
+        self.stacks.append(
+            stack_frames(inputs.frames[..., None], inputs.is_first, self.settings.frame_stack)[0]
+        )
         return torch.zeros(*inputs.prev_action.shape, 2), state
 
 
@@ -86,7 +90,9 @@ def drawable(replay: Replay) -> np.ndarray:
 def test_uniform_draws_are_uniform_over_all_rings_with_weights_of_1(rings: int) -> None:
     s = Shape(stride=8)
     replay = filled(s, rings)
-    if rings == 3:  # sequences of 3 rows at multiples of 8 from 8 on: of 16 rows that of time 8; of 32 at 8, 16 and 24
+    # Sequences of 3 rows at multiples of 8 from 8 on: of 16 rows that of time 8; of 32 at 8, 16 and
+    # 24.
+    if rings == 3:
         assert [len(ring.origins) for ring in replay.rings] == [0, 1 * 2, 3 * 2]
         assert len(replay) == (0 + 16 + 32) * 2
     batch = replay.sample(4_000)
@@ -103,14 +109,17 @@ def test_uniform_draws_are_uniform_over_all_rings_with_weights_of_1(rings: int) 
 
 
 @pytest.mark.parametrize("rings", [1, 3])
-def test_sequences_are_drawn_in_proportion_to_priority_and_weighted_against_it_over_all_rings(rings: int) -> None:
+def test_sequences_are_drawn_in_proportion_to_priority_and_weighted_against_it_over_all_rings(
+    rings: int,
+) -> None:
     replay = filled(Shape(stride=8, priority_exponent=0.9), rings)
     origin = drawable(replay)
     priority = np.random.default_rng(5).uniform(0.1, 3.0, len(origin))
     replay.update_priorities(origin, torch.from_numpy(priority))
     share = priority**0.9 / (priority**0.9).sum()
     batch = replay.sample(5_000)
-    # One draw in each of 5000 equal parts of the mass: no count is off by as much as 2, at most once more a ring.
+    # One draw in each of 5000 equal parts of the mass: no count is off by as much as 2, at most
+    # once more a ring.
     counts = np.array([(batch.origin == o).sum() for o in origin])
     assert (abs(counts - 5_000 * share) < 3).all()
     weight = (len(origin) * share[np.searchsorted(origin, batch.origin)]) ** -0.6
@@ -149,8 +158,16 @@ def test_overwritten_sequences_are_never_drawn_and_their_updates_are_ignored() -
 
 @pytest.mark.parametrize("exponent", [0.0, 0.9])
 @pytest.mark.parametrize(("rings", "written"), [(1, 0), (1, 5), (1, 43), (1, 100), (3, 0)])
-def test_a_restored_replay_goes_on_as_if_never_stopped(rings: int, written: int, exponent: float) -> None:
-    s = Shape(stride=1 if rings == 1 else 8, history=2, written=written, spare=8, priority_exponent=exponent)
+def test_a_restored_replay_goes_on_as_if_never_stopped(
+    rings: int, written: int, exponent: float
+) -> None:
+    s = Shape(
+        stride=1 if rings == 1 else 8,
+        history=2,
+        written=written,
+        spare=8,
+        priority_exponent=exponent,
+    )
     one, other = filled(s, rings), s.replay(99, rings)
     if len(drawable(one)):
         one.update_priorities(one.sample(16).origin, torch.linspace(0.1, 2.5, 16))

@@ -25,7 +25,9 @@ PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=N
 
 @PROPERTY
 @given(SHAPES)
-def test_sequences_are_consecutive_rows_equal_bit_for_bit_to_those_written_from_every_start_kept(s: Shape) -> None:
+def test_sequences_are_consecutive_rows_equal_bit_for_bit_to_those_written_from_every_start_kept(
+    s: Shape,
+) -> None:
     replay, written = s.filled()
     ring, kept = replay.rings[0], len(replay) // s.lanes
     # The ring keeps all it can; the block that is being filled takes the place of the oldest.
@@ -51,7 +53,10 @@ def test_sequences_are_consecutive_rows_equal_bit_for_bit_to_those_written_from_
             row = written[time - s.history + i]
             assert (batch.inputs.frames[i, b].numpy() == row.frame[lane]).all()
             assert batch.inputs.is_first[i, b] == row.is_first[lane]
-        assert batch.core_state[b].tolist() == written[time].core_state[lane].astype(np.float16).tolist()
+        assert (
+            batch.core_state[b].tolist()
+            == written[time].core_state[lane].astype(np.float16).tolist()
+        )
 
 
 def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> None:
@@ -60,9 +65,18 @@ def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> No
     for row in islice(random_rows(s.lanes), 2 * ring.capacity):
         ring.append(row._replace(frame=noise.integers(0, 256, row.frame.shape, np.uint8)))
         foretold.append(ring.nbytes_when_full)
-    state = {k: v.nbytes for k, v in ring.state().items() if k not in ("frame_bytes", "time", "max_priority")}
-    assert ring.nbytes == sum(state.values()) + state["priority"] + 41 * ring.capacity // BLOCK * s.lanes  # tree's sums
-    assert set(foretold[BLOCK - 1 :]) == {ring.nbytes}  # noise does not compress: all blocks are alike
+    state = {
+        k: v.nbytes
+        for k, v in ring.state().items()
+        if k not in ("frame_bytes", "time", "max_priority")
+    }
+    # tree's sums
+    assert (
+        ring.nbytes
+        == sum(state.values()) + state["priority"] + 41 * ring.capacity // BLOCK * s.lanes
+    )
+    # Noise does not compress: all blocks are alike.
+    assert set(foretold[BLOCK - 1 :]) == {ring.nbytes}
 
 
 @PROPERTY
@@ -71,7 +85,9 @@ def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(
     lanes: int, length: int, history: int, stride: int
 ) -> None:
     shape = (lanes, length, history, stride)
-    with pytest.raises(ValueError, match=rf"--replay-rows 9: too small; {lanes} envs and sequences of {length} ") as e:
+    with pytest.raises(
+        ValueError, match=rf"--replay-rows 9: too small; {lanes} envs and sequences of {length} "
+    ) as e:
         ring_times(9, *shape)
     needed = int(str(e.value).split("at least ")[1])
     assert ring_times(needed, *shape) * lanes == needed
@@ -116,15 +132,21 @@ def test_rows_after_a_gap_are_cut_off_from_those_before() -> None:
     assert (first.time, second.time, follows.time) == (0, 0, 16)
 
 
-def test_first_priorities_of_a_stretch_are_kept_and_where_it_has_none_the_largest_so_far_stands() -> None:
+def test_first_priorities_of_a_stretch_are_kept_else_the_largest_so_far_stands() -> None:
     s = Shape(stride=8, length=8, spare=8, priority_exponent=0.9)
     one, other = s.replay().rings[0], s.replay().rings[0]
     for seed in (0, 1):
         one.extend(next(s.stretches(seed, priorities=True)))
-    # Of its first 16 rows an actor knows the sequence of time 8, with a row before it: origins 2 and 3. In the replay
-    # that of time 16, right after the gap, has a row before it too.
+    # Of its first 16 rows an actor knows the sequence of time 8, with a row before it: origins 2
+    # and 3. In the replay that of time 16, right after the gap, has a row before it too.
     known = [2.1**0.9, 3.1**0.9]
-    assert one.state()["priority"].reshape(-1, s.lanes)[:5].tolist() == [[0, 0], known, [1, 1], known, [0, 0]]
+    assert one.state()["priority"].reshape(-1, s.lanes)[:5].tolist() == [
+        [0, 0],
+        known,
+        [1, 1],
+        known,
+        [0, 0],
+    ]
     for stretch in islice(s.stretches(priorities=True), 2):
         other.extend(stretch)
     leaves = other.state()["priority"].reshape(-1, s.lanes)

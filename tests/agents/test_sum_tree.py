@@ -12,7 +12,8 @@ def test_the_sum_tree_equals_a_list(size: int, seed: int) -> None:
     tree, naive = SumTree(size), np.zeros(size)
     for _ in range(5):
         index = generator.choice(size, generator.integers(1, size + 1), replace=False)
-        priority = generator.integers(0, 5, len(index)).astype(float)  # whole numbers: sums are exact
+        # Whole numbers: sums are exact.
+        priority = generator.integers(0, 5, len(index)).astype(float)
         tree.set(index, priority)
         naive[index] = priority
         assert tree.total == naive.sum()

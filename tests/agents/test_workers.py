@@ -16,9 +16,12 @@ def _as_before() -> object:
 
 
 @pytest.mark.parametrize(
-    ("lanes", "parts", "ends"), [(6, 2, [3, 6]), (7, 2, [3, 7]), (5, 4, [1, 2, 3, 5]), (2, 4, [1, 2]), (3, 1, [3])]
+    ("lanes", "parts", "ends"),
+    [(6, 2, [3, 6]), (7, 2, [3, 7]), (5, 4, [1, 2, 3, 5]), (2, 4, [1, 2]), (3, 1, [3])],
 )
-def test_parts_take_every_lane_once_and_differ_by_one_lane_at_most(lanes: int, parts: int, ends: list[int]) -> None:
+def test_parts_take_every_lane_once_and_differ_by_one_lane_at_most(
+    lanes: int, parts: int, ends: list[int]
+) -> None:
     pieces = cut(lanes, parts)
     assert [lane for piece in pieces for lane in range(lanes)[piece]] == list(range(lanes))
     assert [piece.stop for piece in pieces] == ends

@@ -14,7 +14,12 @@ from experiment.settings.config import preset
 def test_a_network_that_always_takes_one_action_does_so_whatever_it_sees() -> None:
     network = one_action.always(2, preset("dqn"), num_actions=4)
     frames = torch.randint(0, 256, (4, 3, 84, 84), dtype=torch.uint8)  # a stack of 4, three envs
-    inputs = Inputs(frames, torch.zeros(4, 3, dtype=torch.bool), torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3))
+    inputs = Inputs(
+        frames,
+        torch.zeros(4, 3, dtype=torch.bool),
+        torch.zeros(1, 3, dtype=torch.int64),
+        torch.ones(1, 3),
+    )
     q, _ = network(inputs, network.initial_state(3))
     assert q.tolist() == [[[0.0, 0.0, 1.0, 0.0]] * 3]
 
@@ -31,7 +36,9 @@ def test_in_breakout_each_action_is_scored_and_the_best_is_kept(
     assert list(means) == ["NOOP", "FIRE", "RIGHT", "LEFT"]
     written = json.loads(path.read_text())
     assert written["pong"] == {}
-    assert written["breakout"]["score"] == means[written["breakout"]["action"]] == max(means.values())
+    assert (
+        written["breakout"]["score"] == means[written["breakout"]["action"]] == max(means.values())
+    )
 
 
 def test_an_unknown_game_is_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -11,16 +11,32 @@ from experiment.settings import config as settings
 
 TINY = Effort(pairs=2, seconds=0.1, rows=1500)
 SMALL = {
-    "num_envs": 2, "torso": "dqn-2013", "hidden": 16, "core_size": 8, "batch_size": 2, "replay_rows": 1500,
-    "threads": 1, "samples_per_step": 4.0, "burn_in": 0, "unroll": 16, "n_step": 1,
-}  # fmt: skip
+    "num_envs": 2,
+    "torso": "dqn-2013",
+    "hidden": 16,
+    "core_size": 8,
+    "batch_size": 2,
+    "replay_rows": 1500,
+    "threads": 1,
+    "samples_per_step": 4.0,
+    "burn_in": 0,
+    "unroll": 16,
+    "n_step": 1,
+}
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for preset in parts.PRESETS:
         monkeypatch.setitem(settings.PRESETS, preset, settings.PRESETS[preset] | SMALL)
-    sizes = {"SCRATCH": tmp_path, "LEARNING": 150, "ENVS": 2, "UPDATES": 2, "SIZES": (64, 128), "PRESETS": ("drqn",)}
+    sizes = {
+        "SCRATCH": tmp_path,
+        "LEARNING": 150,
+        "ENVS": 2,
+        "UPDATES": 2,
+        "SIZES": (64, 128),
+        "PRESETS": ("drqn",),
+    }
     for module in (common, parts, profile, reel, replay_memory):
         for name, value in (sizes | {"STEPS": 40 if module is reel else 8}).items():
             if hasattr(module, name):
@@ -45,7 +61,9 @@ def test_memory_and_checkpoint_give_a_row() -> None:
 def test_profile_prints_the_parts_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     profile.profile("drqn")
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ("acting", "sampling", "learning", "environment", "frames/s"))
+    assert all(
+        part in shown for part in ("acting", "sampling", "learning", "environment", "frames/s")
+    )
 
 
 def test_a_reel_is_what_was_played_over_and_over(tmp_path: Path) -> None:
@@ -62,5 +80,9 @@ def test_a_reel_is_what_was_played_over_and_over(tmp_path: Path) -> None:
 def test_rendering_gives_a_row_for_each_film(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "GAME", "breakout")  # random play of it is short
     rows = rendering.rendering(Effort(pairs=1))
-    assert [row.name for row in rows] == ["film, dqn overlay", "film, the game alone", "film, drqn overlay"]
+    assert [row.name for row in rows] == [
+        "film, dqn overlay",
+        "film, the game alone",
+        "film, drqn overlay",
+    ]
     assert all(row.ratio == row.ours > 0 for row in rows)

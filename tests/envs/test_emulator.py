@@ -27,10 +27,12 @@ def plain(game: str, seed: int, sticky: float) -> ale_py.ALEInterface:
 
 
 def area(small: int, large: int) -> np.ndarray:
-    """[small, large]: each row averages the part of the large axis that falls on one small pixel."""
+    """[small, large]: each row averages the part of the large axis that falls on one small
+    pixel."""
     edges = np.arange(small + 1) * large / small
     pixels = np.arange(large)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)  # [small, large]
+    # [small, large]
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return overlap.clip(0) * small / large
 
 
@@ -62,10 +64,16 @@ def test_a_step_is_four_emulator_frames_and_a_frame_the_maximum_of_the_last_two(
 
 
 @pytest.mark.parametrize(("game", "pooled"), [("carnival", False), ("space_invaders", True)])
-def test_colour_frames_are_the_emulators_own_or_the_brighter_of_its_last_two_in_native_size(game: str, pooled: bool):
-    assert (machine("breakout").height, machine("carnival").height) == (210, 214)  # not all games are of one size
+def test_colour_frames_are_the_emulators_own_or_the_brighter_of_its_last_two_in_native_size(
+    game: str, pooled: bool
+):
+    # Not all games are of one size.
+    assert (machine("breakout").height, machine("carnival").height) == (210, 214)
     rules, flickers = protocol("v5"), 0
-    env, ale = Emulators(game, 1, rules, threads=1, colour=True, pooled=pooled), plain(game, 3, rules.sticky)
+    env, ale = (
+        Emulators(game, 1, rules, threads=1, colour=True, pooled=pooled),
+        plain(game, 3, rules.sticky),
+    )
     frames, _ = env.reset(ONE, np.array([3]))
     screens = [ale.getScreenRGB()]
     for t in range(40):

@@ -13,8 +13,11 @@ from envs.tapes import Envs
 from tests.envs.walk import WALK, same
 
 
-def played(game: str, rules: str, how: Observe) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
-    """The first two episodes of one tape: record, frames [steps, 84, 84] and rewards [steps] as met."""
+def played(
+    game: str, rules: str, how: Observe
+) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
+    """The first two episodes of one tape: record, frames [steps, 84, 84] and rewards [steps] as
+    met."""
     made = Envs(game, 2, rules, seed=2, observe=how)
     rng = np.random.default_rng(0)
     frame = made.reset()[1]
@@ -37,7 +40,8 @@ def episodes() -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize(
-    "other", [(), ("breakout", "dqn-2015", parse_screen("delay")), (WALK, "own", parse_screen("flicker"))]
+    "other",
+    [(), ("breakout", "dqn-2015", parse_screen("delay")), (WALK, "own", parse_screen("flicker"))],
 )
 def test_an_episode_is_replayed_bit_for_bit(other: tuple, episodes: list, tmp_path: Path):
     for record, frames, rewards in played(*other) if other else episodes:
@@ -56,10 +60,12 @@ def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame(episod
     # Each checks score, start and end itself.
     steps, every = list(replay_colour(record)), list(replay_colour(record, every_frame=True))
     assert len(steps) == record.steps + 1
-    assert 4 * record.steps - 3 <= len(every) - 1 <= 4 * record.steps  # it stops when the game is over
+    # It stops when the game is over.
+    assert 4 * record.steps - 3 <= len(every) - 1 <= 4 * record.steps
     assert steps[0].dtype == np.uint8
     assert steps[0].shape == (210, 160, 3)
-    assert all((steps[t] == every[4 * t]).all() for t in range(record.steps))  # the last step may be cut short
+    # The last step may be cut short.
+    assert all((steps[t] == every[4 * t]).all() for t in range(record.steps))
 
 
 def test_an_episode_of_gymnasium_is_replayed_in_the_colours_that_it_renders():
@@ -84,7 +90,11 @@ def path(record: EpisodeRecord, tmp_path: Path) -> Path:
 def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record: EpisodeRecord, path: Path):
     assert path.stat().st_size < 2000
     header = json.loads(path.read_text())
-    assert (header["game"], header["score"], header["steps"]) == ("breakout", record.score, record.steps)
+    assert (header["game"], header["score"], header["steps"]) == (
+        "breakout",
+        record.score,
+        record.steps,
+    )
     assert [p.name for p in path.parent.iterdir()] == ["episode.json"]  # nothing temporary is left
     assert same(EpisodeRecord.load(path), record)
 
@@ -113,8 +123,18 @@ def test_foreign_and_cut_files_are_refused_and_a_flipped_byte_is_refused_or_chan
     record: EpisodeRecord, path: Path
 ):
     whole = path.read_bytes()
-    cut = [whole[:size] for size in range(0, len(whole) - 2, 99)]  # the last two bytes are "}" and a new line
-    for content in (*cut, b"[]", b"null", b"{}", b"\x89PNG\r\n\xff", b"[" * 100_000, b'{"format": 2}', b"1" * 5000):
+    # The last two bytes are "}" and a new line.
+    cut = [whole[:size] for size in range(0, len(whole) - 2, 99)]
+    for content in (
+        *cut,
+        b"[]",
+        b"null",
+        b"{}",
+        b"\x89PNG\r\n\xff",
+        b"[" * 100_000,
+        b'{"format": 2}',
+        b"1" * 5000,
+    ):
         path.write_bytes(content)
         refused(path)
     refused(path.parent)  # a folder
@@ -146,7 +166,9 @@ def packed(actions: bytes) -> str:
     ],
     ids=str,
 )
-def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(change: dict, path: Path):
+def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(
+    change: dict, path: Path
+):
     header = json.loads(path.read_text())
     del header["check"]
     header |= change

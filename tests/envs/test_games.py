@@ -15,7 +15,9 @@ def test_human_normalised_is_0_for_random_and_1_for_human() -> None:
     for game, (low, high) in SCORES.items():
         assert (random_score(game), human_score(game)) == (low, high)
         assert human_normalised(game, low) == 0 < human_normalised(game, high) == 1
-    assert random_score("tetris") is human_score("tetris") is human_normalised("tetris", 99.0) is None
+    assert (
+        random_score("tetris") is human_score("tetris") is human_normalised("tetris", 99.0) is None
+    )
 
 
 def test_every_listed_game_opens_and_those_for_two_players_are_not_listed():

@@ -1,4 +1,5 @@
-"""Our environments as gymnasium's, by gymnasium's own checkers, and with the agents of another library."""
+"""Our environments as gymnasium's, by gymnasium's own checkers, and with the agents of another
+library."""
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +14,9 @@ from envs.gym import Screen
 
 
 def test_a_game_passes_the_checker_of_gymnasium():
-    env = gym.make("recall/Pong-v0", render_mode="rgb_array", observe="flicker:0.5", protocol="dqn-2015")
+    env = gym.make(
+        "recall/Pong-v0", render_mode="rgb_array", observe="flicker:0.5", protocol="dqn-2015"
+    )
     check_env(env.unwrapped)
 
 
@@ -45,7 +48,9 @@ def test_the_picture_in_colour_is_that_of_the_game_that_is_played():
 
 
 def test_many_games_side_by_side_reset_in_the_same_step():
-    games = gym.make_vec("recall/Breakout-v0", num_envs=2, vectorization_mode="vector_entry_point", observe="delay:1")
+    games = gym.make_vec(
+        "recall/Breakout-v0", num_envs=2, vectorization_mode="vector_entry_point", observe="delay:1"
+    )
     assert games.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     frames, _ = games.reset(seed=5)
     assert games.observation_space.contains(frames)
@@ -60,8 +65,9 @@ def test_many_games_side_by_side_reset_in_the_same_step():
             assert (info["episode"]["r"] == totals * over).all()
             assert (info["episode"]["l"] == steps * over).all()
             assert all((info["final_obs"][i] is not None) == over[i] for i in range(2))
-            assert all((frames[i] == 0).all() for i in np.flatnonzero(over))  # a delay begins black,
-            assert all(info["final_obs"][i].any() for i in np.flatnonzero(over))  # and the last image was not
+            # A delay begins black, and the last image was not.
+            assert all((frames[i] == 0).all() for i in np.flatnonzero(over))
+            assert all(info["final_obs"][i].any() for i in np.flatnonzero(over))
             totals[over], steps[over], seen = 0, 0, seen + over.sum()
     first, second = [(games.reset(seed=5), games.step(np.ones(2, int))[0])[1] for _ in range(2)]
     assert first.any()
@@ -71,7 +77,9 @@ def test_many_games_side_by_side_reset_in_the_same_step():
 
 def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed():
     plain, one, other = (gym.make("recall/Pong-v0") for _ in range(3))
-    check_environments_match(Screen(one, "flicker:0.5"), Screen(other, "flicker:0.5"), num_steps=10, seed=4)
+    check_environments_match(
+        Screen(one, "flicker:0.5"), Screen(other, "flicker:0.5"), num_steps=10, seed=4
+    )
     dark = Screen(plain, "flicker:1")
     assert not dark.reset(seed=0)[0].any()
     assert not dark.step(0)[0].any()
@@ -80,10 +88,14 @@ def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed():
 
 
 def test_the_dqn_of_stable_baselines_trains_on_flickering_breakout():
-    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is an extra: pip install '.[interop]'")
+    sb3 = pytest.importorskip(
+        "stable_baselines3", reason="stable-baselines3 is an extra: pip install '.[interop]'"
+    )
     flickering = Screen(gym.make("recall/Breakout-v0"), "flicker:0.5")
     env = gym.wrappers.FrameStackObservation(flickering, 4)
-    agent = sb3.DQN("CnnPolicy", env, buffer_size=200, learning_starts=20, train_freq=8, batch_size=4, seed=1)
+    agent = sb3.DQN(
+        "CnnPolicy", env, buffer_size=200, learning_starts=20, train_freq=8, batch_size=4, seed=1
+    )
     before = agent.q_net.state_dict()["q_net.0.weight"].clone()
     agent.learn(64)
     assert agent.num_timesteps == 64

@@ -18,7 +18,12 @@ from tests.small import differences, resume, rows, start
 
 def test_an_environment_of_gymnasium_has_the_interface_of_atari():
     envs = Envs(WALK, 3, seed=4)
-    assert (envs.frame_shape, envs.frame_skip, envs.num_actions, envs.protocol.name) == ((84, 84), 1, 2, "own")
+    assert (envs.frame_shape, envs.frame_skip, envs.num_actions, envs.protocol.name) == (
+        (84, 84),
+        1,
+        2,
+        "own",
+    )
     frames = envs.reset()
     # luminance of the dot: 0.299 * 255 + 0.587 * 128 = 151
     assert set(np.unique(frames)) <= {*range(152)}
@@ -57,7 +62,9 @@ def test_an_environment_that_cannot_be_played_is_refused_in_one_line(name: str, 
 
 def test_small_images_stay_as_they_are():
     env = gym.make(WALK)
-    small = gym.wrappers.TransformObservation(env, lambda image: image[:6, :7], Box(0, 255, (6, 7, 3), np.uint8))
+    small = gym.wrappers.TransformObservation(
+        env, lambda image: image[:6, :7], Box(0, 255, (6, 7, 3), np.uint8)
+    )
     gym.register("recall-tests/Small-v0", lambda: small)
     assert task("recall-tests/Small-v0", OWN) == ((6, 7), 1, ["0", "1"])
 

@@ -16,7 +16,9 @@ def episode(env: Recall, seed: int, right: bool) -> tuple[list[np.ndarray], list
     cue = int(pictures[0][0, :CUES].argmax())
     while not over:
         asked = pictures[-1][0, ASKED] == 255
-        picture, reward, over, *_ = env.step(np.int64(cue if right or not asked else (cue + 1) % CUES))
+        picture, reward, over, *_ = env.step(
+            np.int64(cue if right or not asked else (cue + 1) % CUES)
+        )
         pictures.append(picture.copy())
         rewards.append(reward)
     return pictures, rewards, cue

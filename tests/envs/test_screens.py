@@ -14,7 +14,9 @@ def frames(n: int) -> np.ndarray:
     return np.stack([np.full((8, 8), 10 + i % 240, np.uint8) for i in range(n)])
 
 
-def watch(how: Observe, shown: np.ndarray, firsts: set[int] = frozenset({0}), seed: int = 5) -> np.ndarray:  # type: ignore[assignment]
+def watch(
+    how: Observe, shown: np.ndarray, firsts: set[int] = frozenset({0}), seed: int = 5
+) -> np.ndarray:  # type: ignore[assignment]
     observer = make_observer(how, seed)
     return np.stack([observer(frame, t in firsts).copy() for t, frame in enumerate(shown)])
 
@@ -40,7 +42,8 @@ def test_blackout_hides_stretches_of_n_frames_and_a_third_of_all(n: int):
     shown = frames(6000)
     dark = hidden(seen := watch(Observe("blackout", n), shown))
     assert (seen[~dark] == shown[~dark]).all()
-    runs = [len([*run]) for is_dark, run in groupby(dark) if is_dark][1:-1]  # the first and the last may be cut
+    # The first and the last may be cut.
+    runs = [len([*run]) for is_dark, run in groupby(dark) if is_dark][1:-1]
     assert min(runs) == n
     assert all(run % n == 0 for run in runs)  # two stretches may touch
     assert dark.mean() == pytest.approx(1 / 3, abs=0.05)
@@ -73,7 +76,8 @@ def test_blinkered_shows_a_band_in_the_middle():
     shown = frames(1)
     seen = watch(Observe("blinkered", 0.5), shown)[0]
     assert seen[:, 0].tolist() == [0, 0, 10, 10, 10, 10, 0, 0]
-    assert (watch(Observe("blinkered", 0), shown)[0] != 0).any(axis=1).sum() == 1  # at least one row
+    # At least one row.
+    assert (watch(Observe("blinkered", 0), shown)[0] != 0).any(axis=1).sum() == 1
 
 
 def test_noise_has_its_standard_deviation_and_is_cut_off():
@@ -106,7 +110,12 @@ def test_a_screen_is_read_as_it_is_printed():
     assert parse_screen("flicker:0.25") == Observe("flicker", 0.25)
     for kind, made in KINDS.items():
         assert parse_screen(kind) == Observe(kind, made.default)
-        for value in (made.lowest, made.default, made.highest, made.lowest + (made.highest - made.lowest) * 0.1):
+        for value in (
+            made.lowest,
+            made.default,
+            made.highest,
+            made.lowest + (made.highest - made.lowest) * 0.1,
+        ):
             how = Observe(kind, int(value) if made.whole else value)
             assert parse_screen(str(how)) == how
     assert str(Observe("flicker", 0.5)) == "flicker:0.5"

@@ -31,7 +31,9 @@ def test_seed_stream_environment_and_tape_each_change_the_seeds_of_the_game():
     assert min(seeds) >= 1
 
 
-def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(monkeypatch: pytest.MonkeyPatch):
+def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(tapes, "TAPE_STEPS", 70)
     made = Envs(RECALL, 3, seed=1)
     made.reset()
@@ -51,7 +53,9 @@ def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(monkeypatch:
     for records in played:
         for before, after in pairwise(records):
             new = len(before.actions) >= 70  # then, and only then, a new tape begins
-            assert (after.tape, after.start) == ((before.tape + 1, 0) if new else (before.tape, len(before.actions)))
+            assert (after.tape, after.start) == (
+                (before.tape + 1, 0) if new else (before.tape, len(before.actions))
+            )
             assert (after.seed != before.seed) == new
         assert records[-1].tape > 1
 
@@ -93,7 +97,9 @@ def test_an_array_that_was_handed_out_is_never_changed_afterwards(game: str):
     assert all((array == copy).all() for array, copy in kept)
 
 
-def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeypatch: pytest.MonkeyPatch):
+def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(emulator, "MAX_FRAMES", 160)  # 40 steps
     made = Envs("breakout", 1, seed=0)
     made.reset()
@@ -119,7 +125,8 @@ def test_closing_in_the_middle_of_a_step_does_not_hang_the_program():
 
 
 @pytest.mark.parametrize(
-    ("game", "rules", "how"), [("breakout", "machado18", Observe("delay", 5)), (WALK, "v5", Observe("flicker", 0.5))]
+    ("game", "rules", "how"),
+    [("breakout", "machado18", Observe("delay", 5)), (WALK, "v5", Observe("flicker", 0.5))],
 )
 def test_after_a_restore_all_is_as_if_never_stopped(
     game: str, rules: str, how: Observe, monkeypatch: pytest.MonkeyPatch
@@ -141,7 +148,9 @@ def test_after_a_restore_all_is_as_if_never_stopped(
     assert same(other.state(), made.state())
 
 
-def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(monkeypatch: pytest.MonkeyPatch):
+def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(tapes, "TAPE_STEPS", 50)
     made, other = (Envs(RECALL, 3, seed=9) for _ in range(2))
     made.reset()

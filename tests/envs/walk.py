@@ -11,7 +11,8 @@ from envs.tapes import Envs, Transition
 
 
 class Walk(gym.Env):
-    """A dot on a line of eight: action 1 steps right, 0 stays, and chance pushes it back. The right end pays 2.5."""
+    """A dot on a line of eight: action 1 steps right, 0 stays, and chance pushes it back. The right
+    end pays 2.5."""
 
     metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 4}
     observation_space, action_space = Box(0, 255, (40, 80, 3), np.uint8), Discrete(2)
@@ -19,7 +20,9 @@ class Walk(gym.Env):
     def __init__(self, render_mode: str | None = None, honest: bool = True) -> None:
         self.render_mode, self.chance = render_mode, None if honest else np.random.default_rng()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.at = int(self.np_random.integers(3))
         return self.render(), {}
@@ -42,7 +45,11 @@ for name, honest in ((WALK, True), (CHANCE, False)):
 
 def play(made: Envs, steps: int, seed: int = 0) -> tuple[list[Transition], list[EpisodeRecord]]:
     """Random actions that depend on the environment's index and the seed only."""
-    rngs, transitions, records = [np.random.default_rng([seed, i]) for i in range(made.num_envs)], [], []
+    rngs, transitions, records = (
+        [np.random.default_rng([seed, i]) for i in range(made.num_envs)],
+        [],
+        [],
+    )
     for _ in range(steps):
         made.send(np.array([rng.integers(made.num_actions) for rng in rngs]))
         transitions.append(made.recv())

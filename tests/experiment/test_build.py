@@ -11,7 +11,14 @@ from experiment import build
 from experiment.settings.config import Config, UsageError, override, preset
 from experiment.settings.presets import PRESETS
 
-SMALL = {"num_envs": 3, "batch_size": 2, "unroll": 5, "burn_in": 2, "sequence_stride": 4, "replay_rows": 400}
+SMALL = {
+    "num_envs": 3,
+    "batch_size": 2,
+    "unroll": 5,
+    "burn_in": 2,
+    "sequence_stride": 4,
+    "replay_rows": 400,
+}
 
 
 def config_of(name: str = "drqn", **changes: Any) -> Config:
@@ -20,7 +27,15 @@ def config_of(name: str = "drqn", **changes: Any) -> Config:
 
 def rows(lanes: int, frames: np.ndarray, state_size: int) -> Rows:
     zeros = np.zeros(lanes)
-    return Rows(frames, zeros > 0, zeros.astype(int), zeros, zeros > 0, zeros > 0, np.zeros((lanes, state_size)))
+    return Rows(
+        frames,
+        zeros > 0,
+        zeros.astype(int),
+        zeros,
+        zeros > 0,
+        zeros > 0,
+        np.zeros((lanes, state_size)),
+    )
 
 
 def frames_to_an_update(config: Config) -> int:
@@ -47,23 +62,30 @@ def frames_to_an_update(config: Config) -> int:
         {"start_rows": 60, "unroll": 9, "n_step": 4, "batch_size": 7},
     ],
 )
-def test_a_run_that_could_never_train_is_refused_with_the_least_frames(changes: dict[str, Any]) -> None:
+def test_a_run_that_could_never_train_is_refused_with_the_least_frames(
+    changes: dict[str, Any],
+) -> None:
     config = config_of(**SMALL | changes)
     least = frames_to_an_update(config)
     build.check_new(override(config, {"frames": least}))
-    with pytest.raises(UsageError, match=rf"^--frames {least - 1}: the first update comes at frame {least}, "):
+    with pytest.raises(
+        UsageError, match=rf"^--frames {least - 1}: the first update comes at frame {least}, "
+    ):
         build.check_new(override(config, {"frames": least - 1}))
 
 
 def test_more_start_rows_than_the_replay_can_hold_are_refused() -> None:
-    build.check_config(config_of(num_envs=4, replay_rows=5000, start_rows=4992))  # 1248 times, in blocks of 8
+    # 1248 times, in blocks of 8
+    build.check_config(config_of(num_envs=4, replay_rows=5000, start_rows=4992))
     with pytest.raises(UsageError, match=r"^--start-rows 4993: the replay holds only 4992 rows"):
         build.check_config(config_of(num_envs=4, replay_rows=5000, start_rows=4993))
     with pytest.raises(UsageError, match=r"^--replay-rows 100: "):
         build.check_config(config_of(replay_rows=100, start_rows=0))
 
 
-@pytest.mark.parametrize("stored", [{}, {"update": "random"}, {"core": "identity"}, {"priority_exponent": 0.5}])
+@pytest.mark.parametrize(
+    "stored", [{}, {"update": "random"}, {"core": "identity"}, {"priority_exponent": 0.5}]
+)
 def test_the_estimate_of_the_replay_is_what_a_full_replay_takes(
     stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,8 +115,14 @@ def test_frames_that_cannot_be_compressed_are_expected_whole() -> None:
     [
         ({"replay_rows": 10**9}, "--replay-rows 1000000000 --observe full: needs about "),
         ({"observe": "noise:25"}, "--replay-rows 1000000 --observe noise:25: needs about 7."),
-        ({"core_size": 20_000, "replay_rows": 10_000, "start_rows": 0}, "--core-size 20000 --hidden 512 "),
-        ({"batch_size": 3_000, "unroll": 100, "replay_rows": 10_000, "start_rows": 0}, "--batch-size 3000 "),
+        (
+            {"core_size": 20_000, "replay_rows": 10_000, "start_rows": 0},
+            "--core-size 20000 --hidden 512 ",
+        ),
+        (
+            {"batch_size": 3_000, "unroll": 100, "replay_rows": 10_000, "start_rows": 0},
+            "--batch-size 3000 ",
+        ),
     ],
 )
 def test_a_run_that_needs_more_memory_than_is_free_is_refused(
@@ -127,6 +155,10 @@ def test_every_preset_can_start(name: str) -> None:
 
 
 def test_streams_are_independent_and_follow_from_the_seed() -> None:
-    draws = {(seed, name): build.rng(seed, name).integers(2**62) for seed in (1, 2) for name in build.STREAMS}
+    draws = {
+        (seed, name): build.rng(seed, name).integers(2**62)
+        for seed in (1, 2)
+        for name in build.STREAMS
+    }
     assert len(set(draws.values())) == len(draws)
     assert draws[1, "replay"] == build.rng(1, "replay").integers(2**62)

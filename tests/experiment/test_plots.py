@@ -38,7 +38,13 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, drawn: list[Axes]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lines = [Line(name, [0, 1], [0, i]) for i, name in enumerate(NAMES)]
-        draw_lines(tmp_path / "lines.png", lines, levels=dict.fromkeys(NAMES, 1.0), title=NAMES[0], xlabel=NAMES[1])
+        draw_lines(
+            tmp_path / "lines.png",
+            lines,
+            levels=dict.fromkeys(NAMES, 1.0),
+            title=NAMES[0],
+            xlabel=NAMES[1],
+        )
         draw_bars(tmp_path / "bars.png", [Bar(name, 0, -1, 1) for name in NAMES], xlabel=NAMES[1])
     legend = drawn[0].get_legend()
     assert legend is not None
@@ -50,9 +56,17 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, drawn: list[Axes]) -> None:
 def test_the_scale_is_that_of_the_values_and_a_line_has_the_style_of_its_place_in_the_names(
     tmp_path: Path, drawn: list[Axes]
 ) -> None:
-    line = Line("drqn", [1, 2], [0.0, 10.0], low=[-1000, 9], high=[1000, np.nan], runs=[([1, 2], [0.0, 20.0])])
+    line = Line(
+        "drqn",
+        [1, 2],
+        [0.0, 10.0],
+        low=[-1000, 9],
+        high=[1000, np.nan],
+        runs=[([1, 2], [0.0, 20.0])],
+    )
     draw_lines(tmp_path / "a.png", [line], names=["dqn", "drqn"], levels={"random": -5.0})
-    assert drawn[0].get_ylim() == pytest.approx((-5 - 0.08 * 25, 20 + 0.08 * 25))  # a wide interval is cut
+    # A wide interval is cut.
+    assert drawn[0].get_ylim() == pytest.approx((-5 - 0.08 * 25, 20 + 0.08 * 25))
     (shown,) = (shown for shown in drawn[0].lines if shown.get_label() == "drqn")
     assert (shown.get_color(), shown.get_marker()) == (style(1)["color"], style(1)["marker"])
 
@@ -66,7 +80,8 @@ def test_bars_show_value_interval_and_single_values_and_the_same_figure_is_the_s
     assert (interval, values, value, level) == ([1.0, 3.0], [1.5, 2.5], [2.0], [0.0, 0.0])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
-    assert np.asarray(Image.open(tmp_path / "a.png").convert("L"), float).std() > 5  # something is drawn
+    # something is drawn
+    assert np.asarray(Image.open(tmp_path / "a.png").convert("L"), float).std() > 5
 
 
 def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidden(
@@ -75,12 +90,14 @@ def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidd
     screens = [parse_screen(word) for word in ("flicker:0", "flicker:0.75", "flicker:0.25")]
     scores = {
         "dqn": dict(zip(screens, ([10.0, 10.0], [1.0, 3.0], [4.0, 6.0]), strict=True)),
-        "drqn": dict(zip(screens, ([0.0, 0.0], [1.0, 1.0], [2.0, 2.0]), strict=True)),  # a share of 0 has no meaning
+        # A share of 0 has no meaning.
+        "drqn": dict(zip(screens, ([0.0, 0.0], [1.0, 1.0], [2.0, 2.0]), strict=True)),
     }
     draw_sweep(tmp_path / "a.png", scores, "breakout")
     left, right = drawn[0].figure.axes
     lines = {str(line.get_label()): line for line in left.lines}
-    assert np.ravel(lines["dqn"].get_xdata()).tolist() == [1.0, 0.75, 0.25]  # the probability that a frame is shown
+    # The probability that a frame is shown.
+    assert np.ravel(lines["dqn"].get_xdata()).tolist() == [1.0, 0.75, 0.25]
     assert np.ravel(lines["dqn"].get_ydata()).tolist() == [10.0, 5.0, 2.0]
     (share,) = right.lines
     assert np.ravel(share.get_ydata()).tolist() == [100.0, 50.0, 20.0]

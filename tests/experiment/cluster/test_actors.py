@@ -1,4 +1,5 @@
-"""Actors of one run: what they send, what the learner asks, and what a loss costs; with a stand-in for Ray."""
+"""Actors of one run: what they send, what the learner asks, and what a loss costs; with a stand-in
+for Ray."""
 
 import io
 import re
@@ -64,12 +65,15 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw():
     settings = config(priority_exponent=1.0, actors=2)
     remote, weights = alone(settings)
     answer = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(4)][-1]
-    # 8 + 16 + 1 rows: of 64, sequences from 8, 16, 24 and 32 on; the last 16 rows completed those of 24 and 32.
+    # 8 + 16 + 1 rows: of 64, sequences from 8, 16, 24 and 32 on; the last 16 rows completed those
+    # of 24 and 32.
     origin = remote.ring.completed(3 * ROWS)
     assert origin.tolist() == [3 * 2, 3 * 2 + 1, 4 * 2, 4 * 2 + 1]
     rows = np.array([24, 24, 32, 32]) + np.arange(25)[:, None]
     q = torch.from_numpy(remote.q[rows, [0, 1, 0, 1]])
-    batch = remote.ring.as_sequence(*remote.ring.gather(origin), torch.empty(0), np.ones(4, np.float32), origin)
+    batch = remote.ring.as_sequence(
+        *remote.ring.gather(origin), torch.empty(0), np.ones(4, np.float32), origin
+    )
     expected = first_priority(settings, 0, batch, q).numpy()
     np.testing.assert_allclose(answer.stretch.priority, np.maximum(expected, 1e-6), rtol=1e-6)
 
@@ -95,7 +99,9 @@ class Handle:
 
     def __getattr__(self, method: str) -> Any:
         call = (lambda: True) if method == "__ray_ready__" else getattr(self.player, method)
-        return SimpleNamespace(remote=lambda *arguments: (self, partial(call, *deepcopy(arguments))))
+        return SimpleNamespace(
+            remote=lambda *arguments: (self, partial(call, *deepcopy(arguments)))
+        )
 
 
 class StandIn:
@@ -113,9 +119,12 @@ class StandIn:
     def put(self, value: Any) -> Any:
         return {name: tensor.clone() for name, tensor in value.items()}
 
-    def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
+    def wait(
+        self, refs: list[Any], num_returns: int = 1, timeout: float = 0
+    ) -> tuple[list[Any], list[Any]]:
         ready = [ref for ref in refs if not ref[0].slow]
-        return (ready if num_returns == len(refs) else ready[-num_returns:]), refs  # Ray may name any of them
+        # Ray may name any of them.
+        return (ready if num_returns == len(refs) else ready[-num_returns:]), refs
 
     def get(self, ref: Any) -> Any:
         handle, call = ref
@@ -138,7 +147,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 def make(settings: Config) -> tuple[Players, Any]:
-    learner = build.make_learner(settings, build.make_network(settings, len(build.task(settings).action_names)))
+    learner = build.make_learner(
+        settings, build.make_network(settings, len(build.task(settings).action_names))
+    )
     players = Players(settings, learner)
     players.reset()
     return players, learner
@@ -156,7 +167,8 @@ def receive(players: Players, count: int) -> list[Any]:
 def test_stretches_come_in_turn_and_every_player_has_one_call_open(ray: StandIn):
     players, _ = make(config())
     stretches = receive(players, 4)
-    assert [(s.ring, s.time) for s in stretches] == [(0, 0), (1, 0), (0, 16), (1, 16)]  # as they were asked for
+    # As they were asked for.
+    assert [(s.ring, s.time) for s in stretches] == [(0, 0), (1, 0), (0, 16), (1, 16)]
     assert all(s.steps == players.steps == ROWS * 2 for s in stretches)
     for _ in range(2):
         players.act(np.full(4, 0.5))
@@ -203,7 +215,9 @@ def test_every_call_has_the_newest_weights_and_a_player_whose_weights_are_old_is
     assert players.metrics(1.0)["weight_age"] == 31
 
 
-def test_players_that_never_answer_end_the_run_in_one_line(ray: StandIn, monkeypatch: pytest.MonkeyPatch):
+def test_players_that_never_answer_end_the_run_in_one_line(
+    ray: StandIn, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(actors, "PATIENCE", 5)
     players, _ = make(config())
 
@@ -215,7 +229,9 @@ def test_players_that_never_answer_end_the_run_in_one_line(ray: StandIn, monkeyp
 
     for _ in range(5):
         ask_in_vain()
-    with pytest.raises(UsageError, match=r"--actors 2: no player answers any more \(.*the process has died"):
+    with pytest.raises(
+        UsageError, match=r"--actors 2: no player answers any more \(.*the process has died"
+    ):
         ask_in_vain()
 
 
@@ -236,14 +252,21 @@ def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_st
     assert small.rows(folder)[-1]["frames"] < 1_920
     assert small.resume(folder) == 0
     last = [row for row in small.rows(folder) if "updates" in row][-1]
-    # A stretch is 32 rows: 16 of 2 envs. A sequence of 25 rows that begins at row 8 is whole with the third stretch of
-    # an actor, the fifth of all: learning begins at 160 rows.
+    # A stretch is 32 rows: 16 of 2 envs. A sequence of 25 rows that begins at row 8 is whole with
+    # the third stretch of an actor, the fifth of all: learning begins at 160 rows.
     assert (last["frames"], last["steps"], last["updates"]) == (1_920, 480, (480 - 160) // 64)
-    documented = (small.ROOT / "docs" / "metrics.md").read_text().partition("| with `--actors`")[2].partition("\n\n")[0]
+    documented = (
+        (small.ROOT / "docs" / "metrics.md")
+        .read_text()
+        .partition("| with `--actors`")[2]
+        .partition("\n\n")[0]
+    )
     names = re.findall(r"^\| `(\w+)`", documented, re.MULTILINE)
     assert len(names) == 6
     assert set(names) <= set(last)
-    with Display("", 1, Console(file=(terminal := io.StringIO()), force_terminal=True, width=200)) as display:
+    with Display(
+        "", 1, Console(file=(terminal := io.StringIO()), force_terminal=True, width=200)
+    ) as display:
         display.show(last)
     assert all(name in terminal.getvalue() for name in names)
     assert last["actors_alive"] == 2
@@ -256,7 +279,8 @@ def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_st
 def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(
     ray: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Players, "recv", Players.recv)  # `learn` replaces it: put it back afterwards
+    # `learn` replaces it: put it back afterwards
+    monkeypatch.setattr(Players, "recv", Players.recv)
     folder, changes = tmp_path / "run", torture_actors.RUN | {"frames": 896}
     words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run", *small.flags("drqn", **changes)]
     assert torture_actors.learn(folder, words) == 0

@@ -10,7 +10,9 @@ from experiment.settings.config import UsageError
 
 def test_without_the_extra_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"--ray local: Ray is not installed; pip install 'recall-atari\[ray\]'"):
+    with pytest.raises(
+        UsageError, match=r"--ray local: Ray is not installed; pip install 'recall-atari\[ray\]'"
+    ):
         connected("local").__enter__()
 
 

@@ -21,16 +21,27 @@ from tests.batches import make_network, random_inputs
 def test_a_recurrent_core_remembers_the_cue_and_the_identity_core_cannot(
     core: str, lowest: float, highest: float
 ) -> None:
-    tiny = {"unroll": 8, "num_envs": 8, "batch_size": 16, "start_rows": 512, "replay_rows": 4096, "core_size": 16}
+    tiny = {
+        "unroll": 8,
+        "num_envs": 8,
+        "batch_size": 16,
+        "start_rows": 512,
+        "replay_rows": 4096,
+        "core_size": 16,
+    }
     config = recall.settings(core, 3, updates=150, game="recall/Recall2-v0", **tiny)
     assert lowest <= recall.success(config, recall.train(config), wait=2, episodes=100) <= highest
 
 
-def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(finished: Path) -> None:
+def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(
+    finished: Path,
+) -> None:
     agent = open_agent(finished, eval_episodes=1, eval_epsilon=0.5, seed=5)
     wiped = evaluate(agent.network, agent.config, agent.protocol, wipe_every=1)
     core = copy.copy(agent.network.core)
-    agent.network.core.forward = lambda x, state, is_first: core(x, state, torch.ones_like(is_first))
+    agent.network.core.forward = lambda x, state, is_first: core(
+        x, state, torch.ones_like(is_first)
+    )
     fresh = evaluate(agent.network, agent.config, agent.protocol)
     assert fresh.scores == wiped.scores
     assert fresh.records[0].actions.tobytes() == wiped.records[0].actions.tobytes()
@@ -43,7 +54,9 @@ def episode(rows: int, depth: int) -> tuple[Inputs, torch.Tensor]:
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_the_gradient_k_steps_back_is_that_of_one_backward_pass_over_the_whole_episode(depth: int) -> None:
+def test_the_gradient_k_steps_back_is_that_of_one_backward_pass_over_the_whole_episode(
+    depth: int,
+) -> None:
     network = make_network(frame_stack=depth, hidden=32, core="gru")
     inputs, action = episode(9, depth)
     end, steps = 8, 5
@@ -78,7 +91,9 @@ def test_the_commands_write_every_k_of_the_horizon_and_the_gradients_of_trained_
     assert list(curves) == ["lstm, trained", "rnn, new", "lstm1997, new", "lstm, new", "gru, new"]
     for curve in curves.values():
         assert curve["states"] == 3
-        assert [(curve[k][0], len(curve[k])) for k in ("median", "quartile_low", "quartile_high")] == [(1, 9)] * 3
+        assert [
+            (curve[k][0], len(curve[k])) for k in ("median", "quartile_low", "quartile_high")
+        ] == [(1, 9)] * 3
 
 
 @pytest.mark.parametrize(

@@ -15,22 +15,33 @@ from experiment.settings.config import Config, UsageError, flag, preset
 from experiment.store.checkpoint import load_latest, saved_frames
 from tests import small
 
-# 568 and 1,176 are neither at a row, nor at a checkpoint, nor at an episode's end; 8 and 1,592 the first and last step.
+# 568 and 1,176 are neither at a row, nor at a checkpoint, nor at an episode's end; 8 and 1,592 the
+# first and last step.
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "drqn_uniform": ("drqn", (568, 1_176), {"observe": "flicker", "seed": 3}),
     "drqn_prioritised": (
-        "drqn", (8, 800, 1_592), {"game": "space_invaders", "priority_exponent": 0.9, "target_period": 3}
+        "drqn",
+        (8, 800, 1_592),
+        {"game": "space_invaders", "priority_exponent": 0.9, "target_period": 3},
     ),
     "dqn_prioritised": (
         "dqn",
         (568, 1_176),
-        {"observe": "flicker", "priority_exponent": 0.9, "exploration": "per-actor", "head": "qr", "torso": "lean"},
+        {
+            "observe": "flicker",
+            "priority_exponent": 0.9,
+            "exploration": "per-actor",
+            "head": "qr",
+            "torso": "lean",
+        },
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_and_resumed_is_never_stopped(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_stopped_and_resumed_is_never_stopped(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     name, stops, settings = CASES[case]
     whole, parts = small.start(tmp_path, "whole", name, **settings), tmp_path / "parts"
     for frame in stops:
@@ -42,13 +53,17 @@ def test_stopped_and_resumed_is_never_stopped(case: str, tmp_path: Path, monkeyp
                 small.start(tmp_path, "parts", name, **settings)
         assert saved_frames(parts)[0] == frame
         state = load_latest(parts, training=True, report=pytest.fail).training
-        assert (state["envs.episode_start"] < state["envs.tape_length"]).any()  # in the middle of episodes
+        # In the middle of episodes.
+        assert (state["envs.episode_start"] < state["envs.tape_length"]).any()
     small.resume(parts)
     assert small.differences(whole, parts) == []
 
 
 def test_a_run_that_was_moved_and_damaged_goes_on_from_the_checkpoint_before_and_ends_the_same(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     with monkeypatch.context() as patch:
         small.at_frame(patch, 1_240, small.ask_to_stop)
@@ -70,7 +85,9 @@ def test_a_run_that_was_moved_and_damaged_goes_on_from_the_checkpoint_before_and
     assert not parts.exists()
 
 
-def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     settings = {"frames": 1_000, "eval_frames": 1_000}
     whole = small.start(tmp_path, "whole", **settings)
     with monkeypatch.context() as patch:
@@ -91,7 +108,8 @@ def test_resuming_a_finished_run_changes_nothing(copied: Path, capsys: pytest.Ca
     before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     assert small.resume(copied) == 0
     after = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
-    assert [p for p in before if after.get(p) != before[p] and p.name != "config.yaml"] == []  # it has its new place
+    # It has its new place.
+    assert [p for p in before if after.get(p) != before[p] and p.name != "config.yaml"] == []
     assert "bit for bit" not in capsys.readouterr().out
 
 
@@ -141,13 +159,16 @@ def test_a_signal_stops_the_run_with_a_checkpoint_and_one_that_was_ignored_stays
     assert saved_frames(folder) == [600 if ignored else 200]
 
 
-def test_every_change_of_meaning_is_shown_and_refused(finished: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_change_of_meaning_is_shown_and_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+):
     config = preset("drqn")
     for name in {field.name for field in fields(Config)} - FREE_ON_RESUME:
         other = replace(config)
         other.__dict__[name] = "another"  # whatever the setting's type
         with pytest.raises(
-            UsageError, match=rf"would change the meaning of the run: {flag(name)} .* -> another; start"
+            UsageError,
+            match=rf"would change the meaning of the run: {flag(name)} .* -> another; start",
         ):
             check_same(config, other)
     before = (finished / "metrics.jsonl").read_bytes()
@@ -162,11 +183,19 @@ def test_free_changes_and_what_exactness_is_lost_are_shown_and_the_changes_are_k
     elsewhere = {"precision": "bf16", "machine": {"cpu": "Z80", "torch": "0.1", "ale_py": "0.1"}}
     small.sign(copied / "checkpoint" / f"{1_600:012d}", lambda manifest: manifest | elsewhere)
     monkeypatch.setattr("experiment.build.has_bf16", lambda device: False)
-    assert small.resume(copied, "--frames", "1640", "--checkpoint-frames", "500", "--threads", "2") == 0
+    assert (
+        small.resume(copied, "--frames", "1640", "--checkpoint-frames", "500", "--threads", "2")
+        == 0
+    )
     out = capsys.readouterr().out
     for change in ("--frames 1600 -> 1640", "--checkpoint-frames 800 -> 500", "--threads 1 -> 2"):
         assert f"changed     {change}" in out
-    for line in ("precision 'bf16' -> 'fp32'", "cpu 'Z80' -> ", "torch '0.1' -> ", "ale_py '0.1' -> "):
+    for line in (
+        "precision 'bf16' -> 'fp32'",
+        "cpu 'Z80' -> ",
+        "torch '0.1' -> ",
+        "ale_py '0.1' -> ",
+    ):
         assert f"no longer bit for bit the same run: {line}" in out
     assert "cpu, fp32" in out
     assert saved_frames(copied)[0] == 1_640

@@ -43,7 +43,9 @@ def run(tmp_path: Path) -> Path:
 
 def make_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("preset: drqn\ngame: breakout\nobserve: full\ncore: lstm\ndevice: null\n")
+    (folder / "config.yaml").write_text(
+        "preset: drqn\ngame: breakout\nobserve: full\ncore: lstm\ndevice: null\n"
+    )
     return folder
 
 
@@ -65,7 +67,18 @@ def trackio_values(folder: Path, metric: str) -> list[tuple[int, Any]]:
     """(step, value) of a metric, from trackio's own command."""
     from trackio import cli
 
-    words = ["trackio", "get", "metric", "--project", "recall", "--json", "--run", folder.name, "--metric", metric]
+    words = [
+        "trackio",
+        "get",
+        "metric",
+        "--project",
+        "recall",
+        "--json",
+        "--run",
+        folder.name,
+        "--metric",
+        metric,
+    ]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
         patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", folder.parent / "trackio")
         patch.setattr("sys.argv", words)
@@ -81,7 +94,8 @@ def wandb_rows(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         data, place, message = path.read_bytes(), 7, b""
         while place + 7 <= len(data):
-            if (left := 32_768 - place % 32_768) < 7:  # LevelDB's log: no header at the end of a block
+            # LevelDB's log: no header at the end of a block
+            if (left := 32_768 - place % 32_768) < 7:
                 place += left
                 continue
             size, part = struct.unpack("<HB", data[place + 4 : place + 7])
@@ -89,7 +103,12 @@ def wandb_rows(folder: Path) -> list[dict[str, Any]]:
             if part in (1, 4):  # whole, or the last part
                 history = wandb_internal_pb2.Record.FromString(message).history
                 if history.item:
-                    rows.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in history.item})
+                    rows.append(
+                        {
+                            (i.key or ".".join(i.nested_key)): json.loads(i.value_json)
+                            for i in history.item
+                        }
+                    )
                 message = b""
     return rows
 
@@ -102,7 +121,9 @@ def is_gone(pid: int) -> bool:
 
 
 def files_with(text: str, folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [
+        path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()
+    ]
 
 
 def test_a_process_that_hangs_is_gone_at_the_end(run: Path) -> None:
@@ -119,7 +140,9 @@ def test_the_process_sends_what_is_written_and_ends_when_training_is_killed(run:
         "with tracking(pathlib.Path(sys.argv[1]), 'local') as (process,):\n"
         "    print(process.pid, flush=True), time.sleep(60)"
     )
-    training = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    training = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert training.stdout is not None
     child = psutil.Process(int(training.stdout.readline()))
     training.kill()
@@ -148,22 +171,31 @@ def test_rows_and_films_arrive_once_in_both_trackers_across_a_resume(
     monkeypatch.setenv("WANDB_MODE", "offline")
     write_evaluation(run)
     position = write_rows(run, range(0, 8, 4)).position
-    write_rows(run, range(8, 9), position, eval_score=2.0, eval_protocol="v5").write({"frames": 12, "loss": 1 / 13})
+    write_rows(run, range(8, 9), position, eval_score=2.0, eval_protocol="v5").write(
+        {"frames": 12, "loss": 1 / 13}
+    )
     track(run, "all")
-    # A run that was killed goes on from its checkpoint: the rows since then come again, and new ones.
-    write_rows(run, range(8, 9), position, eval_score=2.0, eval_protocol="v5").write({"frames": 12, "loss": 1 / 13})
+    # A run that was killed goes on from its checkpoint: the rows since then come again, and new
+    # ones.
+    write_rows(run, range(8, 9), position, eval_score=2.0, eval_protocol="v5").write(
+        {"frames": 12, "loss": 1 / 13}
+    )
     write_rows(run, range(16, 20, 4), (run / "metrics.jsonl").stat().st_size)
     track(run, "all")
     steps = [0, 4, 8, 12, 16]
-    assert trackio_values(run, "losses/td_loss") == [(step, 1 / (step + 1)) for step in steps]  # a null is no value
+    # A null is no value.
+    assert trackio_values(run, "losses/td_loss") == [(step, 1 / (step + 1)) for step in steps]
     assert trackio_values(run, "eval/episodic_return") == [(8, 2.0)]
     assert [value["_type"] for _, value in trackio_values(run, "film")] == ["trackio.video"]
     rows = wandb_rows(run)
     losses = [(row["_step"], row["losses/td_loss"]) for row in rows if "losses/td_loss" in row]
     assert losses == [(step, 1 / (step + 1)) for step in steps]
     assert [r["eval_protocol"] for r in rows if "eval/episodic_return" in r] == ["v5"]
-    assert [(r["film_frames"], r["film._type"]) for r in rows if "film._type" in r] == [(8, "video-file")]
-    assert len({path.name for path in run.glob("wandb/offline-run-*/*.wandb")}) == 1  # one id, so one run
+    assert [(r["film_frames"], r["film._type"]) for r in rows if "film._type" in r] == [
+        (8, "video-file")
+    ]
+    # One id, so one run.
+    assert len({path.name for path in run.glob("wandb/offline-run-*/*.wandb")}) == 1
     assert files_with(FAKE_KEY, run.parent) == []
 
 
@@ -187,7 +219,10 @@ def test_agents_of_one_game_and_screen_share_a_group_and_a_new_folder_with_an_ol
 
 def by_hand(run: Path, kind: str) -> str:
     """The output of the command, which waits a second for wandb's server."""
-    code = "import sys; from experiment.runs import trackers as t; t.WANDB_SECONDS = 1.0; t.main(sys.argv[1:])"
+    code = (
+        "import sys; from experiment.runs import trackers as t; t.WANDB_SECONDS = 1.0; "
+        "t.main(sys.argv[1:])"
+    )
     command = [sys.executable, "-c", code, str(run), "--track", kind]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -203,9 +238,14 @@ def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run:
     assert by_hand(run, "local").count("\nlocal: tracking ends (") == 1
 
 
-def test_the_page_command_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_command_stays_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     show = f"{Path(sys.executable).with_name('trackio')} show --project recall --host 127.0.0.1"
-    assert page_command(tmp_path / "my runs" / "x") == f"TRACKIO_DIR='{tmp_path}/my runs/trackio' {show}"
+    assert (
+        page_command(tmp_path / "my runs" / "x")
+        == f"TRACKIO_DIR='{tmp_path}/my runs/trackio' {show}"
+    )
     monkeypatch.setenv("TRACKIO_DIR", "/data/trackio")
     assert page_command(tmp_path / "runs" / "x") == f"TRACKIO_DIR=/data/trackio {show}"
 
@@ -217,7 +257,8 @@ DRAWN = """dot => {
         const pixels = chart.getContext("2d").getImageData(0, 0, chart.width, chart.height).data
         let count = 0
         for (let i = 0; i < pixels.length; i += 4)
-            count += pixels[i + 3] > 200 && colour.every((level, c) => Math.abs(level - pixels[i + c]) < 16)
+            count += pixels[i + 3] > 200
+                && colour.every((level, c) => Math.abs(level - pixels[i + c]) < 16)
         return count > 50
     })
 }"""
@@ -226,7 +267,9 @@ DRAWN = """dot => {
 def test_in_a_browser_the_page_lists_the_runs_draws_their_curves_and_plays_a_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with pip install '.[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright comes with pip install '.[dev]'"
+    )
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:  # the one that playwright downloads does not play H.264
         pytest.skip("no chromium or google-chrome is installed")
@@ -245,10 +288,14 @@ def test_in_a_browser_the_page_lists_the_runs_draws_their_curves_and_plays_a_fil
     monkeypatch.setenv("BROWSER", "true")  # a command that opens none
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     command = "exec env " + page_command(runs[0])
-    server = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    server = subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     request.addfinalizer(lambda: (server.kill(), server.wait()))
     assert server.stdout is not None
-    address = next(found[0] for line in server.stdout if (found := re.search(r"http://127[.0-9:]+", line)))
+    address = next(
+        found[0] for line in server.stdout if (found := re.search(r"http://127[.0-9:]+", line))
+    )
 
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -256,7 +303,9 @@ def test_in_a_browser_the_page_lists_the_runs_draws_their_curves_and_plays_a_fil
         page.set_default_timeout(120_000)
         page.goto(f"{address}/?project=recall")
         for run in runs:
-            dot = page.get_by_text(run.name, exact=True).first.locator("xpath=preceding-sibling::*[1]")
+            dot = page.get_by_text(run.name, exact=True).first.locator(
+                "xpath=preceding-sibling::*[1]"
+            )
             page.wait_for_function(DRAWN, arg=dot.element_handle())
         page.goto(f"{address}/media?project=recall")
         film = page.locator("video").element_handle()

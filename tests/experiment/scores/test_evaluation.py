@@ -10,8 +10,16 @@ from experiment import build
 from experiment.scores.evaluation import Evaluation, evaluate, middle_and_best
 from experiment.settings.config import Config
 
-CONFIG = Config(game="breakout", eval_episodes=3, eval_epsilon=1.0, seed=4, torso="dqn-2013", hidden=8, core_size=4,
-                threads=1)  # fmt: skip
+CONFIG = Config(
+    game="breakout",
+    eval_episodes=3,
+    eval_epsilon=1.0,
+    seed=4,
+    torso="dqn-2013",
+    hidden=8,
+    core_size=4,
+    threads=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +71,11 @@ def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(
 ) -> None:
     monkeypatch.setattr("experiment.scores.evaluation.MAX_ENVS", 2)
     result = evaluate(network, CONFIG, protocol("v5"))
-    assert [record.env for record in result.records] == [0, 0, 1]  # 3 episodes: 2 an env, and what is left
+    # 3 episodes: 2 an env, and what is left
+    assert [record.env for record in result.records] == [0, 0, 1]
     assert result.records[0].start < result.records[1].start  # both on one tape
 
 
 def test_the_median_of_an_even_number_is_the_lower_one_and_of_equals_the_first_is_best() -> None:
-    assert middle_and_best([1.0, 4.0, 4.0, 2.0]) == (3, 1)  # from the best: 4 (1), 4 (2), 2 (3), 1 (0)
+    # From the best: 4 (1), 4 (2), 2 (3), 1 (0).
+    assert middle_and_best([1.0, 4.0, 4.0, 2.0]) == (3, 1)

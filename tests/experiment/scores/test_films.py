@@ -1,4 +1,5 @@
-"""Films that teach: the values are the network's own, the pictures hold them, and the files play anywhere."""
+"""Films that teach: the values are the network's own, the pictures hold them, and the files play
+anywhere."""
 
 import io
 import itertools
@@ -20,13 +21,26 @@ from experiment.scores.evaluation import evaluate
 from experiment.scores.trace import CHUNK, Trace, inputs_of, trace, watched_images
 from experiment.settings.config import Config
 
-CONFIG = Config(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_epsilon=0.5, seed=4, precision="fp32",
-                hidden=16, core_size=8, head="qr", frame_stack=2, threads=1)  # fmt: skip
+CONFIG = Config(
+    game="breakout",
+    observe="flicker:0.5",
+    eval_episodes=1,
+    eval_epsilon=0.5,
+    seed=4,
+    precision="fp32",
+    hidden=16,
+    core_size=8,
+    head="qr",
+    frame_stack=2,
+    threads=1,
+)
 
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(Path("runs/x"), CONFIG, protocol("v5"), build.make_network(CONFIG, 4), {"frames": 0})
+    return Agent(
+        Path("runs/x"), CONFIG, protocol("v5"), build.make_network(CONFIG, 4), {"frames": 0}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +60,9 @@ def test_the_values_are_those_of_the_network_run_again_on_the_record(
     state, q = agent.network.initial_state(1), []
     with torch.no_grad():
         for start in range(0, record.steps, CHUNK):
-            values, state = agent.network(inputs.rows(start, min(start + CHUNK, record.steps)), state)
+            values, state = agent.network(
+                inputs.rows(start, min(start + CHUNK, record.steps)), state
+            )
             q.append(values[:, 0].numpy())
     np.testing.assert_allclose(numbers.q, np.concatenate(q), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(numbers.state[-1], state[0].numpy(), rtol=1e-5, atol=1e-6)
@@ -65,12 +81,17 @@ def test_saliency_is_the_gradient_of_the_played_actions_value(
     with watched_images(agent.network) as images:
         q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
     (gradient,) = torch.autograd.grad(q[0, 0, action[0]], images)
-    newest = gradient[0, -16:]  # 4 x 4 pixels as channels: row 4 y + 2, column 4 x + 1 is channel 4 * 2 + 1
+    # 4 x 4 pixels as channels: row 4 y + 2, column 4 x + 1 is channel 4 * 2 + 1
+    newest = gradient[0, -16:]
     assert numbers.saliency is not None
-    np.testing.assert_allclose(numbers.saliency[0][2::4, 1::4], newest[9].abs().numpy(), rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        numbers.saliency[0][2::4, 1::4], newest[9].abs().numpy(), rtol=1e-3, atol=1e-7
+    )
 
 
-def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record: EpisodeRecord, numbers: Trace) -> None:
+def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(
+    record: EpisodeRecord, numbers: Trace
+) -> None:
     t, plain = 12, replace(numbers, saliency=None)
     drawn = overlay.pictures(record, plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size)
     picture = next(itertools.islice(drawn, t, None))
@@ -82,12 +103,19 @@ def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record: Epis
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
 
 
-def test_a_film_is_seekable_small_and_has_a_poster(agent: Agent, record: EpisodeRecord, tmp_path: Path) -> None:
+def test_a_film_is_seekable_small_and_has_a_poster(
+    agent: Agent, record: EpisodeRecord, tmp_path: Path
+) -> None:
     path = films.overlay_film(agent, record, saliency=True).write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)  # a picture a step
-        keys = [(packet.pts or 0) * packet.time_base for packet in container.demux(stream) if packet.is_keyframe]
+        # A picture a step.
+        assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)
+        keys = [
+            (packet.pts or 0) * packet.time_base
+            for packet in container.demux(stream)
+            if packet.is_keyframe
+        ]
     assert max(float(b - a) for a, b in itertools.pairwise(keys)) <= 4
     assert path.stat().st_size < 15e6 * record.steps / (300 * overlay.FPS)  # five minutes: 15 MB
     assert Image.open(tmp_path / "a.jpg").size[0] == overlay.WIDTH
@@ -98,10 +126,13 @@ def picture(height: int, level: int) -> np.ndarray:
 
 
 def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end() -> None:
-    both = films.beside(films.Film([picture(4, 1), picture(4, 2)], 15, 2), films.Film([picture(6, 3)], 15, 1))
+    both = films.beside(
+        films.Film([picture(4, 1), picture(4, 2)], 15, 2), films.Film([picture(6, 3)], 15, 1)
+    )
     one, two = both.pictures
     assert one.shape == two.shape == (6, 8, 3)
-    assert [one[0, 0, 0], one[0, 4, 0], one[5, 0, 0]] == [1, 3, 0]  # left, right, below the smaller one
+    # Left, right, below the smaller one.
+    assert [one[0, 0, 0], one[0, 4, 0], one[5, 0, 0]] == [1, 3, 0]
     assert [two[0, 0, 0], two[0, 4, 0]] == [2, 3]
 
 

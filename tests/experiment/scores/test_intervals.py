@@ -21,24 +21,30 @@ def mean(scores: Any) -> Any:
 MEASURES = {"mean": mean, "iqm": ours.interquartile_mean}
 
 
-# --- against rliable --------------------------------------------------------------------------------------
+# --- against rliable ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_measures_and_their_intervals_agree_with_rliable(name: str) -> None:
     assert MEASURES[name](X) == pytest.approx(FIXTURES["points"][name], abs=1e-9)
-    # Both are estimates from 50,000 resamples. Their ends differ by about 0.4 % of the width (one standard
-    # deviation, if the resampled measure is normal): 2 % is safe.
+    # Both are estimates from 50,000 resamples. Their ends differ by about 0.4 % of the width (one
+    # standard deviation, if the resampled measure is normal): 2 % is safe.
     interval = ours.stratified_bootstrap(X, statistic=MEASURES[name], rng=np.random.default_rng(1))
     expected = FIXTURES["intervals"][name]
     assert interval == pytest.approx(expected, abs=0.02 * (expected[1] - expected[0]))
 
 
 def test_probability_of_improvement_agrees_with_rliable() -> None:
-    points, intervals = (FIXTURES[kind]["probability_of_improvement"] for kind in ("points", "intervals"))
+    points, intervals = (
+        FIXTURES[kind]["probability_of_improvement"] for kind in ("points", "intervals")
+    )
     assert ours.probability_of_improvement(X, Y) == pytest.approx(points, abs=1e-9)
     interval = ours.stratified_bootstrap(
-        X, Y, statistic=ours.probability_of_improvement, rng=np.random.default_rng(1), resamples=20_000
+        X,
+        Y,
+        statistic=ours.probability_of_improvement,
+        rng=np.random.default_rng(1),
+        resamples=20_000,
     )
     # rliable's end points come from 5,000 resamples: 5 % of the width.
     assert interval == pytest.approx(intervals, abs=0.05 * (intervals[1] - intervals[0]))
@@ -49,12 +55,15 @@ def test_a_performance_profile_agrees_with_rliable() -> None:
         return ours.performance_profile(scores, FIXTURES["levels"])
 
     assert profile(X) == pytest.approx(FIXTURES["points"]["profile"], abs=1e-12)
-    interval = ours.stratified_bootstrap(X, statistic=profile, rng=np.random.default_rng(1), resamples=20_000)
-    # Shares of 30 runs: an end point is a multiple of 1/30, and two estimates may lie one step apart.
+    interval = ours.stratified_bootstrap(
+        X, statistic=profile, rng=np.random.default_rng(1), resamples=20_000
+    )
+    # Shares of 30 runs: an end point is a multiple of 1/30, and two estimates may lie one step
+    # apart.
     np.testing.assert_allclose(interval, FIXTURES["intervals"]["profile"], atol=1 / 30 + 1e-9)
 
 
-# --- by hand ----------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def test_a_tie_is_half_an_improvement() -> None:
@@ -68,7 +77,9 @@ def test_mean_interval_is_students() -> None:
     low, high = ours.mean_interval([1.0, 2.0, 6.0])
     error = math.sqrt((2**2 + 1**2 + 3**2) / 2) / math.sqrt(3)
     assert ours.standard_error([1.0, 2.0, 6.0]) == pytest.approx(error)
-    assert (low, high) == pytest.approx((3 - 4.302652729911275 * error, 3 + 4.302652729911275 * error))
+    assert (low, high) == pytest.approx(
+        (3 - 4.302652729911275 * error, 3 + 4.302652729911275 * error)
+    )
     narrow = ours.mean_interval([1.0, 2.0, 6.0], level=0.5)
     assert low < narrow[0] < narrow[1] < high
 
@@ -83,7 +94,11 @@ def test_difference_interval_is_welchs() -> None:
 
 
 def test_one_score_says_nothing_of_the_spread() -> None:
-    ends = (*ours.difference_interval([3.0], [1.0, 2.0]), *ours.mean_interval([3.0]), ours.standard_error([3.0]))
+    ends = (
+        *ours.difference_interval([3.0], [1.0, 2.0]),
+        *ours.mean_interval([3.0]),
+        ours.standard_error([3.0]),
+    )
     assert all(math.isnan(end) for end in ends)
 
 
@@ -95,6 +110,8 @@ def test_missing_scores_are_no_result(scores: Any) -> None:
 
 def test_the_same_generator_gives_the_same_interval() -> None:
     def interval() -> Any:
-        return ours.stratified_bootstrap(X, statistic=mean, rng=np.random.default_rng(5), resamples=1_000)
+        return ours.stratified_bootstrap(
+            X, statistic=mean, rng=np.random.default_rng(5), resamples=1_000
+        )
 
     assert interval() == interval()

@@ -23,21 +23,31 @@ def decode(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(tmp_path: Path) -> None:
+def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.mp4"
     write_video(moving_square(20), path)
     decoded = decode(path)
     assert decoded.shape == (20, 420, 320, 3)
-    assert np.abs(decoded.astype(int) - moving_square(20).repeat(2, axis=1).repeat(2, axis=2)).mean() < 3
+    assert (
+        np.abs(decoded.astype(int) - moving_square(20).repeat(2, axis=1).repeat(2, axis=2)).mean()
+        < 3
+    )
     for index in range(20):  # not one frame off: the edges of the square move by 4 pixels
         row = decoded[index, 110, :, 0]
         assert row[4 * index + 4 : 4 * index + 60].min() > 200
         assert row[4 * index + 68 :].max() < 60
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 60)
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == (
+            "h264",
+            "yuv420p",
+            60,
+        )
     data = path.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # the index first: it starts before it is loaded
+    # The index first: it starts before it is loaded.
+    assert data.index(b"moov") < data.index(b"mdat")
     assert len(data) < 20_000  # raw it is 8 MB
 
 
@@ -48,7 +58,9 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("caption", ["score 10", "long " * 100])
-def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(caption: str, tmp_path: Path) -> None:
+def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(
+    caption: str, tmp_path: Path
+) -> None:
     write_video(moving_square(2), tmp_path / "a.mp4", caption=caption)
     decoded = decode(tmp_path / "a.mp4")
     assert decoded.shape == (2, 420 + CAPTION_ROWS, 320, 3)
@@ -73,4 +85,6 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     for frames, message in ((broken(), "the emulator is gone"), ([], "no frames")):
         with pytest.raises((RuntimeError, ValueError), match=message):
             write_video(frames, path)
-        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("best.mp4", b"old")]
+        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [
+            ("best.mp4", b"old")
+        ]

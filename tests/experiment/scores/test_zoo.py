@@ -17,7 +17,16 @@ SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
 @pytest.fixture(scope="module")
 def zoo(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("zoo")
-    words = [str(finished), *SHORT, "--video", "none", "--out", str(home), "--export", str(home / "tiny")]
+    words = [
+        str(finished),
+        *SHORT,
+        "--video",
+        "none",
+        "--out",
+        str(home),
+        "--export",
+        str(home / "tiny"),
+    ]
     assert evaluate.main(words) == 0
     return home / "tiny"
 
@@ -34,11 +43,14 @@ def test_an_exported_agent_scores_as_its_evaluation_says(zoo: Path) -> None:
     assert EpisodeRecord.load(zoo / "median.json").score in about["scores"]
 
 
-def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(finished: Path, zoo: Path) -> None:
+def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(
+    finished: Path, zoo: Path
+) -> None:
     parameters = json.loads((zoo / EVALUATION).read_text())["parameters"]
     numbers = parameters + 2 * 84 * 84  # and the mean and the deviation of each pixel
     assert 2 * numbers < (zoo / WEIGHTS).stat().st_size < 2 * numbers + 5000
-    assert (zoo / WEIGHTS).stat().st_mode == (zoo / CURVE).stat().st_mode  # who may read the one reads the other
+    # Who may read the one reads the other.
+    assert (zoo / WEIGHTS).stat().st_mode == (zoo / CURVE).stat().st_mode
     curve = json.loads((zoo / CURVE).read_text())
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row[0] for row in curve["rows"]] == [row["frames"] for row in rows]
@@ -63,7 +75,9 @@ def test_a_table_shows_exported_agents_beside_the_published_ones(
 
 
 @pytest.mark.parametrize("name", ["config.yaml", WEIGHTS, EVALUATION])
-def test_a_damaged_folder_is_one_line(name: str, zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_folder_is_one_line(
+    name: str, zoo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = (zoo / name).read_bytes()
     (zoo / name).write_bytes(whole[:20])
     try:

@@ -1,4 +1,5 @@
-"""Bad words on a command line: one line that names the flag, status 2, nothing written. For every setting there is."""
+"""Bad words on a command line: one line that names the flag, status 2, nothing written. For every
+setting there is."""
 
 import io
 import os
@@ -38,9 +39,11 @@ def wrong_values(name: str) -> list[str]:
         step = 1 if part.get("type") == "integer" else 1e-3
         limits = {"minimum": -step, "maximum": step, "exclusiveMinimum": 0, "exclusiveMaximum": 0}
         wrong += [str(part[limit] + beyond) for limit, beyond in limits.items() if limit in part]
-        wrong += {"integer": ["many", "1.5", "None"], "number": ["many", "nan"], "boolean": ["maybe", "2"]}.get(
-            part.get("type", "enum"), ["zzz"] if "enum" in part else []
-        )
+        wrong += {
+            "integer": ["many", "1.5", "None"],
+            "number": ["many", "nan"],
+            "boolean": ["maybe", "2"],
+        }.get(part.get("type", "enum"), ["zzz"] if "enum" in part else [])
     return wrong or {"name": ["a/b"]}.get(name, ["zzz"])
 
 
@@ -49,7 +52,9 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for word in wrong_values(name):  # outside its range
-        assert refused([f"{flag(name)}={word}"], tmp_path, capsys).startswith(f"error: {flag(name)} {word}: ")
+        assert refused([f"{flag(name)}={word}"], tmp_path, capsys).startswith(
+            f"error: {flag(name)} {word}: "
+        )
     typo = flag(name)[:-1] + "q"
     line = refused([typo, "1"], tmp_path, capsys)
     assert line == f"error: unknown flag {typo}. Did you mean {flag(name)}? See --help."
@@ -57,7 +62,9 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(
     if alone:  # without a value it says this
         assert given("", [flag(name)], Config()) == {name: alone}
     else:
-        assert re.match(rf"error: {flag(name)}(/--env)?: expected one", refused([flag(name)], tmp_path, capsys))
+        assert re.match(
+            rf"error: {flag(name)}(/--env)?: expected one", refused([flag(name)], tmp_path, capsys)
+        )
     value = f"{flag(name)}={getattr(Config(), name)}"
     assert f"{flag(name)}: given twice" in refused([value, value], tmp_path, capsys)
 
@@ -70,7 +77,10 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(
         ("dqn stray", "stray: not expected"),
         ("--core LSTM", "Did you mean lstm?"),
         ("--game SpaceInvaders", "did you mean 'space_invaders'?"),
-        ("--observe flicker:1.5", "--observe flicker:1.5: flicker takes a number from 0 to 1, not 1.5"),
+        (
+            "--observe flicker:1.5",
+            "--observe flicker:1.5: flicker takes a number from 0 to 1, not 1.5",
+        ),
         ("--device cpu:1", "--device cpu:1: must be cpu, cuda or cuda:N"),
         ("--name ..", "--name ..: must be a plain folder name"),
         ("--value-rescaling True", "--value-rescaling True: needs --reward-clip None, not 1"),
@@ -89,7 +99,9 @@ def test_words_that_do_not_fit_are_refused(
 
 
 def test_flags_override_a_preset() -> None:
-    config, resume = parse_train("r2d2 --game pong --trace_lambda 0.5 --double=False --observe flicker".split())
+    config, resume = parse_train(
+        "r2d2 --game pong --trace_lambda 0.5 --double=False --observe flicker".split()
+    )
     changes = {"game": "pong", "trace_lambda": 0.5, "double": False, "observe": "flicker:0.5"}
     assert vars(config) == vars(preset("r2d2")) | changes
     assert resume is None
@@ -97,7 +109,9 @@ def test_flags_override_a_preset() -> None:
     assert parse_train(["--reward-clip", "None"])[0].reward_clip is None
 
 
-def test_config_starts_from_a_saved_file_or_one_by_hand_and_flags_override_it(tmp_path: Path) -> None:
+def test_config_starts_from_a_saved_file_or_one_by_hand_and_flags_override_it(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "config.yaml"
     save(parse_train("r2d2 --game pong --core gru".split())[0], path)
     config, resume = parse_train(["--config", str(path), "--seed", "3"])
@@ -146,13 +160,19 @@ def test_help_into_a_pipe_that_nobody_reads_is_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "train.py", "--help"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+        [sys.executable, "train.py", "--help"],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="iso-8859-1"))
 
@@ -168,7 +188,11 @@ def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(monkey
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (PermissionError(13, "Permission denied", "runs/x"), 2, "error: runs/x: Permission denied\n"),
+        (
+            PermissionError(13, "Permission denied", "runs/x"),
+            2,
+            "error: runs/x: Permission denied\n",
+        ),
         (UnicodeEncodeError("latin-1", "λ", 0, 1, "no"), 2, "error: 'latin-1' codec can't encode"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],

@@ -29,28 +29,47 @@ SCHEMA: dict[str, dict[str, Any]] = TypeAdapter(Config).json_schema()["propertie
 def candidates(name: str) -> list[Any]:
     """A few values that the setting may take."""
     part = SCHEMA[name].get("anyOf", [SCHEMA[name]])[0]
-    names = {"core": ["identity", "lstm"], "head": ["mean", "qr"], "loss": ["squared", "huber"], "ray": ["", "local"],
-             "game": ["pong", "recall/Recall-v0"], "protocol": ["v5", "dqn-2015"],
-             "device": ["cpu", "cuda"]}  # fmt: skip
+    names = {
+        "core": ["identity", "lstm"],
+        "head": ["mean", "qr"],
+        "loss": ["squared", "huber"],
+        "ray": ["", "local"],
+        "game": ["pong", "recall/Recall-v0"],
+        "protocol": ["v5", "dqn-2015"],
+        "device": ["cpu", "cuda"],
+    }
     if name in names or "enum" in part or part["type"] == "boolean":
         return names.get(name, part.get("enum", [True, False]))
     low = part.get("minimum", 1)
     none = [None] if "anyOf" in SCHEMA[name] else []
-    return [low, low + 1 if part["type"] == "integer" else (low + part.get("maximum", 1)) / 2, *none]
+    return [
+        low,
+        low + 1 if part["type"] == "integer" else (low + part.get("maximum", 1)) / 2,
+        *none,
+    ]
 
 
 @pytest.mark.parametrize(
-    ("settings", "others", "without_effect"), IDLE, ids=[", ".join(row[0]) + "-" + ", ".join(row[1]) for row in IDLE]
+    ("settings", "others", "without_effect"),
+    IDLE,
+    ids=[", ".join(row[0]) + "-" + ", ".join(row[1]) for row in IDLE],
 )
 def test_a_setting_without_effect_is_refused_and_the_other_setting_is_named(
     settings: tuple[str, ...], others: tuple[str, ...], without_effect: Any
 ) -> None:
     values = itertools.product(*map(candidates, others))
-    cause = next(dict(zip(others, chosen, strict=True)) for chosen in values if without_effect(*chosen))
+    cause = next(
+        dict(zip(others, chosen, strict=True)) for chosen in values if without_effect(*chosen)
+    )
     for name in settings:
-        with_effect = {"target_period": 5, "priority_exponent": 0.5, "trace_lambda_updates": 7}  # no other rule holds
+        # No other rule holds.
+        with_effect = {"target_period": 5, "priority_exponent": 0.5, "trace_lambda_updates": 7}
         start = override(preset("drqn"), with_effect | cause)
-        value = next(v for v in candidates(name) if v not in (getattr(start, name), getattr(preset("drqn"), name)))
+        value = next(
+            v
+            for v in candidates(name)
+            if v not in (getattr(start, name), getattr(preset("drqn"), name))
+        )
         given = override(start, {name: value})
         says = f"^{flag(name)} {getattr(given, name)}: has no effect with {flag(others[0])} "
         with pytest.raises(UsageError, match=says):
@@ -66,7 +85,9 @@ def test_every_preset_is_valid_and_may_be_spelled_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_survive_yaml(name: str, tmp_path: Path) -> None:
-    config = override(preset(name), {"game": "pong", "runs_dir": "some where/λ", "observe": "delay:2"})
+    config = override(
+        preset(name), {"game": "pong", "runs_dir": "some where/λ", "observe": "delay:2"}
+    )
     save(config, tmp_path / "config.yaml")  # plain values only: safe_load reads no others
     assert load(tmp_path / "config.yaml") == config
 
@@ -92,7 +113,9 @@ def test_settings_survive_yaml(name: str, tmp_path: Path) -> None:
         ("frames: 0x" + "f" * 9000, "cannot be read"),
     ],
 )
-def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(text: str, says: str, tmp_path: Path) -> None:
+def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(
+    text: str, says: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:

@@ -1,4 +1,5 @@
-"""The papers' agents: one update of each against a reference written out by hand, in double precision."""
+"""The papers' agents: one update of each against a reference written out by hand, in double
+precision."""
 
 import dataclasses
 import re
@@ -38,7 +39,7 @@ def make_batch(config: Config, state_size: int, seed: int) -> Sequence:
     return batch._replace(weight=weight, core_state=batch.core_state * (config.update == "stored"))
 
 
-# --- the reference: one row of one lane at a time --------------------------------------------------------
+# --- the reference: one row of one lane at a time -------------------------------------------------
 
 
 def features(w: Weights, stack: Tensor) -> Tensor:
@@ -66,9 +67,14 @@ def stream(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tensor]:
-    """z [A, K] of every row of a lane, from the stored state on. No gradient through the burn-in."""
+    """z [A, K] of every row of a lane, from the stored state on. No gradient through the
+    burn-in."""
     depth, inputs = config.frame_stack, batch.inputs
-    h, c = batch.core_state[lane].chunk(2) if config.core == "lstm" else (torch.empty(0), torch.empty(0))
+    h, c = (
+        batch.core_state[lane].chunk(2)
+        if config.core == "lstm"
+        else (torch.empty(0), torch.empty(0))
+    )
     out = []
     for t in range(len(batch.action)):
         stack = inputs.frames[t : t + depth, lane].double()
@@ -101,7 +107,9 @@ def h_inverse(x: Tensor) -> Tensor:
     return x.sign() * ((((1 + 4 * 1e-3 * (x.abs() + 1 + 1e-3)).sqrt() - 1) / (2 * 1e-3)) ** 2 - 1)
 
 
-def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequence) -> tuple[Tensor, list[float]]:
+def reference_loss(
+    config: Config, online: Weights, target: Weights, batch: Sequence
+) -> tuple[Tensor, list[float]]:
     """The loss, and the sequences' priorities."""
     total, rows, priorities = torch.zeros(()), 0, []
     for lane in range(B):
@@ -116,11 +124,15 @@ def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequ
             if cut[t]:
                 continue
             y = v[last := len(z) - 1 if config.trace_lambda is not None else t + config.n_step]
-            for k in reversed(range(t, last)):  # G_k = r + gamma ((1 - lambda) v + lambda G), lambda 0 before a cut row
-                trace = 1.0 if k + 1 == last else 0.0 if cut[k + 1] else (config.trace_lambda or 1.0)
+            # G_k = r + gamma ((1 - lambda) v + lambda G), lambda 0 before a cut row
+            for k in reversed(range(t, last)):
+                trace = (
+                    1.0 if k + 1 == last else 0.0 if cut[k + 1] else (config.trace_lambda or 1.0)
+                )
                 follows = 0.0 if ended[k] else config.discount
                 y = r[k].clamp(-clip, clip) + follows * ((1 - trace) * v[k + 1] + trace * y)
-            y, played = h(y) if config.value_rescaling else y, z[t][batch.action[t, lane]]  # [K] each
+            # [K] each
+            y, played = h(y) if config.value_rescaling else y, z[t][batch.action[t, lane]]
             error = y - played[:, None]  # [K, K]: each sample of the return against each target
             huber = torch.where(error.abs() <= 1, 0.5 * error**2, error.abs() - 0.5)
             if config.head == "qr":
@@ -138,7 +150,9 @@ def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequ
 def rmsprop(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
     memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
     memory["mean"] = 0.95 * memory["mean"] + 0.05 * g
-    return p - config.learning_rate * g / ((memory["square"] - memory["mean"] ** 2).sqrt() + config.optimizer_epsilon)
+    return p - config.learning_rate * g / (
+        (memory["square"] - memory["mean"] ** 2).sqrt() + config.optimizer_epsilon
+    )
 
 
 def adadelta(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
@@ -172,11 +186,17 @@ R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5
         ("dueling", {"head_hidden": 5, "max_grad_norm": 0.1}, rmsprop),
         ("rainbow-lite", {"head_hidden": 5}, adam),
         ("r2d2", R2D2, adam),
-        ("drqn", PLAIN | {"hidden": 7, "core_size": 6, "burn_in": 3, "unroll": 5, "n_step": 2}, adam),
+        (
+            "drqn",
+            PLAIN | {"hidden": 7, "core_size": 6, "burn_in": 3, "unroll": 5, "n_step": 2},
+            adam,
+        ),
         ("dqn", PLAIN | {"hidden": 7, "unroll": 5, "n_step": 2}, adam),
     ],
 )
-def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[str, int], step_of: Step) -> None:
+def test_updates_of_a_papers_agent_equal_the_reference(
+    name: str, changes: dict[str, int], step_of: Step
+) -> None:
     config = override(preset(name), SMALL | changes)
     network = build.make_network(config, A).double()
     learner = build.make_learner(config, network)
@@ -184,7 +204,9 @@ def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[
     learner.target.load_state_dict(other.state_dict())
     target = {k: v.clone() for k, v in other.state_dict().items()}
     weights = {k: v.detach().clone() for k, v in network.named_parameters()}
-    memory = {k: {"mean": torch.zeros_like(v), "square": torch.zeros_like(v)} for k, v in weights.items()}
+    memory = {
+        k: {"mean": torch.zeros_like(v), "square": torch.zeros_like(v)} for k, v in weights.items()
+    }
     for step in (1, 2, 3):
         batch = make_batch(config, network.state_size, seed=step)
         online = {k: v.clone().requires_grad_() for k, v in weights.items()}
@@ -208,23 +230,49 @@ def test_updates_of_a_papers_agent_equal_the_reference(name: str, changes: dict[
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_learns(head: str) -> None:
     """On one batch whose targets do not move (all rows end) the TD error falls."""
-    small = SMALL | {"torso": "flat", "hidden": 16, "core_size": 8, "burn_in": 1, "unroll": 3, "learning_rate": 0.05}
+    small = SMALL | {
+        "torso": "flat",
+        "hidden": 16,
+        "core_size": 8,
+        "burn_in": 1,
+        "unroll": 3,
+        "learning_rate": 0.05,
+    }
     config = override(preset("drqn"), small | {"head": head})
     network = build.make_network(config, A).double()
     learner = build.make_learner(config, network)
     batch = make_batch(config, network.state_size, seed=1)
-    batch = batch._replace(terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated))
+    batch = batch._replace(
+        terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated)
+    )
     told = [learner.update(batch).metrics["td_error"].item() for _ in range(25)]
     assert np.mean(told[-5:]) < 0.8 * told[0]
 
 
 OTHER = {
-    "trace_lambda": 0.3, "trace_lambda_start": 0.5, "trace_lambda_updates": 4,
-    "discount": 0.5, "double": None, "target_period": 2, "reward_clip": 0.5, "optimizer": "radam",
-    "learning_rate": 0.01, "optimizer_epsilon": 0.1, "max_grad_norm": 1e-3, "priority_eta": 0.1, "core_size": 9,
-    "head_hidden": 8, "hidden": 8, "head": "hl-gauss", "loss": None, "dueling": None, "norm": None,
-    "center": None, "standardize": None, "last_action_reward": None,
-}  # fmt: skip
+    "trace_lambda": 0.3,
+    "trace_lambda_start": 0.5,
+    "trace_lambda_updates": 4,
+    "discount": 0.5,
+    "double": None,
+    "target_period": 2,
+    "reward_clip": 0.5,
+    "optimizer": "radam",
+    "learning_rate": 0.01,
+    "optimizer_epsilon": 0.1,
+    "max_grad_norm": 1e-3,
+    "priority_eta": 0.1,
+    "core_size": 9,
+    "head_hidden": 8,
+    "hidden": 8,
+    "head": "hl-gauss",
+    "loss": None,
+    "dueling": None,
+    "norm": None,
+    "center": None,
+    "standardize": None,
+    "last_action_reward": None,
+}
 
 
 def outcome(config: Config) -> list[Tensor]:
@@ -232,31 +280,62 @@ def outcome(config: Config) -> list[Tensor]:
     network = build.make_network(config, A).double()
     learner, priority = build.make_learner(config, network), torch.empty(0)
     if learner.target is not learner.online:  # else both would choose alike
-        learner.target.load_state_dict(build.make_network(override(config, {"seed": 2}), A).double().state_dict())
+        learner.target.load_state_dict(
+            build.make_network(override(config, {"seed": 2}), A).double().state_dict()
+        )
     for step in (1, 2, 3, 4, 5):
         priority = learner.update(make_batch(config, network.state_size, seed=step)).priority
-    return [*(p.detach() for p in learner.online.parameters()), *([priority] * (config.priority_exponent > 0))]
+    return [
+        *(p.detach() for p in learner.online.parameters()),
+        *([priority] * (config.priority_exponent > 0)),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("drqn", "mean"), ("dqn", "qr"), ("dqn-2015", "mean"), ("r2d2", "qr"), ("rainbow-lite", "mean")]
+    ("name", "head"),
+    [
+        ("drqn", "mean"),
+        ("dqn", "qr"),
+        ("dqn-2015", "mean"),
+        ("r2d2", "qr"),
+        ("rainbow-lite", "mean"),
+    ],
 )
-def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(name: str, head: str) -> None:
+def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(
+    name: str, head: str
+) -> None:
     small = SMALL | {"torso": "flat", "hidden": 7, "core_size": 6, "head": head}
     small |= {"unroll": 5, "burn_in": 2} if PRESETS[name].get("unroll") != 1 else {}
     config = override(preset(name), small)
     # Tests in tests/agents show what `parts` and `average` do: neither changes the gradient.
-    shapes = {"batch_size", "burn_in", "unroll", "n_step", "frame_stack", "torso", "core", "value_rescaling"}
+    shapes = {
+        "batch_size",
+        "burn_in",
+        "unroll",
+        "n_step",
+        "frame_stack",
+        "torso",
+        "core",
+        "value_rescaling",
+    }
     shapes |= {"parts", "average"}
-    assert shapes | set(OTHER) == {*NetworkSettings.__dataclass_fields__, *LearnerSettings.__dataclass_fields__}
+    assert shapes | set(OTHER) == {
+        *NetworkSettings.__dataclass_fields__,
+        *LearnerSettings.__dataclass_fields__,
+    }
     before, wrong = outcome(config), []
     for setting, value in OTHER.items():
         if value is None:
-            value = {"squared": "huber", "huber": "squared", True: False, False: True}[getattr(config, setting)]
+            value = {"squared": "huber", "huber": "squared", True: False, False: True}[
+                getattr(config, setting)
+            ]
         value = None if setting == "reward_clip" and config.value_rescaling else value
         if value != getattr(config, setting):
             after = outcome(override(config, {setting: value}))
-            close = (torch.allclose(a, b, rtol=1e-10, atol=0) for a, b in zip(before, after, strict=False))
+            close = (
+                torch.allclose(a, b, rtol=1e-10, atol=0)
+                for a, b in zip(before, after, strict=False)
+            )
             same = [x.shape for x in before] == [x.shape for x in after] and all(close)
             wrong += [setting] if same != bool(idle(config, setting)) else []
     assert not wrong
@@ -269,5 +348,9 @@ def test_the_tables_of_the_documentation_are_the_presets() -> None:
         name = section.splitlines()[0]
         parent = re.search(r"Like `([\w-]+)`, and:", section)
         told[name] = told[parent[1]] if parent else {}
-        told[name] = told[name] | dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, flags=re.MULTILINE))
-    assert told == {name: {k: str(v) for k, v in changes.items()} for name, changes in PRESETS.items()}
+        told[name] = told[name] | dict(
+            re.findall(r"^\| `(\w+)` \| (\S+) \|", section, flags=re.MULTILINE)
+        )
+    assert told == {
+        name: {k: str(v) for k, v in changes.items()} for name, changes in PRESETS.items()
+    }

@@ -21,7 +21,9 @@ from tests import small
 def made(frames: int, size: int = 50) -> Checkpoint:
     meta = {"frames": frames, "num_actions": 4, "preset": "drqn", "config": {"game": "breakout"}}
     weights = {"a": torch.arange(size, dtype=torch.float32) + frames}
-    return Checkpoint(meta, weights, {"b": torch.arange(size), "empty": torch.zeros(0, dtype=torch.uint8)})
+    return Checkpoint(
+        meta, weights, {"b": torch.arange(size), "empty": torch.zeros(0, dtype=torch.uint8)}
+    )
 
 
 FILES = ("manifest.json", "network.safetensors", "training.safetensors")
@@ -60,7 +62,9 @@ def test_what_is_saved_is_what_is_loaded(run: Path):
 def test_the_last_two_are_kept_and_nothing_else(run: Path):
     save(run / "checkpoint", made(300))
     assert saved_frames(run) == [300, 200]
-    assert sorted(p.name for p in (run / "checkpoint").iterdir()) == [f"{n:012d}" for n in (200, 300)]
+    assert sorted(p.name for p in (run / "checkpoint").iterdir()) == [
+        f"{n:012d}" for n in (200, 300)
+    ]
 
 
 def test_the_same_frame_can_be_saved_again_and_the_newest_is_loaded(run: Path):
@@ -68,7 +72,11 @@ def test_the_same_frame_can_be_saved_again_and_the_newest_is_loaded(run: Path):
         again = made(200)
         again.weights["a"] += more
         path = save(run / "checkpoint", again)
-        assert load_latest(run, training=False, report=pytest.fail).weights["a"].equal(again.weights["a"])
+        assert (
+            load_latest(run, training=False, report=pytest.fail)
+            .weights["a"]
+            .equal(again.weights["a"])
+        )
         assert path.name == f"{200:012d}.{more}"
         assert saved_frames(run) == [200, 200]
     save(run / "checkpoint", made(300))
@@ -76,7 +84,9 @@ def test_the_same_frame_can_be_saved_again_and_the_newest_is_loaded(run: Path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(run: Path, name: str):
+def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(
+    run: Path, name: str
+):
     path = newest(run) / name
     whole = path.read_bytes()
     for place in range(0, len(whole), 5):
@@ -84,7 +94,8 @@ def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(r
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         said: list[str] = []
-        if loaded(run, said) == 200:  # white space of the manifest alone may change: it says the same
+        # White space of the manifest alone may change: it says the same.
+        if loaded(run, said) == 200:
             assert json.loads(damaged) == json.loads(whole)
         else:
             (line,) = said
@@ -107,8 +118,11 @@ def test_names_that_are_almost_numbers_are_no_checkpoints(run: Path):
     assert loaded(run) == 200
 
 
-def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every call that changes the disk is the last one, in turn; the clean-up does not happen either."""
+def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every call that changes the disk is the last one, in turn; the clean-up does not happen
+    either."""
 
     class KilledError(BaseException):
         pass
@@ -128,7 +142,12 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run: Path, monk
     shutil.copytree(run, original := run.with_name("original"))
     for allowed in range(50):
         with monkeypatch.context() as patch, contextlib.suppress(KilledError):
-            for where, name in ((Path, "mkdir"), (Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
+            for where, name in (
+                (Path, "mkdir"),
+                (Path, "rename"),
+                (shutil, "rmtree"),
+                (os, "fsync"),
+            ):
                 patch.setattr(where, name, counted(getattr(where, name)))
             patch.setattr(checkpoint, "save_file", counted(checkpoint.save_file))
             calls = allowed
@@ -174,7 +193,9 @@ def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path: Path):
 def test_a_manifest_of_another_version_or_without_a_part_is_refused(run: Path):
     manifest = json.loads((newest(run) / "manifest.json").read_text())
     for name in ("version", "files", "sha256"):
-        (newest(run) / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != name}))
+        (newest(run) / "manifest.json").write_text(
+            json.dumps({k: v for k, v in manifest.items() if k != name})
+        )
         assert loaded(run) == 100
     small.sign(newest(run), lambda manifest: manifest | {"version": 2})
     said: list[str] = []

@@ -29,10 +29,23 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a", "old")]
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), TypeError("a\nb"), ValueError("v"), RuntimeError(), MemoryError(),
-                                   RecursionError("deep"), OSError(28, "No space left on device")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        TypeError("a\nb"),
+        ValueError("v"),
+        RuntimeError(),
+        MemoryError(),
+        RecursionError("deep"),
+        OSError(28, "No space left on device"),
+    ],
+)
 def test_any_error_becomes_one_line_that_names_the_place(error: Exception):
-    with pytest.raises(UsageError, match="runs/x: cannot be read") as told, refused(Path("runs/x"), "read"):
+    with (
+        pytest.raises(UsageError, match="runs/x: cannot be read") as told,
+        refused(Path("runs/x"), "read"),
+    ):
         raise error
     assert len(str(told.value).splitlines()) == 1
     assert told.value.__cause__ is error

@@ -17,7 +17,9 @@ def write_rows(folder: Path, frames: range, position: int = 0) -> MetricsFile:
 
 def test_each_row_is_one_json_line_and_nan_is_null(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.write({"frames": 4, "loss": float("nan"), "game": "pong", "q": np.float32(0.5), "n": np.int64(3)})
+    metrics.write(
+        {"frames": 4, "loss": float("nan"), "game": "pong", "q": np.float32(0.5), "n": np.int64(3)}
+    )
     metrics.write({"frames": 8, "loss": float("-inf"), "q": float(np.float32("nan"))})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {"frames": 4, "loss": None, "game": "pong", "q": 0.5, "n": 3}
@@ -29,13 +31,16 @@ def test_resuming_at_a_position_leaves_no_gap_and_no_double(tmp_path: Path) -> N
     position = write_rows(tmp_path, range(3)).position
     whole = write_rows(tmp_path, range(3, 9), position)
     assert whole.position > position
-    write_rows(tmp_path, range(3, 5), position)  # the run died after row 8; its checkpoint is from row 2
+    # The run died after row 8; its checkpoint is from row 2.
+    write_rows(tmp_path, range(3, 5), position)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["frames"] for row in rows] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("position", [5, 99])
-def test_a_file_that_is_cut_or_has_no_row_that_ends_there_is_refused(position: int, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_or_has_no_row_that_ends_there_is_refused(
+    position: int, tmp_path: Path
+) -> None:
     write_rows(tmp_path, range(2))
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match=f"a row up to byte {position}"):

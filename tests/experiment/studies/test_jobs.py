@@ -1,4 +1,5 @@
-"""Cells are worked on side by side; one that fails does not stop the others; a stop starts no more."""
+"""Cells are worked on side by side; one that fails does not stop the others; a stop starts no
+more."""
 
 import json
 import subprocess
@@ -29,7 +30,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str) -> Non
 def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    programs(tmp_path, monkeypatch, "print('error: no more electricity', file=sys.stderr); sys.exit(3)")
+    programs(
+        tmp_path, monkeypatch, "print('error: no more electricity', file=sys.stderr); sys.exit(3)"
+    )
     jobs.run(Children(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
     reason = jobs.failures["dqn-breakout-s1"]
@@ -68,14 +71,23 @@ def test_a_new_run_gets_its_settings_as_a_file_and_an_old_one_goes_on(jobs: Jobs
     assert train_words(cell)[:4] == ["--resume", str(cell.folder), "--frames", "4000000"]
 
 
-def test_running_cells_are_shown_with_their_newest_metrics(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_cells_are_shown_with_their_newest_metrics(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = jobs.cells[1]
     cell.folder.mkdir(parents=True)
-    row = {"frames": 1_000_000, "frames_per_second": 1_000.0, "return_mean": 2.0, "eval_score": None}
+    row = {
+        "frames": 1_000_000,
+        "frames_per_second": 1_000.0,
+        "return_mean": 2.0,
+        "eval_score": None,
+    }
     (cell.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     jobs._states[cell.name] = "training"
     shown: list[str] = []
-    monkeypatch.setattr(jobs._screen, "update", lambda panel: shown.extend(str(panel()).splitlines()) or True)
+    monkeypatch.setattr(
+        jobs._screen, "update", lambda panel: shown.extend(str(panel()).splitlines()) or True
+    )
     jobs._show()
     # 3,000,000 frames at 1,000 a second
     assert shown[0] == f"{cell.name}: training, 25%, score so far 2.0, 0:50:00 left"
@@ -87,8 +99,8 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
     # The parent prints its child's id, once the child has begun; then both wait for ever.
     program = f"""
 import os, subprocess, sys
-child = [sys.executable, "-c", {FOLLOW_PARENT!r}, str(os.getpid()), "-c", "print(1, flush=True); input()"]
-child = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+words = ["-c", {FOLLOW_PARENT!r}, str(os.getpid()), "-c", "print(1, flush=True); input()"]
+child = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.readline(); print(child.pid, flush=True); child.wait()
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -20,10 +20,19 @@ def test_every_committed_result_loads_and_its_settings_are_compared_in_todays_sp
         assert result is not None
         assert result.records == f"results/{path.stem}"
         assert result.mean == pytest.approx(sum(result.scores) / len(result.scores))
-        assert result.other_settings(override(preset(result.preset), {"game": result.game, "frames": 1})) is not None
-    result = Result.load(ROOT / "studies/what-memory-buys/results/drqn-frame_stack-1-breakout-flicker-0.5-s2.json")
+        assert (
+            result.other_settings(
+                override(preset(result.preset), {"game": result.game, "frames": 1})
+            )
+            is not None
+        )
+    result = Result.load(
+        ROOT / "studies/what-memory-buys/results/drqn-frame_stack-1-breakout-flicker-0.5-s2.json"
+    )
     assert result is not None
-    lines = result.other_settings(override(preset("drqn"), {"game": "pong", "observe": "flicker:0.25"}))
+    lines = result.other_settings(
+        override(preset("drqn"), {"game": "pong", "observe": "flicker:0.25"})
+    )
     assert "--game breakout -> pong" in lines
     assert "--observe flicker:0.5 -> flicker:0.25" in lines
     assert not any(line.startswith(("--frames", "--threads", "--name")) for line in lines)
@@ -32,7 +41,13 @@ def test_every_committed_result_loads_and_its_settings_are_compared_in_todays_sp
 def test_a_damaged_result_is_refused_in_one_line_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     assert Result.load(path) is None
-    damages = [{"scores": ["x"]}, {"scores": []}, {"mean": None}, {"interval_95": [1]}, {"machine": "fast"}]
+    damages = [
+        {"scores": ["x"]},
+        {"scores": []},
+        {"mean": None},
+        {"interval_95": [1]},
+        {"machine": "fast"},
+    ]
     for damage in [*damages, {"curve": [[400, "high", None, None]]}, {"training_seconds": [1]}]:
         path.write_text(json.dumps(json.loads(COMMITTED[0].read_text()) | damage))
         with pytest.raises(UsageError, match=str(path)) as caught:
@@ -47,8 +62,12 @@ def test_core_hours_are_training_time_times_threads() -> None:
     data |= {"curve": [(50, 1.0, None, None), (100, 2.0, None, None)]}
     old = Result(**(vars(result) | data | {"curve_seconds": ()}))
     assert old.core_hours == 2.0
-    assert old.curve_x["core-hours"] == [1.0, 2.0]  # times were not stored: in proportion to the frames
-    assert Result(**(vars(old) | {"curve_seconds": (450.0, 1800.0)})).curve_x["core-hours"] == [0.5, 2.0]
+    # Times were not stored: in proportion to the frames.
+    assert old.curve_x["core-hours"] == [1.0, 2.0]
+    assert Result(**(vars(old) | {"curve_seconds": (450.0, 1800.0)})).curve_x["core-hours"] == [
+        0.5,
+        2.0,
+    ]
     assert Result(**(vars(old) | {"training_seconds": None})).curve_x["core-hours"] == []
 
 
@@ -68,11 +87,22 @@ def test_a_result_finishes_a_cell_if_it_has_the_frames_and_the_rules(tmp_path: P
 
 
 def test_a_cell_is_a_runs_settings_with_one_thread_unless_asked_otherwise() -> None:
-    study = Study(agents=("drqn:core=gru,hidden=32",), games=("pong",), observe=("flicker",), seeds=2, frames=8_000)
+    study = Study(
+        agents=("drqn:core=gru,hidden=32",),
+        games=("pong",),
+        observe=("flicker",),
+        seeds=2,
+        frames=8_000,
+    )
     first, second = make_cells(study, {"discount": 0.9})
     config = first.config
     assert (config.core, config.hidden, config.discount, config.threads) == ("gru", 32, 0.9, 1)
-    assert (config.game, config.observe, config.frames, config.seed) == ("pong", "flicker:0.5", 8_000, 1)
+    assert (config.game, config.observe, config.frames, config.seed) == (
+        "pong",
+        "flicker:0.5",
+        8_000,
+        1,
+    )
     assert first.name == "drqn-core-gru-hidden-32-pong-flicker-0.5-s1"
     assert changes(config, second.config) == {"seed": "--seed 1 -> 2"}
 
