@@ -1,7 +1,8 @@
-"""python -m benchmarks ROW prints one row of the table; without a row all are run, each in a
-process of its own, one after the other, and benchmarks/results.json is written. The peers need
-.bench-venv: `make bench` builds it first. `python -m benchmarks score` compares scores after the
-same time and has flags of its own.
+"""python -m benchmarks ROW prints one row of the table.
+
+Without a row all are run, each in a process of its own, one after the other, and
+benchmarks/results.json is written. The peers need .bench-venv: `make bench` builds it first.
+`python -m benchmarks score` compares scores after the same time and has flags of its own.
 """
 
 import argparse
@@ -61,30 +62,26 @@ def main() -> int:
         return score.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("row", nargs="?", choices=list(ROWS))
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="only to see whether it works: the figures mean nothing",
-    )
-    parser.add_argument(
-        "--json", type=Path, help="where the rows go. Default, of all: benchmarks/results.json"
-    )
-    given = parser.parse_args()
-    if given.row:
-        rows = ROWS[given.row](QUICK if given.quick else Effort())
+    quick = "only to see whether it works: the figures mean nothing"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    place = "where the rows go. Default, of all: benchmarks/results.json"
+    parser.add_argument("--json", type=Path, help=place)
+    options = parser.parse_args()
+    if options.row:
+        rows = ROWS[options.row](QUICK if options.quick else Effort())
         show(rows)
-        if given.json:
-            given.json.write_text(json.dumps([to_json(row, {}) for row in rows]))
+        if options.json:
+            options.json.write_text(json.dumps([to_json(row, {}) for row in rows]))
         return 0
     begun, about = time.monotonic(), describe_machine()
-    found = [_in_own_process(name, ["--quick"] * given.quick) for name in ROWS]
-    rows = [row for part in found for row in part]
+    parts = [_in_own_process(name, ["--quick"] * options.quick) for name in ROWS]
+    rows = [row for part in parts for row in part]
     console.print(about)
     show(rows)
     console.print(f"all in {(time.monotonic() - begun) / 60:.1f} minutes")
-    path = given.json or ROOT / "benchmarks" / "results.json"
+    path = options.json or ROOT / "benchmarks" / "results.json"
     path.write_text(json.dumps([to_json(row, about) for row in rows], indent=1) + "\n")
-    return 0 if all(found) else 1
+    return 0 if all(parts) else 1
 
 
 if __name__ == "__main__":

@@ -48,15 +48,14 @@ QUICK = Effort(1, 2.0, 50_000)  # shows that the commands work; its figures mean
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ratio` is ours / other; `sense` says on which side of the target it
-    should be."""
+    """One line of the table: `ratio` is ours / other."""
 
     name: str
     ours: float
     other: float
     unit: str
     ratio: float
-    sense: str  # ">=" or "<="
+    sense: str  # ">=" or "<=": the side of the target where the ratio should be
     target: float
     pairs: int
     note: str = ""
@@ -75,8 +74,7 @@ def compare(
     target: float,
     note: str = "",
 ) -> Row:
-    """A row from measurements that alternated: the median ratio of the pairs, the medians of both
-    sides."""
+    """A row from measurements that alternated: the median ratio of the pairs, and both medians."""
     ratio = median(a / b for a, b in zip(ours, other, strict=True))
     return Row(name, median(ours), median(other), unit, ratio, sense, target, len(ours), note)
 
@@ -110,26 +108,12 @@ def from_json(data: Mapping[str, Any]) -> Row:
 
 def show(rows: list[Row]) -> None:
     """Print the table and the notes below it."""
-    shown = Table(
-        "what",
-        "ours",
-        "other",
-        "unit",
-        "ratio",
-        "target",
-        "met",
-        "pairs",
-        title="medians; sides in turn",
-    )
+    columns = "what", "ours", "other", "unit", "ratio", "target", "met", "pairs"
+    shown = Table(*columns, title="medians; sides in turn")
     for row in rows:
-        figures = (
-            f"{row.ours:,.4g}",
-            f"{row.other:,.4g}",
-            row.unit,
-            f"{row.ratio:.3g}",
-            f"{row.sense} {row.target:.3g}",
-        )
-        shown.add_row(row.name, *figures, "yes" if row.met else "NO", str(row.pairs))
+        figures = f"{row.ours:,.4g}", f"{row.other:,.4g}", row.unit, f"{row.ratio:.3g}"
+        met = f"{row.sense} {row.target:.3g}", "yes" if row.met else "NO"
+        shown.add_row(row.name, *figures, *met, str(row.pairs))
     console.print(shown)
     for row in rows:
         console.print(f"{row.name}: {row.note}", markup=False)
@@ -137,44 +121,32 @@ def show(rows: list[Row]) -> None:
 
 def describe_machine() -> dict[str, object]:
     """Machine, versions and commit, as kept beside every row."""
-    found = machine()
-    memory = round(psutil.virtual_memory().total / 2**30)
+    about, memory = machine(), round(psutil.virtual_memory().total / 2**30)
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(
-        git, cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
     pins = (ROOT / "benchmarks" / "requirements.txt").read_text().splitlines()
-    peers = dict(
-        pin.split("#")[0].strip().split("==")
-        for pin in pins
-        if pin.startswith(("stable", "sb3", "pfrl"))
-    )
+    pins = [pin.split("#")[0].strip() for pin in pins]
+    peers = dict(pin.split("==") for pin in pins if pin.startswith(("stable", "sb3", "pfrl")))
     return {
-        "machine": f"{found.pop('cpu')}, {os.cpu_count()} cores, {memory} GiB, {platform.system()}",
-        "versions": {**found, "gymnasium": version("gymnasium"), **peers},
-        "commit": commit or "unknown",
+        "machine": f"{about.pop('cpu')}, {os.cpu_count()} cores, {memory} GiB, {platform.system()}",
+        "versions": {**about, "gymnasium": version("gymnasium"), **peers},
+        "commit": done.stdout.strip() or "unknown",
     }
 
 
 @contextmanager
-def running(wanted: str | Config, **changes: Any) -> Iterator[Run]:
-    """A real run, of a preset or of settings, in a folder that goes away; it neither evaluates nor
-    saves by itself."""
+def running(source: str | Config, **changes: Any) -> Iterator[Run]:
+    """A real run, of a preset or of settings, in a folder that goes away.
+
+    It neither evaluates nor saves by itself.
+    """
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    fixed: dict[str, Any] = {
-        "frames": FOREVER,
-        "checkpoint_frames": FOREVER,
-        "eval_frames": 0,
-        "track": "none",
-    }
+    if isinstance(source, str):
+        source = replace(settings.preset(source), start_rows=LEARNING)
+    fixed: dict[str, Any] = dict(frames=FOREVER, checkpoint_frames=FOREVER, eval_frames=0)
     with TemporaryDirectory(dir=SCRATCH) as folder:
-        fixed |= {"runs_dir": Path(folder), "name": "run"}
-        config = (
-            replace(settings.preset(wanted), start_rows=LEARNING)
-            if isinstance(wanted, str)
-            else wanted
-        )
-        with open_run(replace(config, **(fixed | changes)), quiet=True) as run:
+        fixed |= dict(track="none", runs_dir=Path(folder), name="run")
+        with open_run(replace(source, **(fixed | changes)), quiet=True) as run:
             yield run
 
 
@@ -195,14 +167,15 @@ def after_each_step(run: Run, act: Callable[[], object]) -> Iterator[None]:
 
 
 def updates_per_step(config: Config) -> Fraction:
-    """Updates for one step of all envs. So many steps as its denominator says hold a whole number
-    of updates."""
+    """Updates for one step of all envs; its denominator is the steps of a whole number of them."""
     return Fraction(config.samples_per_step) * config.num_envs / (config.batch_size * config.unroll)
 
 
 def go(run: Run, steps: int) -> None:
-    """`steps` steps of all envs of the training loop itself. KeyboardInterrupt if the run is told
-    to stop."""
+    """`steps` steps of all envs of the training loop itself.
+
+    KeyboardInterrupt if the run is told to stop.
+    """
     left = [steps]
 
     def count() -> None:

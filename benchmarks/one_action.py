@@ -1,13 +1,10 @@
-"""The score of one action, taken at every step: a score above it shows that an agent uses the
-screen.
+"""The score of one action, taken at every step: what an agent that ignores the screen can score.
 
 python -m benchmarks.one_action [--game space_invaders] [--episodes 10] [--epsilon 0.01] [--seed 1]
 
-The score of the best action by protocol v5 goes into the reports of studies, as the level "held
-button".
-
-The same episodes, random actions and seeds as those of evaluate.py and experiment.memory.probes
-with these flags.
+An agent with a higher score uses the screen. The best action's score by protocol v5 goes into the
+reports of studies, as the level "held button". Episodes, random actions and seeds are those of
+evaluate.py and experiment.memory.probes with the same flags.
 """
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP: before anything imports torch)
@@ -45,8 +42,7 @@ class OneActionConfig(Settings):
     episodes: Episodes = 10
     """Whole episodes of each action."""
     epsilon: Share = 0.01
-    """Share of random actions. With few of them a game that waits to be served lasts its full 30
-    minutes."""
+    """Share of random actions. With few, a game that waits for a serve lasts its full half hour."""
     seed: Seed = 1
     """Of the games and the random actions."""
 
@@ -64,40 +60,27 @@ def always(action: int, config: Config, num_actions: int) -> QNetwork:
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     text = "Score each action of a game, taken at every step."
-    wanted = parse("benchmarks.one_action", argv, OneActionConfig(), text)
+    options = parse("benchmarks.one_action", argv, OneActionConfig(), text)
+    rules = {"episodes": options.episodes, "epsilon": options.epsilon, "seed": options.seed}
+    game = {"game": options.game, "protocol": options.protocol, "seed": options.seed}
+    play = {"eval_episodes": options.episodes, "eval_epsilon": options.epsilon}
     small = {"torso": "dqn-2013", "hidden": 0, "frame_stack": 1, "start_rows": 0, "threads": 1}
-    config = replace(
-        preset("dqn"),
-        game=wanted.game,
-        protocol=wanted.protocol,
-        eval_episodes=wanted.episodes,
-        eval_epsilon=wanted.epsilon,
-        seed=wanted.seed,
-        **small,
-    )
+    config = replace(preset("dqn"), **game, **play, **small)
     build.check_machine(config)
     protocol = PROTOCOLS[config.protocol]
     build.use_threads(config)
     names = machine(config.game).actions(protocol)
     scores = {}
     for action, name in enumerate(names):
-        summary = evaluate(always(action, config, len(names)), config, protocol).summary(
-            config.game
-        )
+        result = evaluate(always(action, config, len(names)), config, protocol)
+        summary = result.summary(config.game)
         scores[name] = summary["mean"]
         print(f"{name:14} mean {summary['mean']:7.1f}   {spread(summary)}", flush=True)
     if config.protocol == "v5":
         best = max(scores, key=lambda name: scores[name])
-        rules = {"episodes": wanted.episodes, "epsilon": wanted.epsilon, "seed": wanted.seed}
         known = json.loads(HELD_BUTTONS.read_text("utf-8"))
-        write_json(
-            HELD_BUTTONS,
-            dict(
-                sorted(
-                    {**known, config.game: {"action": best, "score": scores[best], **rules}}.items()
-                )
-            ),
-        )
+        known[config.game] = {"action": best, "score": scores[best], **rules}
+        write_json(HELD_BUTTONS, dict(sorted(known.items())))
         print(f"best           {best}, written to {HELD_BUTTONS}")
     return 0
 

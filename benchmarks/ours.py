@@ -1,5 +1,4 @@
-"""Our side of a comparison: train.py's own loop, timed in turns. Takes the preset and the flags of
-train.py."""
+"""Our side of a comparison: train.py's own loop, timed in turns, with the flags of train.py."""
 
 import sys
 

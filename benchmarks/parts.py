@@ -36,30 +36,30 @@ STEPS = 40  # of all envs, a measurement: a whole number of updates
 
 
 def row_flops(network: QNetwork) -> tuple[int, int]:
-    """Floating-point operations of one row's forward pass, two a multiply-add, and those of the
-    first convolution."""
-    found: list[int] = []
+    """Floating-point operations of one row's forward pass, and of its first convolution.
+
+    A multiply-add is two.
+    """
+    layers: list[int] = []
 
     def count(module: nn.Module, _: object, output: Tensor | tuple[Tensor, Tensor]) -> None:
         if isinstance(module, Core):
-            found.append(2 * sum(p.numel() for p in module.parameters() if p.ndim >= 2))
+            layers.append(2 * sum(p.numel() for p in module.parameters() if p.ndim >= 2))
         elif isinstance(module, nn.Linear):
-            found.append(2 * module.weight.numel())
+            layers.append(2 * module.weight.numel())
         elif isinstance(module, nn.Conv2d):
             assert isinstance(output, Tensor)
-            found.append(2 * module.weight.numel() * output.shape[-2] * output.shape[-1])
+            layers.append(2 * module.weight.numel() * output.shape[-2] * output.shape[-1])
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
     frames = torch.zeros(network.settings.frame_stack, 1, 84, 84, dtype=torch.uint8)
     first = torch.zeros(network.settings.frame_stack, 1, dtype=torch.bool)
+    inputs = Inputs(frames, first, torch.zeros(1, 1).long(), torch.zeros(1, 1))
     with torch.no_grad():
-        network(
-            Inputs(frames, first, torch.zeros(1, 1).long(), torch.zeros(1, 1)),
-            network.initial_state(1),
-        )
+        network(inputs, network.initial_state(1))
     for hook in hooks:
         hook.remove()
-    return sum(found), found[0]
+    return sum(layers), layers[0]
 
 
 def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
@@ -99,21 +99,20 @@ KINDS = {
 
 
 def shares(update: Callable[[], object]) -> dict[str, float]:
-    """The share of an update's time by kind of operation: copies, activations and all the rest are
-    elementwise."""
+    """The share of an update's time by kind of operation.
+
+    Copies, activations and all the rest are elementwise.
+    """
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(UPDATES):
             update()
-    found: dict[str, float] = defaultdict(float)
+    times: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
-        kinds = [
-            kind
-            for kind, words in KINDS.items()
-            if any(word in event.key.lower() for word in words)
-        ]
-        found[(*kinds, "elementwise and copies")[0]] += event.self_cpu_time_total
-    total = sum(found.values())
-    return {kind: time / total for kind, time in sorted(found.items(), key=lambda item: -item[1])}
+        key = event.key.lower()
+        kinds = [kind for kind, words in KINDS.items() if any(word in key for word in words)]
+        times[(*kinds, "elementwise and copies")[0]] += event.self_cpu_time_total
+    total = sum(times.values())
+    return {kind: time / total for kind, time in sorted(times.items(), key=lambda item: -item[1])}
 
 
 def updates_of(run: Run, batches: int = 8) -> Callable[[], object]:
@@ -123,8 +122,10 @@ def updates_of(run: Run, batches: int = 8) -> Callable[[], object]:
 
 
 def learner(effort: Effort) -> list[Row]:
-    """The network's work per second in the learner alone, against the machine's matrix products in
-    the precision that is trained in: bf16, or fp32 where the hardware has no bf16."""
+    """The network's work per second in the learner alone, against the machine's matrix products.
+
+    The products are in the precision of training: bf16, or fp32 where the hardware has no bf16.
+    """
     rows = []
     for preset in PRESETS:
         with running(preset) as run:
@@ -141,10 +142,8 @@ def learner(effort: Effort) -> list[Row]:
                 pairs=effort.pairs,
             )
             parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(update).items())
-        note = (
-            f"{work / 1e9:.2f} GFLOP an update, against {precision} matrix products; its time: "
-            f"{parts}"
-        )
+        size = f"{work / 1e9:.2f} GFLOP an update, against {precision} matrix products"
+        note = f"{size}; its time: {parts}"
         rows.append(compare(f"learner alone, {preset}", ours, other, "GFLOP/s", ">=", 0.55, note))
     return rows
 
@@ -172,26 +171,20 @@ def _overlap(preset: str, effort: Effort) -> Row:
             batch = run.replay.sample(config.batch_size)
             run.replay.update_priorities(batch.origin, run.learner.update(batch).priority)
 
+        def act() -> None:
+            player.actor.act(player.frame, player.is_first, player.prev_reward, epsilon)
+
         sides = alternate(
             lambda: seconds(lambda: go(run, STEPS)),
             lambda: STEPS * seconds(play, STEPS),
-            lambda: (
-                STEPS
-                * seconds(
-                    lambda: player.actor.act(
-                        player.frame, player.is_first, player.prev_reward, epsilon
-                    ),
-                    STEPS,
-                )
-            ),
+            lambda: STEPS * seconds(act, STEPS),
             lambda: updates * seconds(learn, updates),
             pairs=effort.pairs,
         )
     loop, *parts = ([1e3 * s / STEPS for s in side] for side in sides)
     names = ("environments", "acting", "learning")
-    note = "sum of " + ", ".join(
-        f"{name} {np.median(part):.2f}" for name, part in zip(names, parts, strict=True)
-    )
+    each = [f"{name} {np.median(part):.2f}" for name, part in zip(names, parts, strict=True)]
+    note = f"sum of {', '.join(each)}"
     total = [float(sum(pair)) for pair in zip(*parts, strict=True)]
     return compare(f"whole loop, {preset}", loop, total, "ms/step of all envs", "<=", 0.95, note)
 

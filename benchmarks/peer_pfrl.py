@@ -28,13 +28,9 @@ STEPS_PER_UPDATE, WARM_UPDATES = 4, 5
 
 
 def network(num_actions: int) -> RecurrentSequential:
+    conv = nn.Conv2d(1, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3)
     return RecurrentSequential(
-        nn.Conv2d(1, 32, 8, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=1),
-        nn.ReLU(),
+        *(part for layer in conv for part in (layer, nn.ReLU())),
         nn.Flatten(),
         nn.LSTM(input_size=3136, hidden_size=512),
         nn.Linear(512, num_actions),

@@ -1,8 +1,8 @@
-"""stable-baselines3 DQN with the Atari settings of its zoo. Run in .bench-venv: python -m
-benchmarks.peer_sb3 ENVS
+"""stable-baselines3 DQN with the Atari settings of its zoo.
 
-One update of 32 rows for every 4 agent steps, whatever the number of envs. Exploration stands where
-it stays after the first tenth of a run, so that the network acts.
+Run in .bench-venv: python -m benchmarks.peer_sb3 ENVS. One update of 32 rows for every 4 agent
+steps, whatever the number of envs. Exploration stands where it stays after the first tenth of a
+run, so that the network acts.
 """
 
 import sys
@@ -39,12 +39,10 @@ class Clock(BaseCallback):
 def main(num_envs: int) -> None:
     gymnasium.register_envs(ale_py)
     turns = Turns(**{name: version(name) for name in ("stable-baselines3", "torch", "gymnasium")})
-    env = VecFrameStack(
-        make_atari_env("BreakoutNoFrameskip-v4", n_envs=num_envs, seed=1), n_stack=4
-    )
+    envs = make_atari_env("BreakoutNoFrameskip-v4", n_envs=num_envs, seed=1)
     model = DQN(
         "CnnPolicy",
-        env,
+        VecFrameStack(envs, n_stack=4),
         buffer_size=100_000,
         learning_rate=1e-4,
         batch_size=32,

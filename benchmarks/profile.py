@@ -1,5 +1,4 @@
-"""Where the time of a training step goes, measured inside the training loop, and the speed that
-gives."""
+"""Where the time of a training step goes, measured inside the training loop, and its speed."""
 
 import time
 from collections import defaultdict
@@ -40,9 +39,8 @@ def profile(preset: str) -> None:
         total = seconds(lambda: go(run, STEPS))
         spent["the rest"] = total - sum(spent.values())
         rate = STEPS * run.config.num_envs * FRAME_SKIP / total
-        shown = Table(
-            "part", "ms/step of all envs", "share", title=f"{preset}: {rate:,.0f} frames/s"
-        )
+        title = f"{preset}: {rate:,.0f} frames/s"
+        shown = Table("part", "ms/step of all envs", "share", title=title)
         for label, part in sorted(spent.items(), key=lambda item: -item[1]):
             shown.add_row(label, f"{1e3 * part / STEPS:.2f}", f"{part / total:.1%}")
         console.print(shown)

@@ -28,9 +28,8 @@ import torch  # isort: skip  (after agents, which sets OpenMP)
 
 ENVS = settings.preset("drqn").num_envs
 STEPS = 102_400 // ENVS
-COLUMNS = np.dtype(
-    [("is_first", "?"), ("action", "u1"), ("reward", "f4"), ("terminated", "?"), ("truncated", "?")]
-)
+ENDS = [("terminated", "?"), ("truncated", "?")]
+COLUMNS = np.dtype([("is_first", "?"), ("action", "u1"), ("reward", "f4"), *ENDS])
 
 
 def player(game: str) -> Path | None:
@@ -48,9 +47,8 @@ def play(game: str, path: Path) -> None:
     envs = build.make_envs(config, protocol)
     actor = None
     if run:
-        network = load_network(
-            load_latest(run, training=False, report=print), config, protocol, run
-        )
+        saved = load_latest(run, training=False, report=print)
+        network = load_network(saved, config, protocol, run)
         actor = build.make_actor(config, network, ENVS, rng)
     epsilon = np.full(ENVS, 0.05)
     frame, is_first, reward = envs.reset(), np.ones(ENVS, bool), np.zeros(ENVS, np.float32)
@@ -63,11 +61,8 @@ def play(game: str, path: Path) -> None:
             envs.send(row["action"])
             file.write(frame.tobytes())
             step = envs.recv()
-            row["reward"], row["terminated"], row["truncated"] = (
-                step.reward,
-                step.terminated,
-                step.truncated,
-            )
+            for name in ("reward", "terminated", "truncated"):
+                row[name] = getattr(step, name)
             frame, is_first, reward = step.frame, step.is_first, step.reward
     np.save(path.with_suffix(".npy"), columns)
     path.with_suffix(".part").rename(path)
@@ -80,9 +75,8 @@ def reel(game: str) -> Path:
     path = SCRATCH / f"{game}-{run.name if run else 'random'}-{ENVS}.frames"
     if not path.exists():
         SCRATCH.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.reel", game, str(path)], cwd=ROOT, check=True
-        )
+        command = [sys.executable, "-m", "benchmarks.reel", game, str(path)]
+        subprocess.run(command, cwd=ROOT, check=True)
     return path
 
 
@@ -106,10 +100,14 @@ def fill(replay: Replay, path: Path, rows: int, state_size: int) -> None:
             if step % STEPS == 0:
                 file.seek(0)
             file.readinto(frames.data)
-            ends = row["terminated"], row["truncated"]
-            replay.append(
-                Rows(frames, row["is_first"], row["action"], row["reward"], *ends, states)
+            parts = (
+                row["is_first"],
+                row["action"],
+                row["reward"],
+                row["terminated"],
+                row["truncated"],
             )
+            replay.append(Rows(frames, *parts, states))
 
 
 if __name__ == "__main__":

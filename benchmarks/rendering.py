@@ -1,5 +1,4 @@
-"""The cost of films: seconds of the game that a second of one core renders, and the size of five
-minutes."""
+"""The cost of films: game seconds that a CPU second renders, and the size of five minutes."""
 
 import agents  # isort: skip  # noqa: F401  (sets OpenMP before torch is imported)
 
@@ -23,24 +22,22 @@ TARGET = 8.0  # times as fast as the game
 
 
 def rendering(effort: Effort) -> list[Row]:
-    """An episode of random play, with a new network's values: as the game alone, and with the
-    overlays of both agents.
+    """An episode of random play: as the game alone, and with the overlays of both agents.
 
-    CPU time of this process, whose encoder has one thread: other work disturbs it little.
+    The values are those of a new network. The time is CPU time of this process, whose encoder has
+    one thread: other work disturbs it little.
     """
     rows = []
     for name in ("dqn", "drqn"):
-        config = override(
-            preset(name), {"game": GAME, "threads": 1, "eval_episodes": 1, "eval_epsilon": 1.0}
-        )
+        play = {"game": GAME, "threads": 1, "eval_episodes": 1, "eval_epsilon": 1.0}
+        config = override(preset(name), play)
         actions = build.task(config).action_names
         network, protocol = build.make_network(config, len(actions)), build.rules(config)
         agent = Agent(Path(), config, protocol, network, {})
         (record,) = evaluate(network, config, protocol).records
         played = record.steps / overlay.FPS  # seconds
-        films: dict[str, Callable[[], Film]] = {
-            f"{name} overlay": partial(overlay_film, agent, record)
-        }
+        films: dict[str, Callable[[], Film]] = {}
+        films[f"{name} overlay"] = partial(overlay_film, agent, record)
         if not rows:
             films["the game alone"] = partial(game_film, record)
         for what, film in films.items():
@@ -51,22 +48,9 @@ def rendering(effort: Effort) -> list[Row]:
                     path = film().write(Path(folder) / "film.mp4")
                     speeds.append(played / (time.process_time() - begun))
                     size = path.stat().st_size / 1e6 * 300 / played
-            note = (
-                f"{record.steps:,} steps of {GAME}; five minutes take {size:.1f} MB; other: real "
-                "time"
-            )
+            megabytes = f"five minutes take {size:.1f} MB"
+            note = f"{record.steps:,} steps of {GAME}; {megabytes}; other: real time"
             speed = median(speeds)
-            rows.append(
-                Row(
-                    f"film, {what}",
-                    speed,
-                    1.0,
-                    "game s/CPU s",
-                    speed,
-                    ">=",
-                    TARGET,
-                    effort.pairs,
-                    note,
-                )
-            )
+            figures = speed, 1.0, "game s/CPU s", speed, ">=", TARGET
+            rows.append(Row(f"film, {what}", *figures, effort.pairs, note))
     return rows

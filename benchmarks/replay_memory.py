@@ -20,24 +20,20 @@ def _resident() -> int:
 
 
 def memory(game: str, limit: int, effort: Effort) -> list[Row]:
-    """Bytes a row, as the growth of this process, which must have played nothing before, against
-    raw frames.
+    """Bytes a row, as the growth of this process, against raw frames.
 
-    Everything is in: the drqn preset's core states, the other columns, what Python and the
-    allocator add.
+    The process must have played nothing before. Everything is in: the drqn preset's core states,
+    the other columns, what Python and the allocator add.
     """
     config = Config(game=game, num_envs=ENVS, replay_rows=effort.rows)
     path = reel(game)
     before = _resident()
     replay = filled(config, path)
-    kept = replay.rings[0].capacity * replay.rings[0].lanes
-    size = (_resident() - before) / kept
-    note = f"at most {limit} bytes; {kept:,} rows, player: {player(game) or 'random'}"
-    return [
-        Row(
-            f"replay memory, {game}", size, RAW, "bytes/row", size / RAW, "<=", limit / RAW, 1, note
-        )
-    ]
+    rows = replay.rings[0].capacity * replay.rings[0].lanes
+    size = (_resident() - before) / rows
+    note = f"at most {limit} bytes; {rows:,} rows, player: {player(game) or 'random'}"
+    figures = size, RAW, "bytes/row", size / RAW, "<=", limit / RAW
+    return [Row(f"replay memory, {game}", *figures, 1, note)]
 
 
 def checkpoint(effort: Effort) -> list[Row]:
@@ -58,26 +54,14 @@ def checkpoint(effort: Effort) -> list[Row]:
             run.save()
             go(run, STEPS - 1)
 
-        sides = alternate(
-            lambda: seconds(save), lambda: seconds(lambda: go(run, STEPS)), pairs=effort.pairs
-        )
+        def go_on() -> None:
+            go(run, STEPS)
+
+        sides = alternate(lambda: seconds(save), lambda: seconds(go_on), pairs=effort.pairs)
         folder = max((run.folder / "checkpoint").iterdir())
         size = sum(file.stat().st_size for file in folder.iterdir())
     lost = median(a - b for a, b in zip(*sides, strict=True))
-    note = (
-        f"{size / 1e6:,.0f} MB, {effort.rows:,} rows; {STEPS} steps without one take "
-        f"{median(sides[1]):.2f} s"
-    )
-    return [
-        Row(
-            "checkpoint each 10 minutes",
-            lost,
-            BETWEEN,
-            "s",
-            lost / BETWEEN,
-            "<=",
-            0.02,
-            effort.pairs,
-            note,
-        )
-    ]
+    without = f"{STEPS} steps without one take {median(sides[1]):.2f} s"
+    note = f"{size / 1e6:,.0f} MB, {effort.rows:,} rows; {without}"
+    figures = lost, BETWEEN, "s", lost / BETWEEN, "<=", 0.02
+    return [Row("checkpoint each 10 minutes", *figures, effort.pairs, note)]

@@ -1,5 +1,4 @@
-"""What a learner takes in from many actors on Ray: rows a second, weights to all of them, memory of
-the object store.
+"""Many actors on Ray: rows a second into the learner, weights to all, the object store's memory.
 
 The actors send a few recorded stretches over and over, as fast as they are asked. The learner's
 side is that of `train.py --actors`, without the updates.
@@ -38,11 +37,9 @@ class Recorded(RemotePlayer):
         self.network = build.make_network(config, len(build.task(config).action_names))
 
     def play(self, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer:
-        stretch = self.stretches[self.sent % RECORDED]._replace(
-            time=self.sent * stretch_rows(self.config)
-        )
+        stretch, time = self.stretches[self.sent % RECORDED], self.sent * stretch_rows(self.config)
         self.sent += 1
-        return Answer(stretch, [])
+        return Answer(stretch._replace(time=time), [])
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """As before a stretch."""
@@ -52,12 +49,10 @@ class Recorded(RemotePlayer):
 def scale(effort: Effort) -> list[Row]:
     """Rows of everything that 1 to 8 actors on this machine send, with the everyday drqn preset."""
     most = max(ACTORS)
-    config = replace(
-        preset("drqn"), actors=most, num_envs=most * LANES, replay_rows=effort.rows // 10, threads=1
-    )
-    learner = build.make_learner(
-        config, build.make_network(config, len(build.task(config).action_names))
-    )
+    config = replace(preset("drqn"), actors=most, num_envs=most * LANES, threads=1)
+    config = replace(config, replay_rows=effort.rows // 10)
+    network = build.make_network(config, len(build.task(config).action_names))
+    learner = build.make_learner(config, network)
     replay = build.make_replay(config, learner.online.state_size)
     Recorded.stretches, alone = _record(config)
     with patch.object(actors, "RemotePlayer", Recorded):
@@ -76,9 +71,11 @@ def _record(config: Config) -> tuple[list[Stretch], float]:
     """The stretches of an actor that plays in this process, and its rows a second."""
     actor = RemotePlayer(config, 0)
     answers: list[Any] = []
-    took = seconds(
-        lambda: answers.append(actor.play(actor.network.state_dict(), 0, np.ones(LANES))), RECORDED
-    )
+
+    def play() -> None:
+        answers.append(actor.play(actor.network.state_dict(), 0, np.ones(LANES)))
+
+    took = seconds(play, RECORDED)
     return [answer.stretch for answer in answers], stretch_rows(config) * LANES / took
 
 
@@ -115,32 +112,25 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
         time.sleep(0.2)  # leave them the machine
     row_bytes = len(pickle.dumps(Answer(sample, []))) / sample.steps
     here, one = sample.steps / seconds(lambda: replay.append(sample), 100), 0.0
-    packed = (
-        f"{row_bytes:.0f} bytes a row, {sample.steps} rows a stretch; {here:,.0f} rows/s without "
-        "Ray"
-    )
+    packed = f"{row_bytes:.0f} bytes a row, {sample.steps} rows a stretch"
     for count in ACTORS:
         players.seats, who = seats[:count], f"{count} actor{'s' * (count > 1)}"
         take(4 * count)
         speed, pairs = median(rate() for _ in range(effort.pairs)), effort.pairs
         whole, free = ray.cluster_resources(), ray.available_resources()
-        note = (
-            f"{speed * row_bytes / 1e6:.1f} MB/s, {packed}; other: one actor that plays, on one "
-            "core"
-        )
-        rows.append(
-            Row(f"rows from {who}", speed, alone, "rows/s", speed / alone, ">=", count, pairs, note)
-        )
+        rates = f"{speed * row_bytes / 1e6:.1f} MB/s, {packed}; {here:,.0f} rows/s without Ray"
+        note = f"{rates}; other: one actor that plays, on one core"
+        figures = speed, alone, "rows/s", speed / alone, ">=", count
+        rows.append(Row(f"rows from {who}", *figures, pairs, note))
         store = (whole["object_store_memory"] - free["object_store_memory"]) / 1e6
         most = count * sample.steps * row_bytes / 1e6 + 3 * size
         note = "other: the stretches of all open calls, and three versions of the weights"
-        rows.append(
-            Row(f"object store, {who}", store, most, "MB", store / most, "<=", 1.0, 1, note)
-        )
+        figures = store, most, "MB", store / most, "<=", 1.0
+        rows.append(Row(f"object store, {who}", *figures, 1, note))
         broadcast()
         took, pairs = median(seconds(broadcast) for _ in range(4 * pairs)), 4 * pairs
         one = one or took
         note = f"{size:.1f} MB; other: {count} times as long as to one"
-        ratio = took / (count * one)
-        rows.append(Row(f"weights to {who}", took, count * one, "s", ratio, "<=", 1.0, pairs, note))
+        figures = took, count * one, "s", took / (count * one), "<=", 1.0
+        rows.append(Row(f"weights to {who}", *figures, pairs, note))
     return rows

@@ -1,13 +1,12 @@
-"""Score for the same time on the same cores: our agents and the peers', one after the other, scored
-alike.
+"""Score for the same time on the same cores: our agents and the peers', in turn, scored alike.
 
-python -m benchmarks score [--game breakout] [--minutes 30] [--seeds 2] [--sides dqn drqn sb3-dqn
-sb3-qrdqn]
+python -m benchmarks score [--game breakout] [--minutes 30] [--seeds 2] [--sides SIDE ...]
 
-Every side has the whole machine for so many minutes of wall-clock, its start included. Then its
-greedy policy, with 1 % random actions, plays whole episodes under the protocol v5 (sticky actions),
-through our own evaluation: the peers' weights are put into our network, whose values are then
-theirs. benchmarks/peer_score.py tells the peers' settings.
+The sides are dqn, drqn, sb3-dqn and sb3-qrdqn. Each has the whole machine for so many minutes of
+wall-clock, its start included. Then its greedy policy, with 1 % random actions, plays whole
+episodes under the protocol v5 (sticky actions), through our own evaluation: the peers' weights are
+put into our network, whose values are then theirs. benchmarks/peer_score.py tells the peers'
+settings.
 """
 
 import argparse
@@ -38,49 +37,33 @@ from experiment.store.files import write_json
 OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
 PEER = str(ROOT / ".bench-venv" / "bin" / "python")
 EVALUATION = {"protocol": "v5", "eval_epsilon": 0.01, "precision": "fp32"}
-NATURE = {
-    "torso": "nature",
-    "hidden": 512,
-    "core": "identity",
-    "frame_stack": 4,
-    "head": "mean",
-    "norm": False,
-    "center": False,
-    "standardize": False,
-    "last_action_reward": False,
-}
+NATURE = {"torso": "nature", "hidden": 512, "core": "identity", "frame_stack": 4, "head": "mean"}
+NATURE |= dict.fromkeys(("norm", "center", "standardize", "last_action_reward"), False)
 
 
 def adopt(weights: list[Tensor], config: Config, num_actions: int) -> QNetwork:
-    """Our network with the weights of stable-baselines3's: three convolutions, a hidden layer and a
-    last one, of num_actions values, or of so many for each of its quantiles, whose mean is the
-    value."""
+    """Our network with the weights of stable-baselines3's.
+
+    Three convolutions, a hidden layer and a last one, of num_actions values, or of so many for each
+    of its quantiles, whose mean is the value.
+    """
     network = build.make_network(config, num_actions)
     *conv, hidden, hidden_bias, last, last_bias = weights
     # Ours reads channels last.
     hidden = hidden.unflatten(1, (64, 7, 7)).permute(0, 2, 3, 1).flatten(1)
     last, last_bias = (x.unflatten(0, (-1, num_actions)).mean(0) for x in (last, last_bias))
+    others = [*conv, hidden, hidden_bias, last, last_bias]
     with torch.no_grad():
-        for own, other in zip(
-            network.parameters(), [*conv, hidden, hidden_bias, last, last_bias], strict=True
-        ):
+        for own, other in zip(network.parameters(), others, strict=True):
             own.copy_(other)
     return network
 
 
 def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -> None:
-    """train.py with the preset's own settings, stopped as a user stops it. It then saves a
-    checkpoint."""
-    never = [
-        "--frames",
-        str(10**12),
-        "--eval-frames",
-        "0",
-        "--checkpoint-frames",
-        str(10**12),
-        "--track",
-        "none",
-    ]
+    """train.py with the preset's own settings, stopped as by a user: it saves a checkpoint."""
+    never = ["--eval-frames", "0", "--track", "none"]
+    for name in ("--frames", "--checkpoint-frames"):
+        never += [name, str(10**12)]
     place = ["--runs-dir", str(folder.parent), "--name", folder.name, "--seed", str(seed)]
     command = [sys.executable, "train.py", side, "--game", game, *place, *never]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -114,18 +97,10 @@ def run_side(
     trained = time.monotonic() - begun
     result = evaluate(network, config, protocol)
     score = result.summary(game)["mean"]
-    console.print(
-        f"{side}  seed {seed}  {frames:,} frames in {trained / 60:.1f} minutes  score {score:.1f}"
-    )
-    return {
-        "side": side,
-        "seed": seed,
-        "frames": frames,
-        "updates": updates,
-        "seconds": round(trained, 1),
-        "score": score,
-        "scores": result.scores,
-    }
+    length = f"{frames:,} frames in {trained / 60:.1f} minutes"
+    console.print(f"{side}  seed {seed}  {length}  score {score:.1f}")
+    about = {"side": side, "seed": seed, "frames": frames, "updates": updates}
+    return {**about, "seconds": round(trained, 1), "score": score, "scores": result.scores}
 
 
 def main(argv: list[str]) -> int:
@@ -137,40 +112,31 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument(
-        "--episodes", type=int, default=30, help="whole episodes that score one run. Default: 30"
-    )
+    episodes = "whole episodes that score one run. Default: 30"
+    parser.add_argument("--episodes", type=int, default=30, help=episodes)
     parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
-    parser.add_argument(
-        "--json", type=Path, help="where the result goes. Default: benchmarks/score-GAME.json"
-    )
-    given = parser.parse_args(argv)
-    settings = {
-        "game": given.game,
-        "minutes": given.minutes,
-        "episodes": given.episodes,
-        **EVALUATION,
-    }
-    path = given.json or ROOT / "benchmarks" / f"score-{given.game}.json"
+    result = "where the result goes. Default: benchmarks/score-GAME.json"
+    parser.add_argument("--json", type=Path, help=result)
+    options = parser.parse_args(argv)
+    game, minutes = options.game, options.minutes
+    settings = {"game": game, "minutes": minutes, "episodes": options.episodes, **EVALUATION}
+    path = options.json or ROOT / "benchmarks" / f"score-{game}.json"
     new = {**describe_machine(), **settings, "runs": []}
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else new
     if other := [f"{name} {record[name]}" for name in settings if record[name] != settings[name]]:
         parser.error(f"--json {path}: its runs have {', '.join(other)}; choose another file")
     runs = record["runs"]
     present = {(run["seed"], run["side"]) for run in runs}
-    for seed, side in [(s + 1, side) for s in range(given.seeds) for side in given.sides]:
+    for seed, side in [(s + 1, side) for s in range(options.seeds) for side in options.sides]:
         if (seed, side) in present:
             continue
         with TemporaryDirectory() as folder:
-            runs.append(
-                run_side(side, given.game, given.minutes, seed, given.episodes, Path(folder) / side)
-            )
+            place = Path(folder) / side
+            runs.append(run_side(side, game, minutes, seed, options.episodes, place))
         write_json(path, record)  # after each run: the same command goes on from it
-    for side in given.sides:
+    for side in options.sides:
         scores = [run["score"] for run in runs if run["side"] == side]
         listed = ", ".join(f"{score:.1f}" for score in scores)
-        console.print(
-            f"{side}: mean {sum(scores) / len(scores):.1f} ({listed}); random "
-            f"{random_score(given.game)}"
-        )
+        mean = f"mean {sum(scores) / len(scores):.1f} ({listed})"
+        console.print(f"{side}: {mean}; random {random_score(game)}")
     return 0

@@ -1,5 +1,4 @@
-"""The measured side of a benchmark: works when told to, waits without using the processor in
-between.
+"""The measured side of a benchmark: works when told to, and uses no processor in between.
 
 Shared by our own worker and by the peers', so it imports nothing outside the standard library. One
 line on standard input starts a turn of so many seconds; one JSON line on standard output tells what
@@ -13,8 +12,7 @@ import time
 
 
 class Turns:
-    """Call `tick` whenever a whole number of update periods has passed, once learning is under
-    way."""
+    """Call `tick` after whole update periods, once learning is under way."""
 
     def __init__(self, **about: str) -> None:
         self._about = about
@@ -24,8 +22,7 @@ class Turns:
         self._seconds, self._steps = 0.0, 0
 
     def tick(self, steps: int) -> None:
-        """`steps` more agent steps, of all environments together. Ends the program when the orders
-        end."""
+        """`steps` more agent steps, of all environments. Ends the program when the orders end."""
         if self._begun is None:
             self._say({"ready": True, **self._about})
             self._wait()
@@ -33,9 +30,8 @@ class Turns:
         self._steps += steps
         passed = time.perf_counter() - self._begun
         if passed >= self._seconds:
-            self._say(
-                {"steps": self._steps, "seconds": passed, "steps_per_second": self._steps / passed}
-            )
+            counts = {"steps": self._steps, "seconds": passed}
+            self._say({**counts, "steps_per_second": self._steps / passed})
             self._wait()
 
     def _say(self, message: dict[str, object]) -> None:

@@ -1,8 +1,9 @@
 """Random rows for the tests of networks, learners and replays."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count, islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,26 +14,19 @@ from agents.ring import BLOCK, Ring, Stretch
 from agents.rows import Inputs, Rows, Sequence
 
 ACTIONS = 4
-SMALL = {
-    "torso": "slim",
-    "hidden": 8,
-    "core_size": 6,
-    "norm": False,
-    "center": False,
-    "last_action_reward": False,
-}
+SMALL = {"torso": "slim", "hidden": 8, "core_size": 6}
+SMALL |= dict.fromkeys(("norm", "center", "last_action_reward"), False)
+NO_AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
 
 
 def make_network(seed: int = 0, **settings: object) -> QNetwork:
     """A small network of 4 actions, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return QNetwork(ACTIONS, NetworkSettings(**(SMALL | settings)))  # type: ignore[arg-type]
+        return QNetwork(ACTIONS, NetworkSettings(**(SMALL | settings)))
 
 
-def random_inputs(
-    length: int, lanes: int = 3, depth: int = 1, starts: float = 0.25, seed: int = 1
-) -> Inputs:
+def random_inputs(length, lanes=3, depth=1, starts=0.25, seed=1) -> Inputs:
     g = torch.Generator().manual_seed(seed)
     rows = depth - 1 + length
     return Inputs(
@@ -43,28 +37,16 @@ def random_inputs(
     )
 
 
-def random_batch(
-    length: int,
-    lanes: int = 2,
-    state_size: int = 12,
-    depth: int = 1,
-    seed: int = 1,
-    ends: float = 0.0,
-) -> Sequence:
-    """With weights of 1. A row terminates with probability `ends`, is truncated with `ends`; an
-    episode follows."""
+def random_batch(length, lanes=2, state_size=12, depth=1, seed=1, ends=0.0) -> Sequence:
+    """Weights of 1. A row terminates with probability `ends`, is truncated with `ends`."""
     g, inputs = torch.Generator().manual_seed(seed), random_inputs(length, lanes, depth, 0.0, seed)
     chance = torch.rand(length, lanes, generator=g)
-    terminated, truncated = chance < ends, chance > 1 - ends
-    inputs.is_first[depth:] = (terminated | truncated)[:-1]
+    over = chance < ends, chance > 1 - ends
+    inputs.is_first[depth:] = (over[0] | over[1])[:-1]
     action = torch.randint(0, ACTIONS, (length, lanes), generator=g)
-    reward, state = (
-        2 * torch.randn(length, lanes, generator=g),
-        torch.randn(lanes, state_size, generator=g),
-    )
-    return Sequence(
-        inputs, action, reward, terminated, truncated, state, torch.ones(lanes), np.arange(lanes)
-    )
+    reward = 2 * torch.randn(length, lanes, generator=g)
+    state = torch.randn(lanes, state_size, generator=g)
+    return Sequence(inputs, action, reward, *over, state, torch.ones(lanes), np.arange(lanes))
 
 
 # Of the rings below; frame[0] is time (two bytes) and lane, which tell a row from all others.
@@ -82,7 +64,7 @@ class Shape(NamedTuple):
     written: int = 60  # rows appended in each lane
     priority_exponent: float = 0.0
     start_rows: int = 0
-    update: Literal["stored", "random"] = "stored"
+    stored: bool = True
 
     @property
     def unit(self) -> int:
@@ -91,25 +73,12 @@ class Shape(NamedTuple):
 
     def replay(self, seed: int = 0, rings: int = 1) -> Replay:
         """An empty one."""
-        fewest = (self.length + self.history) // self.unit + 3
-        settings = ReplaySettings(
-            start_rows=self.start_rows, priority_exponent=self.priority_exponent
-        )
-        made = [
-            Ring(
-                (fewest + self.spare) * self.unit * self.lanes,
-                self.lanes,
-                length=self.length,
-                history=self.history,
-                stride=self.stride,
-                state_size=STATE,
-                stored=self.update == "stored",
-                priority_exponent=self.priority_exponent,
-                frame_shape=FRAME,
-            )
-            for _ in range(rings)
-        ]
-        return Replay(settings, made, np.random.default_rng(seed))
+        rows = ((self.length + self.history) // self.unit + 3 + self.spare) * self.unit * self.lanes
+        kept = ("length", "history", "stride", "stored", "priority_exponent")
+        same = {"state_size": STATE, "frame_shape": FRAME, **{k: getattr(self, k) for k in kept}}
+        made = [Ring(rows, self.lanes, **same) for _ in range(rings)]
+        both = {k: getattr(self, k) for k in ("start_rows", "priority_exponent")}
+        return Replay(ReplaySettings(**both), made, np.random.default_rng(seed))
 
     def filled(self) -> tuple[Replay, list[Rows]]:
         """A replay and, as the reference, the plain list of all rows ever written."""
@@ -118,11 +87,8 @@ class Shape(NamedTuple):
             replay.append(row)
         return replay, written
 
-    def stretches(
-        self, seed: int = 0, ring: int = 0, priorities: bool = False
-    ) -> Iterator[Stretch]:
-        """Endless stretches of two units, as an actor elsewhere sends them from a ring of its
-        own."""
+    def stretches(self, seed=0, ring=0, priorities=False) -> Iterator[Stretch]:
+        """Endless stretches of two units, as an actor sends them from a ring of its own."""
         source = self._replace(spare=3 + self.length // self.unit).replay().rings[0]
         for time, row in enumerate(random_rows(self.lanes, seed), start=1):
             source.append(row)
@@ -159,4 +125,4 @@ def place(batch: Sequence, history: int, b: int) -> tuple[int, int]:
 def equal(one: Sequence, other: Sequence) -> bool:
     """Bit for bit."""
     tensors = zip((*one.inputs, *one[1:-1]), (*other.inputs, *other[1:-1]), strict=True)
-    return all(torch.equal(a, b) for a, b in tensors) and bool((one.origin == other.origin).all())  # type: ignore[arg-type]
+    return all(torch.equal(a, b) for a, b in tensors) and (one.origin == other.origin).all()

@@ -17,22 +17,24 @@ from hypothesis import settings
 from tests import small
 
 # The same examples every time, and no failure because the machine is busy.
-settings.register_profile("recall", deadline=None, derandomize=True)
+settings.register_profile("recall", deadline=None, derandomize=True, database=None)
 settings.load_profile("recall")
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where nohup started the suite
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that all cores end together: this folder's, then those that need
-    Ray."""
+    """The longest files first, so that all cores end together: this folder's, then Ray's."""
     here = Path(__file__).parent
     items.sort(key=lambda item: (item.path.parent != here, item.path.parent.name != "cluster"))
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread_and_the_same_weights_whatever_ran_before() -> Iterator[None]:
     torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,8 @@
 
 python -m tests.fuzz --inputs 100000 [--seed 1]
 
-Each input must end with status 0, or with status 2 and one line on standard error. Anything else is
-a crash: it is printed with its number, which with the same seed makes the same input again. The
-status is 1 if there was a crash.
+Each input must end with status 0, or with status 2 and one line on standard error. Else it is
+printed with its number, which with the same seed makes it again, and the status is 1.
 """
 
 import argparse
@@ -38,61 +37,21 @@ from experiment.store.files import refused
 from tests import small
 
 SECONDS = 60  # an input that takes longer counts as a crash
-SETTINGS: dict[str, Any] = {
-    "frames": 800,
-    "replay_rows": 128,
-    "start_rows": 64,
-    "hidden": 8,
-    "core_size": 4,
-    "batch_size": 2,
-    "burn_in": 2,
-    "unroll": 4,
-    "priority_exponent": 0.9,
-}
-ODD = (
-    None,
-    True,
-    -1,
-    0,
-    1,
-    4,
-    7.5,
-    2**31,
-    2**63,
-    10**400,
-    -0.5,
-    1e300,
-    "",
-    "x",
-    "nan",
-    "1e999",
-    "a\nb",
-    "../x",
-    "[",
-    "é",
-    "\0",
-    [],
-    {},
-    [[1]],
-    {"a": 1},
-    "--game",
-    "--help",
-    "--resume",
-    "--frames=4",
-    "drqn",
-)
+SETTINGS: dict[str, Any] = {"frames": 800, "replay_rows": 128, "start_rows": 64, "hidden": 8}
+SETTINGS |= {"core_size": 4, "batch_size": 2, "burn_in": 2, "unroll": 4, "priority_exponent": 0.9}
+ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 4, 7.5, 2**31, 2**63, 10**400, -0.5, 1e300)
+ODD += ("", "x", "nan", "1e999", "a\nb", "../x", "[", "é", "\0", [], {}, [[1]], {"a": 1})
+ODD += ("--game", "--help", "--resume", "--frames=4", "drqn")
 
 
 def damage(draw: random.Random, data: bytes) -> bytes:
-    """The bytes with a part flipped, cut out, doubled or overwritten, cut off, or replaced
-    altogether."""
+    """The bytes with a part flipped, cut out, doubled or overwritten, cut off, or replaced."""
     place, size = draw.randrange(len(data) + 1), draw.choice((1, 1, 2, 8, 1_000))
     part, rest = data[place : place + size], data[place + size :]
     flipped = bytes(byte ^ 1 << draw.randrange(8) for byte in part)
     middle = draw.choice((flipped, b"", part * 2, draw.randbytes(size), b"1e999"))
-    other = draw.choice(
-        (b"", b"\0", b"[" * 100_000, b"{}", b"- 1", b"null", b"a: !!int ''", draw.randbytes(100))
-    )
+    others = (b"", b"\0", b"[" * 100_000, b"{}", b"- 1", b"null", b"a: !!int ''")
+    other = draw.choice((*others, draw.randbytes(100)))
     return draw.choice((data[:place] + middle + rest,) * 4 + (data[:place], other))
 
 
@@ -109,52 +68,40 @@ def lie(draw: random.Random, value: Any) -> Any:
 
 
 @exit_on_usage_error
-def read_record(words: list[str]) -> int:
-    with refused(words[0], "read"):
-        EpisodeRecord.load(Path(words[0]))
+def read_record(path: Path) -> int:
+    with refused(path, "read"):
+        EpisodeRecord.load(path)
     return 0
 
 
 @exit_on_usage_error
-def load_agent(words: list[str]) -> int:
-    open_agent(Path(words[0]))
+def load_agent(path: Path) -> int:
+    open_agent(path)
     return 0
 
 
 class Lab:
-    """A small true run, and for each kind of input a method that makes one and gives it to a
-    command."""
+    """A small true run, and for each kind of input a method that gives one to a command."""
 
     def __init__(self, home: Path) -> None:
-        self.true, self.work, self.new = (
-            small.start(home, "true", **SETTINGS),
-            home / "work",
-            home / "new",
-        )
+        self.true, self.work = small.start(home, "true", **SETTINGS), home / "work"
+        self.new, self.best = home / "new", Path("episodes", "best.json")
         *old, newest = sorted((self.true / "checkpoint").iterdir())
         for path in old:
             shutil.rmtree(path)
         self.checkpoint = self.work / "checkpoint" / newest.name
         actions = np.random.default_rng(1).integers(4, size=400).astype(np.uint8)
-        record = EpisodeRecord(
-            "breakout", "v5", 7, actions, 150, 2.0, 250, True, Observe("flicker", 0.5), 5, 1, 0
-        )
-        record.save(self.true / "episodes" / "best.json")
+        tape, how = ("breakout", "v5", 7, actions, 150, 2.0, 250, True), Observe("flicker", 0.5)
+        EpisodeRecord(*tape, how, 5, 1, 0).save(self.true / self.best)
         self.kinds = [self.checkpoints, self.configs, self.metrics, self.records, self.commands]
         # Or all would be refused.
         assert self.attempt(lambda _: self.resume(), random.Random()) == 0
-        assert read_record([str(self.true / "episodes" / "best.json")]) == 0
+        assert read_record(self.true / self.best) == 0
 
     def resume(self) -> int:
         return train_program.main(["--resume", str(self.work)])
 
-    def spoil(
-        self,
-        draw: random.Random,
-        path: Path,
-        load: Callable = json.loads,
-        dump: Callable = json.dumps,
-    ) -> None:
+    def spoil(self, draw, path: Path, load=json.loads, dump=json.dumps) -> None:
         """Damage the file's bytes, or lie about one of its values."""
         if path.suffix in (".json", ".yaml") and draw.random() < 0.5:
             path.write_text(dump(lie(draw, load(path.read_text()))))
@@ -164,10 +111,9 @@ class Lab:
     def checkpoints(self, draw: random.Random) -> int:
         self.spoil(draw, self.checkpoint / draw.choice((MANIFEST, MANIFEST, NETWORK, TRAINING)))
         if draw.random() < 0.5:  # signed, as a stranger could
-            # No manifest any more.
             with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
-                small.sign(self.checkpoint, lambda manifest: manifest)
-        return draw.choice((self.resume, lambda: load_agent([str(self.work)])))()
+                small.sign(self.checkpoint, lambda manifest: manifest)  # if it is one still
+        return draw.choice((self.resume, lambda: load_agent(self.work)))()
 
     def configs(self, draw: random.Random) -> int:
         self.spoil(draw, self.work / "config.yaml", yaml.safe_load, yaml.safe_dump)
@@ -180,8 +126,8 @@ class Lab:
         return self.resume()
 
     def records(self, draw: random.Random) -> int:
-        self.spoil(draw, self.work / "episodes" / "best.json")
-        return read_record([str(self.work / "episodes" / "best.json")])
+        self.spoil(draw, self.work / self.best)
+        return read_record(self.work / self.best)
 
     def commands(self, draw: random.Random) -> int:
         words = ["drqn", *small.flags(**SETTINGS)]
@@ -210,24 +156,19 @@ class Lab:
 def fast() -> Iterator[None]:
     """Train nothing: settings that are valid by chance would train for hours. Make and begin one
     emulator for equal settings, and play equal tapes once: each takes 0.1 s or more."""
-    played: dict[tuple[bytes, ...], np.ndarray] = {}
+    play, reset, known = tapes.Envs.restore, emulator.Emulators.reset, {}
+
+    def once(do: Callable, key: tuple, *arguments: Any) -> Any:
+        if key not in known:
+            known[key] = do(*arguments)
+        return known[key]
 
     def restore(envs: tapes.Envs, state: dict[str, np.ndarray], *more: Any) -> np.ndarray:
-        key = tuple(value.tobytes() for value in state.values())
-        if key not in played:
-            played[key] = play(envs, state, *more)
-        return played[key]
+        return once(play, tuple(value.tobytes() for value in state.values()), envs, state, *more)
 
-    def begin(
-        games: emulator.Emulators, mask: np.ndarray, seeds: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        key = (id(games), mask.tobytes(), seeds.tobytes())
-        if key not in begun:
-            begun[key] = reset(games, mask, seeds)
-        return begun[key]
+    def begin(games: emulator.Emulators, mask: np.ndarray, seeds: np.ndarray) -> tuple:
+        return once(reset, (id(games), mask.tobytes(), seeds.tobytes()), games, mask, seeds)
 
-    begun: dict[tuple[int, bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
-    play, reset = tapes.Envs.restore, emulator.Emulators.reset
     with pytest.MonkeyPatch.context() as patch:
         # Never freed: `begin` asks by id.
         patch.setattr(tapes, "open_games", functools.cache(tapes.open_games))
@@ -243,9 +184,7 @@ def too_long(*_: object) -> None:
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m tests.fuzz", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
@@ -259,15 +198,12 @@ def main(words: list[str]) -> int:
             kind = lab.kinds[number % len(lab.kinds)]
             signal.alarm(SECONDS)
             try:
-                counts[
-                    f"{kind.__name__} "
-                    f"{lab.attempt(kind, random.Random(f'{options.seed} {number}'))}"
-                ] += 1
+                status = lab.attempt(kind, random.Random(f"{options.seed} {number}"))
+                counts[f"{kind.__name__} {status}"] += 1
             except Exception:
                 counts["crash"] += 1
-                print(
-                    f"CRASH {kind.__name__} {number}\n{traceback.format_exc(limit=-5)}", flush=True
-                )
+                told = traceback.format_exc(limit=-5)
+                print(f"CRASH {kind.__name__} {number}\n{told}", flush=True)
             signal.alarm(0)
     print("status: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     print(f"inputs {options.inputs}, crashes {counts['crash']}")

@@ -3,6 +3,7 @@ common."""
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -19,62 +20,44 @@ from experiment.studies.jobs import Children
 from experiment.studies.study import Cell, Study, collect
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = {
-    "game": "breakout",
-    "frames": 1_600,
-    "num_envs": 2,
-    "replay_rows": 240,  # less than the run's rows: the ring goes round
-    "start_rows": 80,
-    "torso": "dqn-2013",  # the cheapest of 84x84 images
-    "hidden": 32,
-    "core_size": 16,
-    "batch_size": 4,
-    "burn_in": 8,
-    "samples_per_step": 1.0,
-    "epsilon_final": 0.3,
-    "epsilon_frames": 2_000,
-    "eval_frames": 0,
-    "eval_episodes": 1,
-    "eval_epsilon": 0.5,  # a new agent that never fires would play for half an hour
-    "checkpoint_frames": 800,
-    "log_frames": 400,
-    "threads": 1,
-    "track": "none",
-}
+SETTINGS = {"game": "breakout", "frames": 1_600, "num_envs": 2, "threads": 1, "track": "none"}
+SETTINGS |= {"replay_rows": 240, "start_rows": 80}  # less than the run's: the ring goes round
+SETTINGS |= {"torso": "dqn-2013", "hidden": 32, "core_size": 16, "batch_size": 4, "burn_in": 8}
+SETTINGS |= {"samples_per_step": 1.0, "epsilon_final": 0.3, "epsilon_frames": 2_000}
+# A new agent that never fires would play for half an hour.
+SETTINGS |= {"eval_frames": 0, "eval_episodes": 1, "eval_epsilon": 0.5}
+SETTINGS |= {"checkpoint_frames": 800, "log_frames": 400}
 TIMES = ("time_environment", "time_acting", "time_sampling", "time_learning")
 WALL_CLOCK = ("seconds", "frames_per_second", "steps_per_second", *TIMES)
+OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
+
+
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {k: v for k, v in fields.items() if k not in names}
 
 
 def result(path: Path) -> dict[str, Any]:
     """A result file of a study without what the clock says."""
     fields = json.loads(path.read_text())
-    fields["metrics"] = {
-        name: value for name, value in fields["metrics"].items() if name not in WALL_CLOCK
-    }
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in ("training_seconds", "curve_seconds")
-    }
-
-
-OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
+    fields["metrics"] = without(fields["metrics"], *WALL_CLOCK)
+    return without(fields, "training_seconds", "curve_seconds")
 
 
 def flags(name: str = "drqn", **changes: Any) -> list[str]:
-    """The flags of a small run of this preset, without those of SETTINGS that have no effect in
-    it."""
+    """The flags of a small run of this preset, without those that have no effect in it."""
     config = override(preset(name), SETTINGS | changes)
     pairs = {k: v for k, v in SETTINGS.items() if not idle(config, k)} | changes
     return [word for k, v in pairs.items() for word in (flag(k), str(v))]
 
 
+def words(runs: Path, name: str = "run", kind: str = "drqn", **changes: Any) -> list[str]:
+    """The command line of a new small run."""
+    return [kind, "--runs-dir", str(runs), "--name", name, *flags(kind, **changes)]
+
+
 def start(runs: Path, name: str, kind: str = "drqn", **changes: Any) -> Path:
     """A new run in this process, to its end. Its folder."""
-    assert (
-        train_program.main([kind, "--runs-dir", str(runs), "--name", name, *flags(kind, **changes)])
-        == 0
-    )
+    assert train_program.main(words(runs, name, kind, **changes)) == 0
     return runs / name
 
 
@@ -101,36 +84,26 @@ def ask_to_stop(run: Run) -> None:
 def rows(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what the clock says."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+    return [without(json.loads(line), *WALL_CLOCK) for line in lines]
 
 
 def everything(folder: Path) -> dict[str, Any]:
     """All that must be the same, bit for bit, in a run that was stopped and in one that was not."""
-    saved = load_latest(folder, training=True, report=lambda text: pytest.fail(text))
-    found: dict[str, Any] = {
-        f"meta {k}": v for k, v in saved.meta.items() if k not in OF_THE_SITTING
-    }
-    found["meta config"] = {
-        k: v for k, v in saved.meta["config"].items() if k not in ("name", "runs_dir")
-    }
+    saved = load_latest(folder, training=True, report=pytest.fail)
+    # The position counts bytes, and the clock's digits among them.
+    meta = without(saved.meta, *OF_THE_SITTING, "metrics_position")
+    meta["config"] = without(meta["config"], "name", "runs_dir")
+    found = {f"meta {k}": v for k, v in meta.items()} | {"rows": rows(folder)}
     for name, tensor in (saved.weights | saved.training).items():
         found[f"tensor {name}"] = (str(tensor.dtype), tuple(tensor.shape), tensor.numpy().tobytes())
-    found["rows"] = rows(folder)
-    # The position counts bytes, and the clock's digits among them.
-    del found["meta metrics_position"]
-    for part in ("eval", "episodes"):
-        for path in sorted((folder / part).rglob("*")):
-            if path.is_file():
-                found[str(path.relative_to(folder))] = path.read_text()
-    return found
+    files = [path for part in ("eval", "episodes") for path in (folder / part).rglob("*")]
+    return found | {str(p.relative_to(folder)): p.read_text() for p in files if p.is_file()}
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """The names of all that differs between two runs."""
     a, b = everything(one), everything(other)
-    return sorted(
-        name for name in a.keys() | b.keys() if name not in a or name not in b or a[name] != b[name]
-    )
+    return sorted(k for k in a.keys() | b.keys() if k not in a or k not in b or a[k] != b[k])
 
 
 class InProcess(Children):
@@ -151,6 +124,12 @@ def run_cells(cells: list[Cell], study: Study) -> None:
 
 def command(*words: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *words]
+
+
+def launch(words: list[str], log: Path, **others: Any) -> subprocess.Popen[Any]:
+    """A process without a key or a folder of a tracker, which adds what it says to a log."""
+    with log.open("a") as file:
+        return subprocess.Popen(words, stdout=file, stderr=file, env=environment(), **others)
 
 
 def environment() -> dict[str, str]:

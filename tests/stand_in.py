@@ -1,10 +1,8 @@
-"""A device that is not the host, on a machine without one: what is wrongly left on the host raises,
-as on a GPU.
+"""A device that is not the host, on a machine without one.
 
-Importing this registers the device `standin` with torch's dispatcher. A tensor on it holds a tensor
-of the host, where every operation is really computed; but to torch it is another device, and
-operations that mix the two raise, `numpy()` too. It must be imported before the process's first
-backward pass (tests/conftest.py): torch counts its devices then.
+It registers the device `standin` with torch: a tensor on it holds a tensor of the host, where every
+operation is computed, but operations that mix the two raise, `numpy()` too. It must be imported
+before the process's first backward pass (tests/conftest.py): torch counts its devices then.
 """
 
 import sys
@@ -26,12 +24,7 @@ from torch.utils.backend_registration import (
 AGENTS = str(Path(__file__).resolve().parents[1] / "agents")
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
-READS = {
-    aten._local_scalar_dense.default,
-    aten.nonzero.default,
-    aten.masked_select.default,
-    aten.equal.default,
-}
+READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal}
 reads_raise = [False]
 
 
@@ -54,7 +47,7 @@ class Remote(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> "Remote":
         shape = held.shape, held.stride(), held.storage_offset()
-        remote = Tensor._make_wrapper_subclass(cls, *shape, dtype=held.dtype, device=DEVICE)  # type: ignore[attr-defined]
+        remote = Tensor._make_wrapper_subclass(cls, *shape, dtype=held.dtype, device=DEVICE)
         remote.held = held
         return remote
 
@@ -77,7 +70,7 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     to_host = device is not None and device.type == "cpu"
     to_host |= func is aten.copy_.default and not isinstance(args[0], Remote)
-    if reads_raise[0] and (to_host or func in READS):
+    if reads_raise[0] and (to_host or func.overloadpacket in READS):
         raise RuntimeError(f"{func}: the host waits for the device")
     kwargs |= {"device": torch.device("cpu")} if device else {}
     args, kwargs = tree_map_only(Remote, lambda x: x.held, (args, kwargs))
@@ -89,8 +82,7 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, *biases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """torch's fused cell, which the host lacks: gates [B, 4 H] of input and state -> h, c [B,
-    H]."""
+    """torch's fused cell, which the host lacks: [B, 4 H] of input and state -> h, c [B, H]."""
     gates = x + h + sum(biases)
     i, f, g, o = gates.chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -122,23 +114,15 @@ class Moves(TorchFunctionMode):
 
     def __init__(self, forgotten: tuple[str, int] | None = None) -> None:
         super().__init__()
-        self.forgotten, self.made, self._line, self._place = (
-            forgotten,
-            set[tuple[str, int]](),
-            "",
-            0,
-        )
+        self.forgotten, self.made = forgotten, set[tuple[str, int]]()
+        self._line, self._place = "", 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        caller = sys._getframe(1)
-        named = any(
-            isinstance(x, torch.device) and x.type == DEVICE.type for x in (*args, *kwargs.values())
-        )
+        kwargs, caller = kwargs or {}, sys._getframe(1)
+        devices = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
+        makes = "device" in kwargs and caller.f_code.co_filename.startswith(AGENTS)
         moves = func is Tensor.to and args[0].device.type != DEVICE.type
-        if not named or not (
-            moves or ("device" in kwargs and caller.f_code.co_filename.startswith(AGENTS))
-        ):
+        if not any(x.type == DEVICE.type for x in devices) or not (moves or makes):
             return func(*args, **kwargs)
         # innermost first
         stack = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_stack(caller)]
@@ -147,8 +131,8 @@ class Moves(TorchFunctionMode):
         self._place = self._place + 1 if line == self._line else 0
         self._line = line
         self.made.add((line, self._place))
-        if (line, self._place) != self.forgotten:
-            return func(*args, **kwargs)
-        if func is Tensor.to:
-            return args[0]
-        return func(*args, **{k: v for k, v in kwargs.items() if k != "device"})
+        if (line, self._place) == self.forgotten:
+            if func is Tensor.to:
+                return args[0]
+            del kwargs["device"]
+        return func(*args, **kwargs)

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +20,7 @@ SWEEP = [*SHORT, "--sweep", "flicker:0.5,0,1"]
 
 
 @pytest.fixture
-def runs(finished: Path, tmp_path: Path) -> list[str]:
+def runs(finished, tmp_path):
     """Two runs of Breakout, and one under another protocol."""
     folders = [Path(shutil.copytree(finished, tmp_path / name)) for name in ("one", "two", "other")]
     for checkpoint in (folders[2] / "checkpoint").iterdir():
@@ -30,77 +29,57 @@ def runs(finished: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def played(monkeypatch):
     """The screens that would be played, in order: scores that fall with the parameter come at
     once."""
-    screens: list[str] = []
+    screens = []
 
-    def quick(agent: Agent, **_: Any) -> Evaluation:
+    def quick(agent, **_):
         screens.append(str(agent.screen))
-        return Evaluation(
-            [9.0 - 5 * agent.screen.parameter + i for i in range(agent.config.eval_episodes)]
-        )
+        first = 9.0 - 5 * agent.screen.parameter
+        return Evaluation([first + i for i in range(agent.config.eval_episodes)])
 
     monkeypatch.setattr(Agent, "play", quick)
     return screens
 
 
-def evaluations(run: str, pattern: str) -> dict[str, str]:
+def evaluations(run, pattern):
     """The files of scores of a run: name -> text."""
     return {path.name: path.read_text() for path in Path(run, "eval").glob(pattern)}
 
 
-def test_an_unwritable_folder_is_refused_before_anything_is_played(
-    runs: list[str], played: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played, capsys):
     Path(runs[0], "eval").write_text("a file where a folder should be")
-    for words, said in (
-        (runs[:1], f"{runs[0]}/eval"),
-        ([runs[1], "--out", "/proc/no"], "/proc/no"),
-    ):
+    unwritable = {f"{runs[0]}/eval": runs[:1], "/proc/no": [runs[1], "--out", "/proc/no"]}
+    for place, words in unwritable.items():
         assert evaluate.main([*words, *SHORT]) == 2
-        assert said in capsys.readouterr().err
+        assert place in capsys.readouterr().err
     assert played == []
 
 
 def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_record(
-    runs: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    runs, tmp_path, monkeypatch, capsys
+):
     before, out = sorted(Path(runs[0]).rglob("*")), tmp_path / "out"
-    words = ["--episodes", "1", *SHORT[2:], "--out", str(out)]
-    assert evaluate.main([*runs[:2], *words, "--side-by-side"]) == 0
+    words = ["--episodes", "1", *SHORT[2:], "--side-by-side", "--out", str(out)]
+    assert evaluate.main([*runs[:2], *words]) == 0
     assert sorted(Path(runs[0]).rglob("*")) == before
     assert len(list((out / "two" / "eval").glob("*.json"))) == 1
     (film,) = (out / "one" / "videos").glob("drqn-breakout-and-drqn-breakout-*.mp4")
     (record,) = (out / "one" / "eval").glob("*/episode-000.json")
-    assert (
-        evaluate.main([runs[1], *SHORT[4:], "--out", str(out), "--overlay", "--watch", str(record)])
-        == 0
-    )
+    words = [runs[1], "--threads", "1", "--overlay", "--watch", str(record), "--out"]
+    assert evaluate.main([*words, str(out)]) == 0
     for path, width in ((film, 2 * 320), (out / "episode-000.mp4", 528)):
         with av.open(str(path)) as container:
             assert container.streams.video[0].width == width
     # A folder that cannot be written is refused before the work.
     monkeypatch.delattr(evaluate, "film")
-    assert (
-        evaluate.main(
-            [runs[1], *SHORT[4:], "--out", "/proc/no", "--overlay", "--watch", str(record)]
-        )
-        == 2
-    )
+    assert evaluate.main([*words, "/proc/no"]) == 2
     assert "/proc/no" in capsys.readouterr().err
 
 
-def test_scores_are_printed_before_they_are_written(
-    runs: list[str],
-    played: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def full_disk(*_: Any) -> Path:
+def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, capsys):
+    def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evaluate, "write_evaluation", full_disk)
@@ -110,9 +89,7 @@ def test_scores_are_printed_before_they_are_written(
     assert "No space left on device" in said.err
 
 
-def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
-    runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(runs, monkeypatch, capsys):
     monkeypatch.setattr(Agent, "play", lambda agent, **_: Evaluation([3.0, 5.0]))
     assert evaluate.main([runs[0], "--episodes", "30", "--threads", "1"]) == 130
     assert "stopped after 2 of 30 episodes" in capsys.readouterr().out
@@ -122,9 +99,7 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
     assert list(Path(runs[0], "videos").iterdir()) == []
 
 
-def test_an_untrained_agent_is_scored_as_such_and_not_exported(
-    runs: list[str], played: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_untrained_agent_is_scored_as_such_and_not_exported(runs, played, tmp_path, capsys):
     for checkpoint in Path(runs[0], "checkpoint").iterdir():
         small.sign(checkpoint, lambda manifest: manifest.update(updates=0))
     words = [*SHORT, "--video", "none"]
@@ -139,7 +114,7 @@ def test_an_untrained_agent_is_scored_as_such_and_not_exported(
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_point_of_a_sweep_is_a_plain_evaluation(runs: list[str], played: list[str]) -> None:
+def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played):
     assert evaluate.main([runs[0], *SHORT, "--sweep", "flicker:1"]) == 0
     assert evaluate.main([runs[1], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
     plain = evaluations(runs[1], "*-n2-*.json")
@@ -150,19 +125,17 @@ def test_a_point_of_a_sweep_is_a_plain_evaluation(runs: list[str], played: list[
 
 
 def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
-    runs: list[str],
-    played: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    play = Agent.play
+    runs, played, monkeypatch, capsys
+):
+    play, words = Agent.play, [*runs[:2], *SWEEP]
+
+    def stop_at_the_third(agent, **_):
+        return Evaluation([1.0]) if len(played) == 2 else play(agent)
+
     with monkeypatch.context() as patch:
-        stopped = Evaluation([1.0])
-        patch.setattr(
-            Agent, "play", lambda agent, **_: stopped if len(played) == 2 else play(agent)
-        )
-        assert evaluate.main([*runs[:2], *SWEEP]) == 130
-    assert evaluate.main([*runs[:2], *SWEEP]) == 0
+        patch.setattr(Agent, "play", stop_at_the_third)
+        assert evaluate.main(words) == 130
+    assert evaluate.main(words) == 0
     assert played == ["flicker:0", "flicker:0.5", "flicker:1"] * 2
     (figure,) = Path(runs[0], "eval").glob("*-sweep.png")
     assert np.asarray(Image.open(figure).convert("L")).std() > 10
@@ -171,9 +144,7 @@ def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
     assert f"figure  {figure}" in said
 
 
-def test_scores_that_are_not_this_agents_are_played_again(
-    runs: list[str], played: list[str]
-) -> None:
+def test_scores_that_are_not_this_agents_are_played_again(runs, played):
     assert evaluate.main([runs[0], *SWEEP]) == 0
     ((name, good),) = evaluations(runs[0], "*-flicker1-*.json").items()
     for damaged in (good[:-20], json.dumps(json.loads(good) | {"network_sha256": "0"}), "[1]"):
@@ -184,9 +155,7 @@ def test_scores_that_are_not_this_agents_are_played_again(
         assert evaluations(runs[0], name) == {name: good}
 
 
-def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
-    runs: list[str], played: list[str]
-) -> None:
+def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(runs, played):
     assert evaluate.main([runs[0], *SHORT, "--sweep", "blackout:4"]) == 0
     assert played == ["full", "blackout:4"]
 
@@ -210,9 +179,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(
         ("--overlay", "the folder of one run"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_nothing_is_played(
-    words: str, said: str, runs: list[str], played: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_request_is_one_line_and_nothing_is_played(words, said, runs, played, capsys):
     folders = dict(zip("ABC", runs, strict=True))
     assert evaluate.main([folders.get(word, word) for word in words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()

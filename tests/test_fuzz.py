@@ -7,18 +7,14 @@ import pytest
 from tests import fuzz
 
 
-def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(
-    capsys: pytest.CaptureFixture[str],
-):
+def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(capsys):
     assert fuzz.main(["--inputs", "40"]) == 0, capsys.readouterr().out
     assert capsys.readouterr().out.endswith("inputs 40, crashes 0\n")
 
 
 @pytest.mark.parametrize("told", ["", "one\ntwo"])
-def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(
-    told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def refuse(lab: fuzz.Lab, _: object) -> int:
+def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(told, monkeypatch, capsys):
+    def refuse(lab, _):
         print(told, file=sys.stderr)
         return 2 if told else 1 // 0
 

@@ -1,12 +1,10 @@
-"""Kill players, nodes and the learner of a run on a real Ray cluster of two nodes, and look at
-every row in its replay.
+"""Kill players, nodes and the learner of a run on a real Ray cluster, and look at every row.
 
 python -m tests.torture_actors --players 20 --nodes 3 --learners 2 [--seed 1]
 
-The kills come in random order at random moments. A life of a player is a pure function of its seed
-and its actions, so at the end the games are played again: every row in the replay must be the next
-one of its player's life, with the same frame, reward and ends. A row that was lost or that came
-twice would shift all later ones. The exit status is 1 if there is a difference, or if a process
+A life of a player is a pure function of its seed and its actions: at the end the games are played
+again, and every row in the replay must be the next one of its player's life. A row that was lost or
+that came twice would shift all later ones. The status is 1 if a row differs, or if a process
 outlives its learner.
 """
 
@@ -41,14 +39,8 @@ from tests import small
 # Before Ray is imported, which reads them once. By default Ray runs its workers at nice 15, behind
 # any other work.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_worker_niceness": "0"}
-RUN: dict[str, Any] = {
-    "num_envs": 4,
-    "actors": 2,
-    "frames": 10**9,
-    "replay_rows": 400_000,
-    "checkpoint_frames": 1_000,
-}
-RUN |= {"torso": "dqn-2013"}  # quick
+RUN: dict[str, Any] = {"num_envs": 4, "actors": 2, "frames": 10**9, "torso": "dqn-2013"}
+RUN |= {"replay_rows": 400_000, "checkpoint_frames": 1_000}
 PAUSE = 4  # stretches between two kills, at least
 # In the run's folder: a line for each stretch inserted, with ring, seed of the life, time in it.
 LIVES = "lives.txt"
@@ -59,9 +51,8 @@ def two_nodes() -> Iterator[Any]:
     """ray.cluster_utils.Cluster with a head and one other node, of one core each."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     add_node(cluster)
     try:
         yield cluster
@@ -91,7 +82,7 @@ def learn(folder: Path, words: list[str]) -> int:
                 file.write(f"{stretch.ring} {players.seats[stretch.ring].seed} {stretch.time}\n")
         return stretch
 
-    Players.recv = recorded  # type: ignore[method-assign]
+    Players.recv = recorded
     return train.main(words)
 
 
@@ -113,29 +104,15 @@ def player_processes(cluster: Any) -> list[psutil.Process]:
 
 
 def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) -> list[str]:
-    """Train in `folder`, and kill what `events` name: player, node or learner. What is wrong at the
-    end."""
+    """Train in `folder`, and kill what `events` name: player, node or learner. The faults."""
     faults: list[str] = []
 
     def launch(*words: str) -> "subprocess.Popen[str]":
-        command = [
-            sys.executable,
-            "-m",
-            "tests.torture_actors",
-            "learn",
-            str(folder),
-            *words,
-            "--ray",
-            cluster.address,
-        ]
-        with (folder.parent / f"{folder.name}.log").open("a") as log:
-            return subprocess.Popen(
-                command, cwd=small.ROOT, stdout=log, stderr=log, env=small.environment(), text=True
-            )
+        module = [sys.executable, "-m", "tests.torture_actors", "learn", str(folder)]
+        command = [*module, *words, "--ray", cluster.address]
+        return small.launch(command, folder.parent / f"{folder.name}.log", cwd=small.ROOT)
 
-    process = launch(
-        "drqn", "--runs-dir", str(folder.parent), "--name", folder.name, *small.flags(**RUN)
-    )
+    process = launch(*small.words(folder.parent, folder.name, **RUN))
     try:
         for event in [*events, "end"]:
             before, deadline = len(lives(folder)), time.monotonic() + 600
@@ -157,9 +134,8 @@ def torture(cluster: Any, folder: Path, events: list[str], draw: random.Random) 
                 players = player_processes(cluster)
                 process.kill()
                 process.wait()
-                faults += ["a player outlived its learner"] * bool(
-                    psutil.wait_procs(players, timeout=60)[1]
-                )
+                if psutil.wait_procs(players, timeout=60)[1]:
+                    faults.append("a player outlived its learner")
                 _forget(folder)
                 process = launch("--resume", str(folder))
         process.terminate()
@@ -186,48 +162,33 @@ def differences(folder: Path) -> list[str]:
     replay = build.make_replay(config, build.blueprint(config).state_size)
     replay.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
     found, inserted = [], len(lives(folder)) * rows * lanes
-    if (
-        inserted != sum(ring.time for ring in replay.rings) * lanes
-        or inserted * FRAME_SKIP != saved.meta["frames"]
-    ):
+    held = sum(ring.time for ring in replay.rings) * lanes
+    if (held, saved.meta["frames"]) != (inserted, inserted * FRAME_SKIP):
         found.append(f"{inserted} rows were inserted, the replay and the counters have others")
     for number, ring in enumerate(replay.rings):
-        columns, time_here = ring.state(), 0
-        for seed, stretches in groupby(
-            [life for life in lives(folder) if life[0] == number], key=lambda life: life[1]
-        ):
+        columns, end = ring.state(), 0
+        of_ring = [life for life in lives(folder) if life[0] == number]
+        for seed, stretches in groupby(of_ring, key=lambda life: life[1]):
             one = replace(config, actors=0, ray="", num_envs=lanes, seed=seed)
-            envs, end = (
-                build.make_envs(one, build.rules(one)),
-                time_here + rows * len(list(stretches)),
-            )
+            begin, end = end, end + rows * len(list(stretches))
+            envs = build.make_envs(one, build.rules(one))
             frame = envs.reset()
-            for t in range(time_here, end):
+            for t in range(begin, end):
                 envs.send(columns["action"][t])
-                step, kept = (
-                    envs.recv(),
-                    [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)],
-                )
+                step = envs.recv()
                 gap = t == end - 1 and end < ring.time  # there the row is truncated
-                same = [
-                    np.array_equal(kept, frame),
-                    np.array_equal(columns["reward"][t], step.reward),
-                ]
-                same += [np.array_equal(columns["terminated"][t], step.terminated)]
-                same += [
-                    np.array_equal(
-                        columns["truncated"][t], ~step.terminated if gap else step.truncated
-                    )
-                ]
-                if not all(same):
-                    found.append(f"player {number}, seed {seed}, row {t - time_here}: differs")
+                truncated = ~step.terminated if gap else step.truncated
+                kept = [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
+                names = ("reward", "terminated", "truncated")
+                stored = [kept, *(columns[name][t] for name in names)]
+                played = [frame, step.reward, step.terminated, truncated]
+                if not all(map(np.array_equal, stored, played)):
+                    found.append(f"player {number}, seed {seed}, row {t - begin}: differs")
                     break
                 frame = step.frame
-            time_here = end
             envs.close()
     for path in (folder / "episodes").glob("*.json"):
-        # RuntimeError if the episode does not come out as it says.
-        replay_grey(EpisodeRecord.load(path))
+        replay_grey(EpisodeRecord.load(path))  # RuntimeError if it does not come out as it says
     since, batch = saved.meta["learning_since"], config.batch_size * config.unroll
     steps = (saved.meta["frames"] - since) // FRAME_SKIP
     least, most = (int(config.samples_per_step * n // batch) for n in (steps, steps + rows * lanes))
@@ -239,36 +200,26 @@ def differences(folder: Path) -> list[str]:
 def main(words: list[str]) -> int:
     if words[:1] == ["learn"]:
         return learn(Path(words[1]), words[2:])
-    parser = ArgumentParser(
-        "python -m tests.torture_actors", description="Kill parts of a run on Ray, check its rows."
-    )
+    about = "Kill parts of a run on Ray, check its rows."
+    parser = ArgumentParser("python -m tests.torture_actors", description=about)
     for name, count in (("players", 20), ("nodes", 3), ("learners", 2)):
-        parser.add_argument(
-            f"--{name}", type=int, default=count, help="kills of these (default: %(default)s)"
-        )
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"kills; default: {count}")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
-    draw, counts = random.Random(options.seed), (options.players, options.nodes, options.learners)
-    events = [
-        event
-        for event, n in zip(("player", "node", "learner"), counts, strict=True)
-        for _ in range(n)
-    ]
+    draw, kills = random.Random(options.seed), (options.players, options.nodes, options.learners)
+    events = np.repeat(("player", "node", "learner"), kills).tolist()
     draw.shuffle(events)
     with tempfile.TemporaryDirectory() as home, two_nodes() as cluster:
         folder = Path(home) / "run"
         faults = torture(cluster, folder, events, draw)
-        kept, row = lives(folder), small.rows(folder)[-1]
+        stretches, row = lives(folder), small.rows(folder)[-1]
         if faults:
             print((folder.parent / "run.log").read_text()[-3000:])
     print(*faults, sep="\n", end="\n" * bool(faults))
-    print(
-        f"killed {options.players} players, {options.nodes} nodes, {options.learners} learners; "
-        f"{len(kept)} stretches "
-        f"of {len({life[:2] for life in kept})} lives, {row['steps']} rows, {row['updates']} "
-        "updates, "
-        f"{row['actor_restarts']} restarts; differences {len(faults)}"
-    )
+    told = f"{options.players} players, {options.nodes} nodes, {options.learners} learners"
+    of = f"{len(stretches)} stretches of {len({life[:2] for life in stretches})} lives"
+    counted = ", ".join(f"{row[name]} {name}" for name in ("steps", "updates", "actor_restarts"))
+    print(f"killed {told}; {of}, {counted}; differences {len(faults)}")
     return int(bool(faults))
 
 

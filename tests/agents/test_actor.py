@@ -1,24 +1,20 @@
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 
 from agents.actor import Actor
 from agents.exploration import actor_epsilon, epsilon_greedy, linear_epsilon
-from agents.networks import QNetwork
 from agents.rows import Inputs
-from tests.batches import ACTIONS, make_network
+from tests.batches import ACTIONS, NO_AUTOCAST, make_network
 
 N = 3
-NO_AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
 
 
-def make_actor(network: QNetwork) -> Actor:
+def make_actor(network):
     return Actor(network, N, np.random.default_rng(0), NO_AUTOCAST)
 
 
-def play(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def play(length):
     """Frames, starts and rewards of so many steps of the envs: the same whatever is done."""
     generator = np.random.default_rng(1)
     is_first = generator.random((length, N)) < 0.2
@@ -28,30 +24,21 @@ def play(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
-def test_the_actors_states_are_those_of_an_unroll_over_what_it_did_also_at_random(
-    epsilon: float,
-) -> None:
-    network, (frame, is_first, reward) = (
-        make_network(core="lstm", frame_stack=3, last_action_reward=True),
-        play(8),
-    )
-    actor = make_actor(network)
+def test_the_actors_states_are_those_of_an_unroll_over_what_it_did_also_at_random(epsilon):
+    network = make_network(core="lstm", frame_stack=3, last_action_reward=True)
+    (frame, is_first, reward), actor = play(8), make_actor(network)
     actions = [actor.act(frame[t], is_first[t], reward[t], np.full(N, epsilon)) for t in range(8)]
-    black, no = np.zeros((2, N, 84, 84), np.uint8), np.zeros((2, N), bool)
-    unroll = Inputs(
-        torch.from_numpy(np.concatenate([black, frame])),
-        torch.from_numpy(np.concatenate([no, is_first])),
-        # A decoy before the first.
-        torch.from_numpy(np.stack([np.full(N, ACTIONS - 1), *actions[:-1]])),
-        torch.from_numpy(reward),
-    )
+    frames = np.concatenate([np.zeros((2, N, 84, 84), np.uint8), frame])
+    starts = np.concatenate([np.zeros((2, N), bool), is_first])
+    before = np.stack([np.full(N, ACTIONS - 1), *actions[:-1]])  # a decoy before the first
+    unroll = Inputs(*map(torch.from_numpy, (frames, starts, before, reward)))
     with torch.no_grad():
         q, last = network(unroll, torch.full((N, network.state_size), 99.0))  # and another
     torch.testing.assert_close(actor.core_state, last, rtol=1e-4, atol=1e-5)
     assert np.array_equal(np.stack(actions), q.argmax(-1).numpy()) == (epsilon == 0)
 
 
-def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_draws_alone() -> None:
+def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_draws_alone():
     network, (frame, is_first, reward) = make_network(core="lstm"), play(1)
     one, other = make_actor(network), make_actor(network)
     step, before = (frame[0], is_first[0], reward[0], np.full(N, 0.5)), other.core_state
@@ -62,46 +49,21 @@ def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_dr
     assert other.rng.bit_generator.state == one.rng.bit_generator.state
 
 
-def test_the_ladder_of_epsilons_goes_from_0_4_to_0_4_to_the_8() -> None:
-    assert actor_epsilon(99, 8).tolist() == pytest.approx(
-        [0.4 ** (1 + 7 * i / 7) for i in range(8)]
-    )
+def test_epsilon_falls_by_equal_parts_and_stays_or_is_a_ladder_from_0_4_to_0_4_to_the_8():
+    for frame, expected in ((0, 1.0), (250, 1.0 - 0.25 * 0.9), (1000, 0.1), (99_999, 0.1)):
+        fallen = linear_epsilon(frame, 2, start=1.0, final=0.1, frames=1000)
+        assert fallen.tolist() == pytest.approx([expected] * 2)
+    assert linear_epsilon(0, 1, start=99.0, final=0.05, frames=0).tolist() == pytest.approx([0.05])
+    ladder = [0.4 ** (1 + 7 * i / 7) for i in range(8)]
+    assert actor_epsilon(99, 8).tolist() == pytest.approx(ladder)
     assert actor_epsilon(0, 256)[100] == pytest.approx(0.4 ** (1 + 7 * 100 / 255))
     assert actor_epsilon(0, 1).tolist() == pytest.approx([0.4])
 
 
-def test_linear_epsilon_falls_by_equal_parts_and_then_stays() -> None:
-    for frame, expected in ((0, 1.0), (250, 1.0 - 0.25 * 0.9), (1000, 0.1), (99_999, 0.1)):
-        assert linear_epsilon(
-            frame, 2, start=1.0, final=0.1, frames=1000
-        ).tolist() == pytest.approx([expected] * 2)
-    assert linear_epsilon(0, 3, start=99.0, final=0.05, frames=0).tolist() == pytest.approx(
-        [0.05] * 3
-    )
-
-
-def test_the_same_amount_is_drawn_whatever_q_and_epsilon() -> None:
-    states = []
-    for q, epsilon in (
-        (np.zeros((5, 3)), 0.0),
-        (99 * np.eye(5, 3), 0.5),
-        (np.full((5, 3), -7.0), 1.0),
-    ):
-        rng = np.random.default_rng(4)
-        epsilon_greedy(q, np.full(5, epsilon), rng)
-        states.append(rng.bit_generator.state)
-    assert states[0] == states[1] == states[2]
-
-
-def test_actions_are_random_as_often_as_epsilon_says_and_then_uniform() -> None:
+def test_actions_are_random_as_often_as_each_envs_epsilon_says_and_then_uniform():
     draws, q = 20_000, np.tile([0.0, 0, 1, 0, 0], (60_000, 1))
-    taken = epsilon_greedy(q, np.repeat([0.0, 0.3, 1.0], draws), np.random.default_rng(0)).reshape(
-        3, draws
-    )
-    # Every env has its own epsilon.
-    shares = [np.bincount(of_env, minlength=5) / draws for of_env in taken]
-    expected = [
-        [epsilon / 5 + (1 - epsilon) * (action == 2) for action in range(5)]
-        for epsilon in (0, 0.3, 1)
-    ]
+    taken = epsilon_greedy(q, np.repeat([0.0, 0.3, 1.0], draws), np.random.default_rng(0))
+    shares = [np.bincount(of_env, minlength=5) / draws for of_env in taken.reshape(3, draws)]
+    greedy = np.arange(5) == 2
+    expected = [epsilon / 5 + (1 - epsilon) * greedy for epsilon in (0, 0.3, 1)]
     np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / draws))

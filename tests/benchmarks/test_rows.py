@@ -10,45 +10,28 @@ import pytest
 from benchmarks.common import ROOT, Row, alternate, compare, updates_per_step
 from benchmarks.parts import row_flops, update_flops
 from experiment import build
-from experiment.settings import config as settings
+from experiment.settings.config import Config
 
 
-def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians() -> None:
-    # Pairs: 2, 3, 1.
+def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians():
+    # Pairs: 2, 3, 1; the ratio of the medians is 3.
     row = compare("x", [10.0, 30.0, 40.0], [5.0, 10.0, 40.0], "steps/s", ">=", 2.0)
-    # Of the medians it would be 3.
     assert (row.ours, row.other, row.ratio, row.pairs) == (30.0, 10.0, 2.0, 3)
 
 
-@pytest.mark.parametrize(
-    ("sense", "ratio", "met"),
-    [(">=", 2.0, True), (">=", 1.99, False), ("<=", 2.0, True), ("<=", 2.01, False)],
-)
-def test_a_target_is_met_on_its_own_side_and_on_the_line(
-    sense: str, ratio: float, met: bool
-) -> None:
-    assert Row("x", ratio, 1.0, "s", ratio, sense, 2.0, 5).met is met
+@pytest.mark.parametrize(("sense", "beyond"), [(">=", 1.99), ("<=", 2.01)])
+def test_a_target_is_met_on_its_own_side_and_on_the_line(sense, beyond):
+    assert [Row("x", r, 1.0, "s", r, sense, 2.0, 5).met for r in (2.0, beyond)] == [True, False]
 
 
-def test_sides_take_turns() -> None:
+def test_sides_take_turns():
     calls = count(1)
-    assert alternate(lambda: 10 + next(calls), lambda: 20 + next(calls), pairs=2) == [
-        [11, 13],
-        [22, 24],
-    ]
+    sides = alternate(lambda: 10 + next(calls), lambda: 20 + next(calls), pairs=2)
+    assert sides == [[11, 13], [22, 24]]
 
 
-def test_work_of_a_row_by_hand() -> None:
-    config = settings.Config(
-        frame_stack=1,
-        torso="nature",
-        hidden=512,
-        core="lstm",
-        core_size=256,
-        dueling=False,
-        norm=True,
-        last_action_reward=True,
-    )
+def test_work_of_a_row_by_hand():
+    config = Config(frame_stack=1, torso="nature", core="lstm", core_size=256, dueling=False)
     row, first = row_flops(build.make_network(config, num_actions=4))
     conv1 = 2 * 20 * 20 * 32 * (8 * 8 * 1)
     conv2, conv3 = 2 * 9 * 9 * 64 * (4 * 4 * 32), 2 * 7 * 7 * 64 * (3 * 3 * 64)
@@ -57,35 +40,29 @@ def test_work_of_a_row_by_hand() -> None:
     assert row == conv1 + conv2 + conv3 + fc + lstm + head
 
 
-# With and without memory.
-@pytest.mark.parametrize(("state_size", "forward_rows"), [(512, 8 + 20 + 2), (0, 20 + 2)])
-def test_work_of_an_update_by_hand(state_size: int, forward_rows: int) -> None:
-    config = settings.Config(batch_size=3, burn_in=8, unroll=20, n_step=2, target_period=0)
+@pytest.mark.parametrize(("memory", "forward_rows"), [(512, 8 + 20 + 2), (0, 20 + 2)])
+def test_work_of_an_update_by_hand(memory, forward_rows):
+    config = Config(batch_size=3, burn_in=8, unroll=20, n_step=2, target_period=0)
     # The 20 trained rows go backward, twice the forward but for the gradient of the pixels.
-    assert update_flops(config, 100, 10, state_size) == 3 * (
-        forward_rows * 100 + 20 * (2 * 100 - 10)
-    )
+    flops = 3 * (forward_rows * 100 + 20 * (2 * 100 - 10))
+    assert update_flops(config, 100, 10, state_size=memory) == flops
 
 
-def test_a_whole_number_of_updates_takes_the_denominator_in_steps() -> None:
+def test_a_whole_number_of_updates_takes_the_denominator_in_steps():
     # 60 samples of 80
-    config = settings.Config(num_envs=24, samples_per_step=2.5, batch_size=5, unroll=16)
+    config = Config(num_envs=24, samples_per_step=2.5, batch_size=5, unroll=16)
     assert updates_per_step(config).as_integer_ratio() == (3, 4)
 
 
-def test_a_worker_counts_only_the_steps_of_its_turn() -> None:
-    program = (
-        "from benchmarks.turns import Turns\nturns = Turns()\nprint('noise')\nwhile True: "
-        "turns.tick(3)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        input="0\n0.05\n",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_a_worker_counts_only_the_steps_of_its_turn():
+    program = """
+from benchmarks.turns import Turns
+turns = Turns()
+print("noise")
+while True: turns.tick(3)
+"""
+    words, pipes = [sys.executable, "-c", program], {"input": "0\n0.05\n", "capture_output": True}
+    done = subprocess.run(words, cwd=ROOT, text=True, check=True, **pipes)
     ready, first, second = map(json.loads, done.stdout.splitlines())
     assert ready == {"ready": True}
     assert first["steps"] == 3

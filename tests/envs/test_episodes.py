@@ -2,25 +2,23 @@ import base64
 import json
 import zlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from envs.episodes import MAX_ACTIONS, EpisodeRecord, _check, replay_colour, replay_grey
-from envs.screens import Observe, parse_screen
+from envs.screens import parse_screen
 from envs.tapes import Envs
-from tests.envs.walk import WALK, same
+from tests.envs.walk import WALK, refused, same
 
 
-def played(
-    game: str, rules: str, how: Observe
-) -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
-    """The first two episodes of one tape: record, frames [steps, 84, 84] and rewards [steps] as
-    met."""
-    made = Envs(game, 2, rules, seed=2, observe=how)
-    rng = np.random.default_rng(0)
-    frame = made.reset()[1]
+@cache
+def played(game="breakout", rules="v5", screen="flicker"):
+    """The first two episodes of one tape: record, frames [steps, 84, 84], rewards [steps]."""
+    made = Envs(game, 2, rules, seed=2, observe=parse_screen(screen))
+    rng, frame = np.random.default_rng(0), made.reset()[1]
     frames, rewards, out = [], [], []
     while len(out) < 2:
         frames.append(frame)
@@ -34,17 +32,11 @@ def played(
     return out
 
 
-@pytest.fixture(scope="module")
-def episodes() -> list[tuple[EpisodeRecord, np.ndarray, np.ndarray]]:
-    return played("breakout", "v5", parse_screen("flicker"))
-
-
 @pytest.mark.parametrize(
-    "other",
-    [(), ("breakout", "dqn-2015", parse_screen("delay")), (WALK, "own", parse_screen("flicker"))],
+    "of", [(), ("breakout", "dqn-2015", "delay"), (WALK, "own", "flicker")], ids=str
 )
-def test_an_episode_is_replayed_bit_for_bit(other: tuple, episodes: list, tmp_path: Path):
-    for record, frames, rewards in played(*other) if other else episodes:
+def test_an_episode_is_replayed_bit_for_bit(of, tmp_path):
+    for record, frames, rewards in played(*of):
         record.save(tmp_path / "episode.json")
         record = EpisodeRecord.load(tmp_path / "episode.json")
         again, points = replay_grey(record)
@@ -54,102 +46,72 @@ def test_an_episode_is_replayed_bit_for_bit(other: tuple, episodes: list, tmp_pa
         assert points.sum() == record.score
 
 
-def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame(episodes: list):
-    record = episodes[1][0]
+def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame():
+    record = played()[1][0]
     assert record.start > 0
     # Each checks score, start and end itself.
     steps, every = list(replay_colour(record)), list(replay_colour(record, every_frame=True))
     assert len(steps) == record.steps + 1
-    # It stops when the game is over.
-    assert 4 * record.steps - 3 <= len(every) - 1 <= 4 * record.steps
-    assert steps[0].dtype == np.uint8
-    assert steps[0].shape == (210, 160, 3)
-    # The last step may be cut short.
+    assert 4 * record.steps - 3 <= len(every) - 1 <= 4 * record.steps  # the last may be cut short
+    assert (steps[0].dtype, steps[0].shape) == (np.uint8, (210, 160, 3))
     assert all((steps[t] == every[4 * t]).all() for t in range(record.steps))
 
 
 def test_an_episode_of_gymnasium_is_replayed_in_the_colours_that_it_renders():
-    (_, *_), (record, *_) = played(WALK, "own", Observe())
+    record = played(WALK, "own", "full")[1][0]
     colour = list(replay_colour(record, every_frame=True))
-    assert len(colour) == record.steps + 1
-    assert colour[0].shape == (40, 80, 3)
+    assert (len(colour), colour[0].shape) == (record.steps + 1, (40, 80, 3))
     assert (colour[-1][:, 70:] == (255, 128, 0)).all() == record.terminated
 
 
-@pytest.fixture(scope="module")
-def record(episodes: list) -> EpisodeRecord:
-    return replace(episodes[0][0], finished_at=123_456)
+@pytest.fixture
+def record():
+    return replace(played()[0][0], finished_at=123_456)
 
 
 @pytest.fixture
-def path(record: EpisodeRecord, tmp_path: Path) -> Path:
+def path(record, tmp_path):
     record.save(tmp_path / "episode.json")
     return tmp_path / "episode.json"
 
 
-def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record: EpisodeRecord, path: Path):
+def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record, path):
     assert path.stat().st_size < 2000
     header = json.loads(path.read_text())
-    assert (header["game"], header["score"], header["steps"]) == (
-        "breakout",
-        record.score,
-        record.steps,
-    )
+    for name in ("game", "score", "steps"):
+        assert header[name] == getattr(record, name)
     assert [p.name for p in path.parent.iterdir()] == ["episode.json"]  # nothing temporary is left
     assert same(EpisodeRecord.load(path), record)
 
 
-def test_an_episode_that_comes_out_otherwise_is_reported(record: EpisodeRecord):
+def test_an_episode_that_comes_out_otherwise_is_reported(record):
     for lie in (
-        replace(record, score=record.score + 1),
-        replace(record, terminated=False),
-        replace(record, start=record.start + 1, steps=record.steps - 1),
-        replace(record, actions=record.actions[:-1], steps=record.steps - 1),
+        {"score": record.score + 1},
+        {"terminated": False},
+        {"start": record.start + 1, "steps": record.steps - 1},
+        {"actions": record.actions[:-1], "steps": record.steps - 1},
     ):
         with pytest.raises(RuntimeError, match="breakout episode of score"):
-            replay_grey(lie)
+            replay_grey(replace(record, **lie))
 
 
-def refused(path: Path) -> str:
-    with pytest.raises(ValueError, match="not a whole episode record") as error:
+def refusal(path):
+    with refused(f"^{path}: not a whole episode record: .{{,200}}$"):
         EpisodeRecord.load(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < len(str(path)) + 300
-    return str(error.value)
 
 
-def test_foreign_and_cut_files_are_refused_and_a_flipped_byte_is_refused_or_changes_nothing(
-    record: EpisodeRecord, path: Path
-):
+def test_foreign_and_cut_files_and_files_with_a_flipped_bit_are_refused_in_one_line(path):
     whole = path.read_bytes()
-    # The last two bytes are "}" and a new line.
-    cut = [whole[:size] for size in range(0, len(whole) - 2, 99)]
-    for content in (
-        *cut,
-        b"[]",
-        b"null",
-        b"{}",
-        b"\x89PNG\r\n\xff",
-        b"[" * 100_000,
-        b'{"format": 2}',
-        b"1" * 5000,
-    ):
+    cut = [whole[:size] for size in range(0, len(whole) - 2, 99)]  # the last two are "}\n"
+    foreign = [*b"[]|null|{}|\x89PNG\r\n\xff".split(b"|"), b'{"format": 2}', b"1" * 5000]
+    flipped = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in (*cut, *foreign, b"[" * 100_000, *flipped):
         path.write_bytes(content)
-        refused(path)
-    refused(path.parent)  # a folder
-    unharmed = 0
-    for place in range(0, len(whole), 9):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
-        try:
-            assert same(EpisodeRecord.load(path), record)
-            unharmed += 1
-        except ValueError:
-            pass
-    assert unharmed < len(whole) / 90
+        refusal(path)
+    refusal(path.parent)  # a folder
 
 
-def packed(actions: bytes) -> str:
+def packed(actions):
     return base64.b64encode(zlib.compress(actions, 9)).decode()
 
 
@@ -166,19 +128,17 @@ def packed(actions: bytes) -> str:
     ],
     ids=str,
 )
-def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(
-    change: dict, path: Path
-):
+def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(change, path):
     header = json.loads(path.read_text())
     del header["check"]
     header |= change
     path.write_text(json.dumps(header | {"check": _check(header)}))
-    assert "checksum" not in refused(path)
+    with pytest.raises(ValueError, match=r"record: (?!.*checksum)"):
+        EpisodeRecord.load(path)
 
 
 def test_records_of_the_past_can_be_loaded():
     paths = sorted((Path(__file__).parents[2] / "studies").glob("*/results/*/episode-*.json"))
     assert len(paths) > 50
     for path in paths[:: len(paths) // 20]:
-        record = EpisodeRecord.load(path)
-        assert record.score == json.loads(path.read_text())["score"]
+        assert EpisodeRecord.load(path).score == json.loads(path.read_text())["score"]

@@ -1,7 +1,5 @@
 """Environments of gymnasium through the interface that plays Atari."""
 
-from pathlib import Path
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,18 +10,14 @@ from envs.families import check_env, task
 from envs.images import single
 from envs.protocols import OWN
 from envs.tapes import Envs
-from tests.envs.walk import CHANCE, WALK, play, same
+from tests.envs.walk import CHANCE, WALK, play, refused, same
 from tests.small import differences, resume, rows, start
 
 
 def test_an_environment_of_gymnasium_has_the_interface_of_atari():
     envs = Envs(WALK, 3, seed=4)
-    assert (envs.frame_shape, envs.frame_skip, envs.num_actions, envs.protocol.name) == (
-        (84, 84),
-        1,
-        2,
-        "own",
-    )
+    assert (envs.frame_shape, envs.frame_skip) == ((84, 84), 1)
+    assert (envs.num_actions, envs.protocol.name) == (2, "own")
     frames = envs.reset()
     # luminance of the dot: 0.299 * 255 + 0.587 * 128 = 151
     assert set(np.unique(frames)) <= {*range(152)}
@@ -54,23 +48,20 @@ def test_an_environment_of_gymnasium_has_the_interface_of_atari():
         ("walk", "no game named 'walk'"),
     ],
 )
-def test_an_environment_that_cannot_be_played_is_refused_in_one_line(name: str, says: str):
-    with pytest.raises(ValueError, match=says) as error:
+def test_an_environment_that_cannot_be_played_is_refused_in_one_line(name, says):
+    with refused(says):
         check_env(name)
-    assert "\n" not in str(error.value)
 
 
 def test_small_images_stay_as_they_are():
-    env = gym.make(WALK)
-    small = gym.wrappers.TransformObservation(
-        env, lambda image: image[:6, :7], Box(0, 255, (6, 7, 3), np.uint8)
-    )
-    gym.register("recall-tests/Small-v0", lambda: small)
+    space = Box(0, 255, (6, 7, 3), np.uint8)
+    cut = gym.wrappers.TransformObservation(gym.make(WALK), lambda image: image[:6, :7], space)
+    gym.register("recall-tests/Small-v0", lambda: cut)
     assert task("recall-tests/Small-v0", OWN) == ((6, 7), 1, ["0", "1"])
 
 
 def test_minigrid_is_drawn_and_repeats_itself():
-    pytest.importorskip("minigrid", reason="minigrid is an extra: pip install '.[interop]'")
+    pytest.importorskip("minigrid", reason="an extra: pip install '.[interop]'")
     name = "minigrid:MiniGrid-MemoryS7-v0"
     assert single(name).observation_space.shape == (84, 84)
     made, other = (Envs(name, 2, seed=1) for _ in range(2))
@@ -83,9 +74,9 @@ def test_minigrid_is_drawn_and_repeats_itself():
 FEW = {"game": WALK, "torso": "flat", "frames": 300, "checkpoint_frames": 200, "log_frames": 100}
 
 
-def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_path: Path):
-    whole = start(tmp_path, "whole", "drqn", **FEW)
-    stopped = start(tmp_path, "stopped", "drqn", **FEW | {"frames": 200})
+def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_path):
+    whole = start(tmp_path, "whole", **FEW)
+    stopped = start(tmp_path, "stopped", **FEW | {"frames": 200})
     assert resume(stopped, "--frames", "300") == 0
     assert differences(whole, stopped) == []
     assert rows(whole)[-1]["steps"] == 300
@@ -95,9 +86,7 @@ def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_
     assert len(list(replay_colour(record))) == record.steps + 1
 
 
-def test_a_run_on_an_environment_that_does_not_repeat_itself_cannot_be_resumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_run_on_an_environment_that_does_not_repeat_itself_cannot_be_resumed(tmp_path, capsys):
     folder = start(tmp_path, "chance", **FEW | {"game": CHANCE})
     assert resume(folder, "--frames", "400") == 2
     assert "Chance-v0 does not repeat itself" in capsys.readouterr().err.splitlines()[-1]

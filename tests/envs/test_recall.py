@@ -2,32 +2,33 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.recall import ASKED, CUES, REMEMBER, Recall
+from envs.recall import ASKED, CUES, REMEMBER, WAITS, Recall
 from envs.tapes import Envs
+from tests.envs.walk import play
 
 
 def test_the_task_passes_the_checker_of_gymnasium():
     check_env(Recall(render_mode="rgb_array"))
 
 
-def episode(env: Recall, seed: int, right: bool) -> tuple[list[np.ndarray], list[float], int]:
-    """Pictures, rewards and the cue. Before it is asked, the agent always names the cue."""
+def episode(seed, right):
+    """Pictures, rewards and the cue of an episode with a wait of 3. Before it is asked, the agent
+    always names the cue."""
+    env = Recall(waits=[3])
     pictures, rewards, over = [env.reset(seed=seed)[0].copy()], [], False
     cue = int(pictures[0][0, :CUES].argmax())
     while not over:
-        asked = pictures[-1][0, ASKED] == 255
-        picture, reward, over, *_ = env.step(
-            np.int64(cue if right or not asked else (cue + 1) % CUES)
-        )
+        wrong = pictures[-1][0, ASKED] == 255 and not right
+        picture, reward, over, *_ = env.step(np.int64((cue + wrong) % CUES))
         pictures.append(picture.copy())
         rewards.append(reward)
     return pictures, rewards, cue
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_paid(right: bool):
+def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_paid(right):
     for seed in range(20):
-        pictures, rewards, cue = episode(Recall(waits=[3]), seed, right)
+        pictures, rewards, cue = episode(seed, right)
         first, *waiting, asked, _ = pictures
         assert sorted(np.flatnonzero(first)) == [cue, REMEMBER]
         assert [np.flatnonzero(picture).size for picture in waiting] == [1, 1]
@@ -37,12 +38,8 @@ def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_
 
 
 def test_the_pictures_of_the_wait_say_nothing_of_the_cue():
-    same = [
-        p[0, cue] == 255
-        for s in range(300)
-        for pictures, _, cue in [episode(Recall([3]), s, True)]
-        for p in pictures[1:3]
-    ]
+    played = [episode(seed, True) for seed in range(300)]
+    same = [p[0, cue] == 255 for pictures, _, cue in played for p in pictures[1:3]]
     assert 0.2 < np.mean(same) < 0.3  # one in four: 600 draws, standard error 0.018
 
 
@@ -50,9 +47,5 @@ def test_every_wait_is_drawn_and_the_tapes_play_it():
     envs = Envs("recall/Recall-v0", 4, seed=1)
     assert (envs.frame_shape, envs.num_actions) == ((1, 6), 4)
     envs.reset()
-    lengths: list[int] = []
-    while len(lengths) < 40:
-        envs.send(np.zeros(4, int))
-        envs.recv()
-        lengths += [record.steps for record in envs.finished()]
-    assert set(lengths) == {3, 6, 11, 21, 51, 101}
+    lengths = {record.steps for record in play(envs, 800)[1]}
+    assert lengths == {wait + 1 for wait in WAITS}

@@ -1,9 +1,12 @@
-"""Environments of gymnasium for these tests, and playing them."""
+"""Environments of gymnasium for these tests, playing them, and refusals."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium.spaces import Box, Discrete
 
 from envs.episodes import EpisodeRecord
@@ -14,15 +17,13 @@ class Walk(gym.Env):
     """A dot on a line of eight: action 1 steps right, 0 stays, and chance pushes it back. The right
     end pays 2.5."""
 
-    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as gymnasium has it
     observation_space, action_space = Box(0, 255, (40, 80, 3), np.uint8), Discrete(2)
 
     def __init__(self, render_mode: str | None = None, honest: bool = True) -> None:
         self.render_mode, self.chance = render_mode, None if honest else np.random.default_rng()
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.at = int(self.np_random.integers(3))
         return self.render(), {}
@@ -45,11 +46,8 @@ for name, honest in ((WALK, True), (CHANCE, False)):
 
 def play(made: Envs, steps: int, seed: int = 0) -> tuple[list[Transition], list[EpisodeRecord]]:
     """Random actions that depend on the environment's index and the seed only."""
-    rngs, transitions, records = (
-        [np.random.default_rng([seed, i]) for i in range(made.num_envs)],
-        [],
-        [],
-    )
+    rngs = [np.random.default_rng([seed, i]) for i in range(made.num_envs)]
+    transitions, records = [], []
     for _ in range(steps):
         made.send(np.array([rng.integers(made.num_actions) for rng in rngs]))
         transitions.append(made.recv())
@@ -66,3 +64,11 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return np.array_equal(a, b)
+
+
+@contextmanager
+def refused(says: str) -> Iterator[None]:
+    """A ValueError of one line that says this (a pattern)."""
+    with pytest.raises(ValueError, match=says) as error:
+        yield
+    assert "\n" not in str(error.value)

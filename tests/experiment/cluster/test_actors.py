@@ -1,13 +1,10 @@
-"""Actors of one run: what they send, what the learner asks, and what a loss costs; with a stand-in
-for Ray."""
+"""Actors of one run, on a stand-in for Ray: what they send and are asked, what a loss costs."""
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,20 +31,23 @@ def config(**changes: Any) -> Config:
     return override(preset("drqn"), SETTINGS | changes)
 
 
+def network_of(settings: Config) -> Any:
+    return build.make_network(settings, len(build.task(settings).action_names))
+
+
 # --- a player
 
 
 def alone(settings: Config, index: int = 1) -> tuple[RemotePlayer, dict[str, torch.Tensor]]:
     """A player in this process, and weights for it."""
-    network = build.make_network(settings, len(build.task(settings).action_names))
-    return RemotePlayer(settings, index), network.state_dict()
+    return RemotePlayer(settings, index), network_of(settings).state_dict()
 
 
 def test_a_player_sends_the_rows_that_the_loop_here_would_store():
     settings = config(actors=1, num_envs=2)
     remote, weights = alone(settings, 0)
     sent = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(3)]
-    network = build.make_network(settings, len(build.task(settings).action_names))
+    network = network_of(settings)
     here = actors.Player(settings, network)
     here.reset()
     one, other = (build.make_replay(settings, network.state_size) for _ in range(2))
@@ -71,11 +71,10 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw():
     assert origin.tolist() == [3 * 2, 3 * 2 + 1, 4 * 2, 4 * 2 + 1]
     rows = np.array([24, 24, 32, 32]) + np.arange(25)[:, None]
     q = torch.from_numpy(remote.q[rows, [0, 1, 0, 1]])
-    batch = remote.ring.as_sequence(
-        *remote.ring.gather(origin), torch.empty(0), np.ones(4, np.float32), origin
-    )
-    expected = first_priority(settings, 0, batch, q).numpy()
-    np.testing.assert_allclose(answer.stretch.priority, np.maximum(expected, 1e-6), rtol=1e-6)
+    columns, weight = remote.ring.gather(origin), np.ones(4, np.float32)
+    batch = remote.ring.as_sequence(*columns, torch.empty(0), weight, origin)
+    expected = first_priority(settings, 0, batch, q).clamp(min=1e-6)
+    np.testing.assert_allclose(answer.stretch.priority, expected.numpy(), rtol=1e-6)
 
 
 def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again():
@@ -96,12 +95,11 @@ class Handle:
 
     def __init__(self, *arguments: Any) -> None:
         self.player, self.lost, self.slow = RemotePlayer(*arguments), False, False
+        self.seeds.append(arguments[0].seed)
 
     def __getattr__(self, method: str) -> Any:
         call = (lambda: True) if method == "__ray_ready__" else getattr(self.player, method)
-        return SimpleNamespace(
-            remote=lambda *arguments: (self, partial(call, *deepcopy(arguments)))
-        )
+        return SimpleNamespace(remote=lambda *args: (self, partial(call, *deepcopy(args))))
 
 
 class StandIn:
@@ -119,9 +117,7 @@ class StandIn:
     def put(self, value: Any) -> Any:
         return {name: tensor.clone() for name, tensor in value.items()}
 
-    def wait(
-        self, refs: list[Any], num_returns: int = 1, timeout: float = 0
-    ) -> tuple[list[Any], list[Any]]:
+    def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> Any:
         ready = [ref for ref in refs if not ref[0].slow]
         # Ray may name any of them.
         return (ready if num_returns == len(refs) else ready[-num_returns:]), refs
@@ -133,26 +129,23 @@ class StandIn:
         return call()
 
 
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    stand_in = StandIn()
-
-    @contextmanager
-    def connected(address: str) -> Iterator[StandIn]:
-        yield stand_in
-
-    monkeypatch.setattr(actors, "connected", connected)
+@pytest.fixture(autouse=True)
+def _ray(monkeypatch):
+    monkeypatch.setattr(actors, "connected", lambda address: nullcontext(StandIn()))
     monkeypatch.setattr(actors, "WAIT", 0.0)
-    return stand_in
+    monkeypatch.setattr(Handle, "seeds", [], raising=False)  # of all players, in turn
 
 
-def make(settings: Config) -> tuple[Players, Any]:
-    learner = build.make_learner(
-        settings, build.make_network(settings, len(build.task(settings).action_names))
-    )
-    players = Players(settings, learner)
+@pytest.fixture
+def learner() -> Any:
+    return build.make_learner(config(), network_of(config()))
+
+
+@pytest.fixture
+def players(learner) -> Players:
+    players = Players(config(), learner)
     players.reset()
-    return players, learner
+    return players
 
 
 def receive(players: Players, count: int) -> list[Any]:
@@ -164,8 +157,7 @@ def receive(players: Players, count: int) -> list[Any]:
     return stretches
 
 
-def test_stretches_come_in_turn_and_every_player_has_one_call_open(ray: StandIn):
-    players, _ = make(config())
+def test_stretches_come_in_turn_and_every_player_has_one_call_open(players):
     stretches = receive(players, 4)
     # As they were asked for.
     assert [(s.ring, s.time) for s in stretches] == [(0, 0), (1, 0), (0, 16), (1, 16)]
@@ -176,8 +168,7 @@ def test_stretches_come_in_turn_and_every_player_has_one_call_open(ray: StandIn)
     assert players.restarts == 0
 
 
-def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(ray: StandIn):
-    players, _ = make(config())
+def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(players):
     stretches, seeds = receive(players, 4), [players.seats[0].seed]
     for _ in range(2):
         players.seats[0].handle.lost = True
@@ -194,11 +185,8 @@ def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
     assert len(set(seeds)) == 3
 
 
-def test_every_call_has_the_newest_weights_and_a_player_whose_weights_are_old_is_waited_for(
-    ray: StandIn, monkeypatch: pytest.MonkeyPatch
-):
+def test_calls_have_the_newest_weights_and_very_old_ones_are_awaited(players, learner, monkeypatch):
     monkeypatch.setattr(actors, "MAX_AGE", 31)
-    players, learner = make(config())
     receive(players, 2)
     players.act(np.full(4, 0.5))
     players.seats[0].handle.slow = True
@@ -215,11 +203,8 @@ def test_every_call_has_the_newest_weights_and_a_player_whose_weights_are_old_is
     assert players.metrics(1.0)["weight_age"] == 31
 
 
-def test_players_that_never_answer_end_the_run_in_one_line(
-    ray: StandIn, monkeypatch: pytest.MonkeyPatch
-):
+def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch):
     monkeypatch.setattr(actors, "PATIENCE", 5)
-    players, _ = make(config())
 
     def ask_in_vain() -> None:
         players.act(np.full(4, 0.5))
@@ -229,56 +214,38 @@ def test_players_that_never_answer_end_the_run_in_one_line(
 
     for _ in range(5):
         ask_in_vain()
-    with pytest.raises(
-        UsageError, match=r"--actors 2: no player answers any more \(.*the process has died"
-    ):
+    says = r"--actors 2: no player answers any more \(.*the process has died"
+    with pytest.raises(UsageError, match=says):
         ask_in_vain()
 
 
-def test_a_run_with_actors_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(
-    ray: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    changes: dict[str, Any] = {k: SETTINGS[k] for k in ("num_envs", "actors", "replay_rows")}
-    begin, seeds = Players._begin, list[int]()
-
-    def noted(self: Players, seat: Any) -> None:
-        begin(self, seat)
-        seeds.append(seat.seed)
-
-    monkeypatch.setattr(Players, "_begin", noted)
+def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(tmp_path, monkeypatch):
+    changes = dict(num_envs=4, actors=2, replay_rows=1_200, frames=1_920, eval_frames=1_920)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)
-        folder = small.start(tmp_path, "run", frames=1_920, eval_frames=1_920, **changes)
+        folder = small.start(tmp_path, "run", **changes)
     assert small.rows(folder)[-1]["frames"] < 1_920
     assert small.resume(folder) == 0
-    last = [row for row in small.rows(folder) if "updates" in row][-1]
+    rows = small.rows(folder)
+    last = [row for row in rows if "updates" in row][-1]
     # A stretch is 32 rows: 16 of 2 envs. A sequence of 25 rows that begins at row 8 is whole with
     # the third stretch of an actor, the fifth of all: learning begins at 160 rows.
     assert (last["frames"], last["steps"], last["updates"]) == (1_920, 480, (480 - 160) // 64)
-    documented = (
-        (small.ROOT / "docs" / "metrics.md")
-        .read_text()
-        .partition("| with `--actors`")[2]
-        .partition("\n\n")[0]
-    )
-    names = re.findall(r"^\| `(\w+)`", documented, re.MULTILINE)
+    assert (last["actors_alive"], last["replay_rows"], last["actor_restarts"]) == (2, 480, 0)
+    # After the stop the players do not begin the same games again.
+    assert len(set(Handle.seeds)) == 4
+    assert [row for row in rows if "eval_score" in row]
+    text = (small.ROOT / "docs" / "metrics.md").read_text().partition("| with `--actors`")[2]
+    names = re.findall(r"^\| `(\w+)`", text.partition("\n\n")[0], re.MULTILINE)
     assert len(names) == 6
     assert set(names) <= set(last)
-    with Display(
-        "", 1, Console(file=(terminal := io.StringIO()), force_terminal=True, width=200)
-    ) as display:
+    terminal = Console(file=(shown := io.StringIO()), force_terminal=True, width=200)
+    with Display("", 1, terminal) as display:
         display.show(last)
-    assert all(name in terminal.getvalue() for name in names)
-    assert last["actors_alive"] == 2
-    assert last["replay_rows"] == 480
-    assert last["actor_restarts"] == 0
-    assert len(set(seeds)) == 4  # after the stop the players do not begin the same games again
-    assert [row for row in small.rows(folder) if "eval_score" in row]
+    assert all(name in shown.getvalue() for name in names)
 
 
-def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(
-    ray: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(tmp_path, monkeypatch):
     # `learn` replaces it: put it back afterwards
     monkeypatch.setattr(Players, "recv", Players.recv)
     folder, changes = tmp_path / "run", torture_actors.RUN | {"frames": 896}

@@ -15,21 +15,20 @@ import pytest
 import compare
 from experiment.cluster import study as module
 from experiment.cluster.connect import connected
-from experiment.cluster.study import Files, Node, RayWorkers, changes, write
+from experiment.cluster.study import Node, RayWorkers, changes, write
 from experiment.settings.config import UsageError
 from experiment.store import checkpoint as checkpoints
 from experiment.store.metrics import read_rows
 from experiment.studies.jobs import Children, Jobs
-from experiment.studies.study import Cell, make_cells
+from experiment.studies.study import make_cells
 from tests import small
 
 GRID = "--games breakout --episodes 1 --epsilon 0.5 --video none".split()
 QUICK = (
-    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --samples-per-step "
-    "1 --eval-frames 0 "
-    "--torso dqn-2013 --log-frames 400 --checkpoint-frames 400 --track none"
+    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --torso dqn-2013 "
+    "--samples-per-step 1 --eval-frames 0 --log-frames 400 --checkpoint-frames 400 --track none"
 ).split()
-AGENTS = ("--agents", "dqn", "drqn:core=gru")
+BOTH = ("dqn", "drqn:core=gru")
 
 
 def results(out: Path) -> dict[str, Any]:
@@ -37,18 +36,16 @@ def results(out: Path) -> dict[str, Any]:
     return {path.stem: small.result(path) for path in (out / "results").glob("*.json")}
 
 
-def make_jobs(out: Path, *words: str, frames: int = 2_400) -> Jobs:
+def words_of(out: Path, *words: str, agents: Any = ("dqn",), frames: int = 2_400) -> list[str]:
+    """The command line of a study."""
+    place = ["--frames", str(frames), "--out", str(out), *words]
+    return ["--agents", *agents, *GRID, *place, "--", *QUICK]
+
+
+def make_jobs(out: Path, *words: str, **changes: Any) -> Jobs:
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    study, shared = compare.read_command(
-        [*words, *GRID, "--frames", str(frames), "--out", str(out), "--", *QUICK]
-    )
+    study, shared = compare.read_command(words_of(out, *words, **changes))
     return Jobs(make_cells(study, shared), study)
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The results of the study without Ray."""
-    return run_here(make_jobs(tmp_path_factory.mktemp("local"), *AGENTS))
 
 
 def run_here(jobs: Jobs) -> dict[str, Any]:
@@ -57,39 +54,29 @@ def run_here(jobs: Jobs) -> dict[str, Any]:
     return results(jobs.study.out)
 
 
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> dict[str, Any]:
+    """The results of the study without Ray."""
+    return run_here(make_jobs(tmp_path_factory.mktemp("local"), agents=BOTH))
+
+
+@pytest.fixture
+def jobs(tmp_path) -> Jobs:
+    return make_jobs(tmp_path)
+
+
 def children() -> list[psutil.Process]:
     """The programs that run for a study in scratch folders of nodes."""
-    return [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if "/recall-" in " ".join(p.info["cmdline"] or [])
-    ]
+    processes = psutil.process_iter(["cmdline"])
+    return [p for p in processes if f"/{module.SCRATCH}" in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_command_goes_on(
-    cluster: Any, tmp_path: Path
-) -> None:
+def test_after_a_kill_or_ctrl_c_nothing_runs_and_the_same_command_goes_on(cluster, tmp_path):
     out, run = tmp_path / "ray", tmp_path / "ray" / "runs" / "dqn-breakout-s1"
-    words = [
-        "--agents",
-        "dqn",
-        *GRID,
-        "--frames",
-        "1000000",
-        "--out",
-        str(out),
-        "--ray",
-        cluster.address,
-        "--",
-        *QUICK,
-    ]
+    words = words_of(out, "--ray", cluster.address, frames=1_000_000)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-        output: dict[str, Any] = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "text": True,
-        }
-        started = subprocess.Popen([sys.executable, "compare.py", *words], cwd=small.ROOT, **output)
+        started = subprocess.Popen([sys.executable, "compare.py", *words], cwd=small.ROOT, **pipes)
         while not (children() and checkpoints.saved_frames(run)):
             assert started.poll() is None, started.communicate()
             time.sleep(0.1)
@@ -101,22 +88,17 @@ def test_after_a_kill_and_after_ctrl_c_nothing_is_left_running_and_the_same_comm
             assert not alive
     assert "repeat the command to continue" in text
     frames = checkpoints.saved_frames(run)[0] + 400
-    here, undisturbed = (
-        run_here(make_jobs(where, "--agents", "dqn", frames=frames)) for where in (out, tmp_path)
-    )
+    here, undisturbed = (run_here(make_jobs(where, frames=frames)) for where in (out, tmp_path))
     assert here == undisturbed  # goes on here as well as on the cluster
 
 
-def test_a_study_whose_node_is_killed_half_way_has_the_same_results(
-    cluster: Any, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs, (other,) = make_jobs(tmp_path, *AGENTS), cluster.worker_nodes
+def test_a_study_whose_node_is_killed_has_the_same_results(cluster, local, tmp_path, monkeypatch):
+    jobs, (other,) = make_jobs(tmp_path, agents=BOTH), cluster.worker_nodes
 
-    def write_and_kill(cell: Cell, files: Files) -> None:
+    def write_and_kill(cell, files):
         write(cell, files)
-        if cluster.worker_nodes and all(
-            checkpoints.saved_frames(cell.folder) for cell in jobs.cells
-        ):
+        saved = all(checkpoints.saved_frames(cell.folder) for cell in jobs.cells)
+        if cluster.worker_nodes and saved:
             cluster.remove_node(other, allow_graceful=False)
 
     monkeypatch.setattr(module, "write", write_and_kill)
@@ -131,147 +113,104 @@ def test_a_study_whose_node_is_killed_half_way_has_the_same_results(
     assert not children()
 
 
-def test_a_run_that_no_node_can_begin_fails_with_the_reason(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = make_jobs(tmp_path, "--agents", "dqn")
+def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monkeypatch):
     monkeypatch.setattr(module, "to_go_on", lambda cell: {"a/b/c": "no file"})
     with connected(cluster.address) as ray:
         jobs.run(RayWorkers(ray, jobs.cells, jobs.study), 1)
-    assert (
-        "no node can run the cell: AttributeError: 'str' object" in jobs.failures["dqn-breakout-s1"]
-    )
+    (failure,) = jobs.failures.values()
+    assert "no node can run the cell: AttributeError: 'str' object" in failure
 
 
 # --- without Ray ----------------------------------------------------------------------------------
 
 
-def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(
-    tmp_path: Path,
-) -> None:
-    jobs = make_jobs(tmp_path, "--agents", "dqn")
+def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(jobs):
     (cell,) = jobs.cells
     cell.folder.mkdir()
     node = Node(cell, jobs.study, module.to_go_on(cell))
-    error, stop = None, False
+    error, metrics, stop = None, cell.folder / "metrics.jsonl", False
     while error is None:
         files, _, error = node.news(stop)
         write(cell, files)
-        stop = (cell.folder / "metrics.jsonl").exists() and bool(
-            read_rows(cell.folder / "metrics.jsonl")[0]
-        )
+        stop = metrics.exists() and bool(read_rows(metrics)[0])
     assert error == "stopped"
     assert checkpoints.saved_frames(cell.folder)[0] > 0
     assert not Path(node._scratch.name).exists()
 
 
-def test_what_has_changed_makes_the_other_folder_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cell,) = make_jobs(tmp_path / "one", "--agents", "dqn").cells
-    (copy,) = make_jobs(tmp_path / "other", "--agents", "dqn").cells
+def test_what_has_changed_makes_the_other_folder_the_same(tmp_path, monkeypatch):
+    cell, copy = (make_jobs(tmp_path / name).cells[0] for name in ("one", "other"))
 
-    def put(name: str, text: str) -> None:
-        path = cell.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    def put(*names):
+        for path in (cell.folder / name for name in names):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{path}, changed" if path.exists() else str(path))
 
-    def move(known: Any) -> tuple[dict[str, str], Any]:
+    def move(known):
         files, known = changes(cell, known)
         write(copy, files)
-        return {
-            name.removeprefix(f"{cell.name}/"): data.tobytes().decode()
-            for name, data in files.items()
-        }, known
+        return {name.removeprefix(f"{cell.name}/") for name in files}, known
 
-    for name, text in {"metrics.jsonl": "1\n", "lock": "", "eval/7.json": "{}"}.items():
-        put(name, text)
-    for frames in ("000000000400", "000000000800", ".writing"):
-        put(f"checkpoint/{frames}/manifest.json", frames)
+    old, new, newest = (f"checkpoint/{frames:012d}/manifest.json" for frames in (400, 800, 1_600))
+    put("metrics.jsonl", "lock", "eval/7.json", old, new, "checkpoint/.writing/manifest.json")
     moved, known = move({})
-    newest = "checkpoint/000000000800/manifest.json"
-    assert moved == {"metrics.jsonl": "1\n", "eval/7.json": "{}", newest: "000000000800"}
-    assert move(known)[0] == {}
-    put("metrics.jsonl", "1\n2\n")
+    assert moved == {"metrics.jsonl", "eval/7.json", new}
+    assert move(known)[0] == set()
+    put("metrics.jsonl")
     with monkeypatch.context() as patch:  # a checkpoint comes while the files are read
-        patch.setattr(
-            np, "fromfile", lambda *_: put("checkpoint/000000001600/manifest.json", "000000001600")
-        )
+        patch.setattr(np, "fromfile", lambda *_: put(newest))
         assert changes(cell, known) == ({}, known)
     moved, known = move(known)
-    assert moved == {
-        "metrics.jsonl": "1\n2\n",
-        "checkpoint/000000001600/manifest.json": "000000001600",
-    }
+    assert moved == {"metrics.jsonl", newest}
+    for name in ("metrics.jsonl", "eval/7.json", new, newest):
+        assert (copy.folder / name).read_bytes() == (cell.folder / name).read_bytes()
     assert checkpoints.saved_frames(copy.folder) == [1600, 800]
     assert changes(copy, {})[1].keys() == known.keys()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--cpus-per-run", "4"),
-        ("--cpus-per-run", "2", "--gpus-per-run", "1"),
-        ("--gpus-per-run", "0.5"),
-    ],
-)
-def test_a_run_that_fits_on_no_node_is_refused(words: tuple[str, ...], tmp_path: Path) -> None:
-    nodes = [
-        {"CPU": 3.0, "memory": 8e9},
-        {"CPU": 1.0, "GPU": 0.25, "memory": 8e9},
-        {"CPU": 1, "GPU": 1, "memory": 1e3},
-    ]
+FITS = "--cpus-per-run 3"
+MORE = "--cpus-per-run 4", "--cpus-per-run 2 --gpus-per-run 1", "--gpus-per-run 0.5"
+
+
+@pytest.mark.parametrize("words", MORE)
+def test_a_run_that_fits_on_no_node_is_refused(words, tmp_path):
+    nodes = [dict(CPU=3.0, memory=8e9), dict(CPU=1.0, GPU=0.25, memory=8e9)]
+    nodes.append(dict(CPU=1, GPU=1, memory=1e3))
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    jobs = make_jobs(tmp_path, "--ray", "auto", "--agents", "dqn", *words)
-    with pytest.raises(
-        UsageError, match=rf"{' '.join(words[:2])}.*fits on no node of the cluster: 3 cores, 0 GPUs"
-    ):
-        RayWorkers(ray, jobs.cells, jobs.study)
-    RayWorkers(
-        ray,
-        (
-            jobs := make_jobs(tmp_path, "--ray", "auto", "--agents", "dqn", "--cpus-per-run", "3")
-        ).cells,
-        jobs.study,
-    )
+    jobs = [make_jobs(tmp_path, "--ray", "auto", *text.split()) for text in (FITS, words)]
+    RayWorkers(ray, jobs[0].cells, jobs[0].study)
+    says = f"{words.partition(' --')[0]}.*fits on no node of the cluster: 3 cores, 0 GPUs"
+    with pytest.raises(UsageError, match=says):
+        RayWorkers(ray, jobs[1].cells, jobs[1].study)
 
 
-def test_gpus_are_looked_for_on_the_nodes_and_not_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    words = ["--ray", "auto", *GRID, "--frames", "2400", "--agents", "dqn", "--out", str(tmp_path)]
-    study, shared = compare.read_command(
-        [*words, "--", *QUICK, "--device", "cuda", "--precision", "bf16"]
-    )
+    words = [*words_of(tmp_path, "--ray", "auto"), "--device", "cuda", "--precision", "bf16"]
+    study, shared = compare.read_command(words)
     (cell,) = make_cells(study, shared)
     assert compare.is_left(cell, None, study)
-    with pytest.raises(
-        UsageError, match=r"^--device cuda: reserve a GPU for each run with --gpus-per-run 1"
-    ):
+    says = r"^--device cuda: reserve a GPU for each run with --gpus-per-run 1"
+    with pytest.raises(UsageError, match=says):
         RayWorkers(SimpleNamespace(), [cell], study)
 
 
-def test_a_node_removes_the_folders_of_owners_that_were_killed_and_of_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_a_node_removes_the_folders_of_killed_owners_and_of_nobody_else(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr(Children, "run", lambda *_: iter(()))
-    jobs = make_jobs(tmp_path / "study", "--agents", "dqn")
+    jobs = make_jobs(tmp_path / "study")
     for name in ("killed/.in-use", "a-run/lock"):
-        (path := tmp_path / f"{module.SCRATCH}{name}").parent.mkdir()
+        (path := scratch / f"{module.SCRATCH}{name}").parent.mkdir(parents=True)
         path.touch()
-    alive, other = (Node(jobs.cells[0], jobs.study, {}) for _ in range(2))
-    left = {path.name.removeprefix(module.SCRATCH) for path in tmp_path.glob(f"{module.SCRATCH}*")}
-    assert left == {
-        "a-run",
-        *(Path(n._scratch.name).name.removeprefix(module.SCRATCH) for n in (alive, other)),
-    }
-    for node in (alive, other):
+    nodes = [Node(jobs.cells[0], jobs.study, {}) for _ in range(2)]
+    others = {Path(node._scratch.name) for node in nodes}
+    assert {*scratch.iterdir()} == {scratch / f"{module.SCRATCH}a-run", *others}
+    for node in nodes:
         node.news(False)
 
 
-def test_ray_without_an_address_is_local_and_its_runs_use_their_cores() -> None:
+def test_ray_without_an_address_is_local_and_its_runs_use_their_cores():
     study, shared = compare.read_command(["--ray", "--cpus-per-run", "2"])
     assert (study.ray, study.jobs) == ("local", None)
     assert {cell.config.threads for cell in make_cells(study, shared)} == {2}

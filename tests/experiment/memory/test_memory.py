@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,30 +17,18 @@ from tests.batches import make_network, random_inputs
 
 
 @pytest.mark.parametrize(("core", "lowest", "highest"), [("lstm", 0.9, 1), ("identity", 0, 0.4)])
-def test_a_recurrent_core_remembers_the_cue_and_the_identity_core_cannot(
-    core: str, lowest: float, highest: float
-) -> None:
-    tiny = {
-        "unroll": 8,
-        "num_envs": 8,
-        "batch_size": 16,
-        "start_rows": 512,
-        "replay_rows": 4096,
-        "core_size": 16,
-    }
-    config = recall.settings(core, 3, updates=150, game="recall/Recall2-v0", **tiny)
+def test_a_recurrent_core_remembers_the_cue_and_the_identity_core_cannot(core, lowest, highest):
+    tiny = dict(unroll=8, num_envs=8, batch_size=16, core_size=16, start_rows=512)
+    tiny |= dict(replay_rows=4096, game="recall/Recall2-v0")
+    config = recall.settings(core, 3, updates=150, **tiny)
     assert lowest <= recall.success(config, recall.train(config), wait=2, episodes=100) <= highest
 
 
-def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(
-    finished: Path,
-) -> None:
+def test_an_agent_wiped_every_step_plays_as_one_that_starts_from_nothing_at_every_row(finished):
     agent = open_agent(finished, eval_episodes=1, eval_epsilon=0.5, seed=5)
     wiped = evaluate(agent.network, agent.config, agent.protocol, wipe_every=1)
     core = copy.copy(agent.network.core)
-    agent.network.core.forward = lambda x, state, is_first: core(
-        x, state, torch.ones_like(is_first)
-    )
+    agent.network.core.forward = lambda x, state, first: core(x, state, torch.ones_like(first))
     fresh = evaluate(agent.network, agent.config, agent.protocol)
     assert fresh.scores == wiped.scores
     assert fresh.records[0].actions.tobytes() == wiped.records[0].actions.tobytes()
@@ -54,46 +41,42 @@ def episode(rows: int, depth: int) -> tuple[Inputs, torch.Tensor]:
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_the_gradient_k_steps_back_is_that_of_one_backward_pass_over_the_whole_episode(
-    depth: int,
-) -> None:
+def test_the_gradient_k_steps_back_is_that_of_one_backward_pass_over_the_whole_episode(depth):
     network = make_network(frame_stack=depth, hidden=32, core="gru")
     inputs, action = episode(9, depth)
     end, steps = 8, 5
     norms = memory.gradient_norms(network, inputs, action, [6, end], steps)[1]
     with watched_images(network) as images:
         network(inputs, network.initial_state(1))[0][end, 0, action[end]].backward()
-    assert images[0].grad is not None
     whole = images[0].grad.flatten(1).norm(dim=1)  # [rows]
     np.testing.assert_allclose(norms, whole[end - steps : end + 1].flip(0), rtol=1e-4)
     assert (norms > 0).all()
 
 
-def test_the_gradient_of_a_feed_forward_network_does_not_reach_back() -> None:
+def test_the_gradient_of_a_feed_forward_network_does_not_reach_back():
     norms = memory.gradient_norms(make_network(core="identity"), *episode(9, 1), [8], 4)[0]
     assert norms[0] > 0
     assert norms[1:].tolist() == [0.0] * 4
 
 
-def test_the_commands_write_every_k_of_the_horizon_and_the_gradients_of_trained_and_new_cores(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_the_commands_write_the_horizon_and_gradients_of_trained_and_new_cores(finished, tmp_path):
     out = tmp_path / "new" / "horizon.json"
-    flags = ["--epsilon", "0.5", "--threads", "1", "--out", str(out)]
-    assert memory.main(["horizon", str(finished), "--episodes", "2", "--every", "4", *flags]) == 0
-    wiped = json.loads(out.read_text())["wiped_every"]
+
+    def call(command: str, words: str) -> dict:
+        words += f" --epsilon 0.5 --threads 1 --out {out}"
+        assert memory.main([command, str(finished), *words.split()]) == 0
+        return json.loads(out.read_text())
+
+    wiped = call("horizon", "--episodes 2 --every 4")["wiped_every"]
     assert list(wiped) == ["4", "never"]
     assert all(row["mean"] == np.mean(row["scores"]) for row in wiped.values())
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    words = ["--episodes", "1", "--steps", "8", "--states", "3", "--fresh", "1"]
-    assert memory.main(["gradient", str(finished), *words, *flags]) == 0
-    curves = json.loads(out.read_text())["curves"]
+    curves = call("gradient", "--episodes 1 --steps 8 --states 3 --fresh 1")["curves"]
     assert list(curves) == ["lstm, trained", "rnn, new", "lstm1997, new", "lstm, new", "gru, new"]
     for curve in curves.values():
         assert curve["states"] == 3
-        assert [
-            (curve[k][0], len(curve[k])) for k in ("median", "quartile_low", "quartile_high")
-        ] == [(1, 9)] * 3
+        bands = [curve[name] for name in ("median", "quartile_low", "quartile_high")]
+        assert [(band[0], len(band)) for band in bands] == [(1, 9)] * 3
 
 
 @pytest.mark.parametrize(
@@ -107,9 +90,7 @@ def test_the_commands_write_every_k_of_the_horizon_and_the_gradients_of_trained_
         ("recall --out /proc/no/r.json", "/proc/no: cannot be written"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(
-    finished: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_input_is_one_line_and_status_2(finished, words, said, capsys):
     assert memory.main(words.replace("RUN", str(finished)).split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

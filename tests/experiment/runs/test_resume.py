@@ -17,41 +17,34 @@ from tests import small
 
 # 568 and 1,176 are neither at a row, nor at a checkpoint, nor at an episode's end; 8 and 1,592 the
 # first and last step.
+PRIORITISED = dict(priority_exponent=0.9, target_period=3)
+PER_ACTOR = dict(priority_exponent=0.9, exploration="per-actor", head="qr", torso="lean")
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    "drqn_uniform": ("drqn", (568, 1_176), {"observe": "flicker", "seed": 3}),
-    "drqn_prioritised": (
-        "drqn",
-        (8, 800, 1_592),
-        {"game": "space_invaders", "priority_exponent": 0.9, "target_period": 3},
-    ),
-    "dqn_prioritised": (
-        "dqn",
-        (568, 1_176),
-        {
-            "observe": "flicker",
-            "priority_exponent": 0.9,
-            "exploration": "per-actor",
-            "head": "qr",
-            "torso": "lean",
-        },
-    ),
+    "drqn_uniform": ("drqn", (568, 1_176), dict(observe="flicker", seed=3)),
+    "drqn_prioritised": ("drqn", (8, 800, 1_592), PRIORITISED | {"game": "space_invaders"}),
+    "dqn_prioritised": ("dqn", (568, 1_176), PER_ACTOR | {"observe": "flicker"}),
 }
 
 
+def stop(patch: pytest.MonkeyPatch, frame: int, runs: Path, *kind: str, **settings: Any) -> Path:
+    """Begin the run `parts`, or go on with it, and stop it at this frame."""
+    folder = runs / "parts"
+    with patch.context() as own:
+        small.at_frame(own, frame, small.ask_to_stop)
+        if folder.exists():
+            small.resume(folder)
+        else:
+            small.start(runs, "parts", *kind, **settings)
+    assert saved_frames(folder)[0] == frame
+    return folder
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_and_resumed_is_never_stopped(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_stopped_and_resumed_is_never_stopped(case, tmp_path, monkeypatch):
     name, stops, settings = CASES[case]
-    whole, parts = small.start(tmp_path, "whole", name, **settings), tmp_path / "parts"
+    whole = small.start(tmp_path, "whole", name, **settings)
     for frame in stops:
-        with monkeypatch.context() as patch:
-            small.at_frame(patch, frame, small.ask_to_stop)
-            if parts.exists():
-                small.resume(parts)
-            else:
-                small.start(tmp_path, "parts", name, **settings)
-        assert saved_frames(parts)[0] == frame
+        parts = stop(monkeypatch, frame, tmp_path, name, **settings)
         state = load_latest(parts, training=True, report=pytest.fail).training
         # In the middle of episodes.
         assert (state["envs.episode_start"] < state["envs.tape_length"]).any()
@@ -59,15 +52,8 @@ def test_stopped_and_resumed_is_never_stopped(
     assert small.differences(whole, parts) == []
 
 
-def test_a_run_that_was_moved_and_damaged_goes_on_from_the_checkpoint_before_and_ends_the_same(
-    finished: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    with monkeypatch.context() as patch:
-        small.at_frame(patch, 1_240, small.ask_to_stop)
-        parts = small.start(tmp_path, "parts")
+def test_a_moved_and_damaged_run_ends_the_same(finished, tmp_path, monkeypatch, capsys):
+    parts = stop(monkeypatch, 1_240, tmp_path)
     assert saved_frames(parts) == [1_240, 800]
     path = parts / "checkpoint" / f"{1_240:012d}" / "training.safetensors"
     data = bytearray(path.read_bytes())
@@ -85,10 +71,8 @@ def test_a_run_that_was_moved_and_damaged_goes_on_from_the_checkpoint_before_and
     assert not parts.exists()
 
 
-def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    settings = {"frames": 1_000, "eval_frames": 1_000}
+def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(tmp_path, monkeypatch):
+    settings = dict(frames=1_000, eval_frames=1_000)
     whole = small.start(tmp_path, "whole", **settings)
     with monkeypatch.context() as patch:
         evaluate_if_due = Run.evaluate_if_due
@@ -104,33 +88,27 @@ def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(
     assert small.differences(whole, parts) == []
 
 
-def test_resuming_a_finished_run_changes_nothing(copied: Path, capsys: pytest.CaptureFixture[str]):
+def test_resuming_a_finished_run_changes_nothing(copied, capsys):
     before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     assert small.resume(copied) == 0
-    after = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
-    # It has its new place.
-    assert [p for p in before if after.get(p) != before[p] and p.name != "config.yaml"] == []
+    changed = {p.name for p, data in before.items() if not p.exists() or p.read_bytes() != data}
+    assert changed <= {"config.yaml"}  # which has its new place
     assert "bit for bit" not in capsys.readouterr().out
 
 
-def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(finished, tmp_path, capsys):
     grown = small.start(tmp_path, "grown", frames=1_000)  # not where a row falls
     assert small.resume(grown, "--frames", "1600") == 0
     assert "--frames 1000 -> 1600" in capsys.readouterr().out
-    assert small.differences(finished, grown) == [
-        "rows"
-    ]  # the old end keeps its row, which parts the means of the next
+    # The old end keeps its row, which parts the means of the next.
+    assert small.differences(finished, grown) == ["rows"]
     at = [row["frames"] for row in small.rows(grown)]
     assert sorted({*at} - {1_000}) == [row["frames"] for row in small.rows(finished)]
     assert small.resume(grown) == 0  # the new length was kept: nothing is left to do
     assert saved_frames(grown)[0] == 1_600
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_again_and_a_longer_one_does_not(
-    finished: Path, copied: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_run_begins_again_if_it_was_killed_before_its_first_checkpoint(finished, copied, capsys):
     shutil.rmtree(copied / "checkpoint")
     rows = (copied / "metrics.jsonl").read_bytes()
     assert small.resume(copied) == 2
@@ -143,13 +121,12 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_and_a_longer_one_
     assert small.differences(finished, copied) == []
 
 
-@pytest.mark.parametrize(
-    ("number", "ignored"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGHUP, True)]
-)
-def test_a_signal_stops_the_run_with_a_checkpoint_and_one_that_was_ignored_stays_ignored(
-    number: signal.Signals, ignored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "ignored"), [("TERM", False), ("INT", False), ("HUP", True)])
+def test_a_signal_stops_with_a_checkpoint_unless_it_was_ignored(
+    name, ignored, tmp_path, monkeypatch
 ):
-    """`nohup` ignores SIGHUP for the program it starts."""
+    """As `nohup` ignores SIGHUP for the program it starts."""
+    number = signal.Signals[f"SIG{name}"]
     before = signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         small.at_frame(monkeypatch, 200, lambda run: os.kill(os.getpid(), number))
@@ -159,43 +136,31 @@ def test_a_signal_stops_the_run_with_a_checkpoint_and_one_that_was_ignored_stays
     assert saved_frames(folder) == [600 if ignored else 200]
 
 
-def test_every_change_of_meaning_is_shown_and_refused(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-):
-    config = preset("drqn")
+def test_every_change_of_meaning_is_shown_and_refused(finished, capsys):
     for name in {field.name for field in fields(Config)} - FREE_ON_RESUME:
-        other = replace(config)
+        other = replace(preset("drqn"))
         other.__dict__[name] = "another"  # whatever the setting's type
-        with pytest.raises(
-            UsageError,
-            match=rf"would change the meaning of the run: {flag(name)} .* -> another; start",
-        ):
-            check_same(config, other)
+        says = f"would change the meaning of the run: {flag(name)} .* -> another; start"
+        with pytest.raises(UsageError, match=says):
+            check_same(preset("drqn"), other)
     before = (finished / "metrics.jsonl").read_bytes()
     assert small.resume(finished, "--seed", "2") == 2
     assert "--seed 1 -> 2" in capsys.readouterr().err
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def test_free_changes_and_what_exactness_is_lost_are_shown_and_the_changes_are_kept(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    elsewhere = {"precision": "bf16", "machine": {"cpu": "Z80", "torch": "0.1", "ale_py": "0.1"}}
+def test_free_changes_are_shown_and_stay_and_lost_exactness_is_shown(copied, monkeypatch, capsys):
+    machine = dict(cpu="Z80", torch="0.1", ale_py="0.1")
+    elsewhere = dict(precision="bf16", machine=machine)
     small.sign(copied / "checkpoint" / f"{1_600:012d}", lambda manifest: manifest | elsewhere)
     monkeypatch.setattr("experiment.build.has_bf16", lambda device: False)
-    assert (
-        small.resume(copied, "--frames", "1640", "--checkpoint-frames", "500", "--threads", "2")
-        == 0
-    )
+    changes = "--frames 1640 --checkpoint-frames 500 --threads 2"
+    assert small.resume(copied, *changes.split()) == 0
     out = capsys.readouterr().out
-    for change in ("--frames 1600 -> 1640", "--checkpoint-frames 800 -> 500", "--threads 1 -> 2"):
-        assert f"changed     {change}" in out
-    for line in (
-        "precision 'bf16' -> 'fp32'",
-        "cpu 'Z80' -> ",
-        "torch '0.1' -> ",
-        "ale_py '0.1' -> ",
-    ):
+    for change in ("frames 1600 -> 1640", "checkpoint-frames 800 -> 500", "threads 1 -> 2"):
+        assert f"changed     --{change}" in out
+    lost = [f"{name} {value!r} -> " for name, value in machine.items()]
+    for line in ("precision 'bf16' -> 'fp32'", *lost):
         assert f"no longer bit for bit the same run: {line}" in out
     assert "cpu, fp32" in out
     assert saved_frames(copied)[0] == 1_640

@@ -10,16 +10,9 @@ from experiment import build
 from experiment.scores.evaluation import Evaluation, evaluate, middle_and_best
 from experiment.settings.config import Config
 
-CONFIG = Config(
-    game="breakout",
-    eval_episodes=3,
-    eval_epsilon=1.0,
-    seed=4,
-    torso="dqn-2013",
-    hidden=8,
-    core_size=4,
-    threads=1,
-)
+SMALL = dict(torso="dqn-2013", hidden=8, core_size=4, threads=1)
+CONFIG = Config(game="breakout", eval_episodes=3, eval_epsilon=1.0, seed=4, **SMALL)
+V5 = protocol("v5")
 
 
 @pytest.fixture(scope="module")
@@ -28,54 +21,47 @@ def network() -> QNetwork:
 
 
 @pytest.fixture(scope="module")
-def sizes() -> list[int]:
-    """Of the batches of `whole`."""
-    return []
+def played(network) -> tuple[Evaluation, list[int]]:
+    """Three episodes, and the sizes of the batches that they took."""
+    sizes: list[int] = []
+    with network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[1].shape[0])):
+        return evaluate(network, CONFIG, V5), sizes
 
 
-@pytest.fixture(scope="module")
-def whole(network: QNetwork, sizes: list[int]) -> Evaluation:
-    with network.register_forward_pre_hook(lambda _, given: sizes.append(given[1].shape[0])):
-        return evaluate(network, CONFIG, protocol("v5"))
-
-
-def test_only_envs_with_episodes_left_are_computed_and_the_games_are_the_same(
-    network: QNetwork, whole: Evaluation, sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_envs_with_episodes_left_are_computed(network, played, monkeypatch):
+    """And the games are the same as with all of them."""
+    whole, sizes = played
     low, middle, high = sorted(record.steps for record in whole.records)
     assert sizes == [3] * low + [2] * (middle - low) + [1] * (high - middle)
 
     act = Actor.act
     monkeypatch.setattr(Actor, "act", lambda self, *rows, playing: act(self, *rows))
-    every = evaluate(network, CONFIG, protocol("v5"))
+    every = evaluate(network, CONFIG, V5)
     assert every.scores == whole.scores
     for one, other in zip(every.records, whole.records, strict=True):
         assert np.array_equal(one.actions, other.actions)
 
 
-def test_a_stop_keeps_the_episodes_that_ended(network: QNetwork, whole: Evaluation) -> None:
-    reported: list[tuple[int, int]] = [(0, 0)]
+def test_a_stop_keeps_the_episodes_that_ended(network, played):
+    told = [(0, 0)]
 
-    def report(scores: list[float], steps: int) -> None:
-        reported.append((len(scores), steps))
+    def report(scores, steps):
+        told.append((len(scores), steps))
 
-    stopped = evaluate(network, CONFIG, protocol("v5"), lambda: reported[-1][0] > 0, report=report)
+    stopped = evaluate(network, CONFIG, V5, lambda: told[-1][0] > 0, report=report)
     (record,) = stopped.records
-    first = min(whole.records, key=lambda record: record.steps)
+    first = min(played[0].records, key=lambda record: record.steps)
     assert (stopped.scores, record.steps) == ([first.score], first.steps)
-    assert reported == [*((0, step) for step in range(record.steps)), (1, record.steps)]
+    assert told == [*((0, step) for step in range(record.steps)), (1, record.steps)]
 
 
-def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(
-    network: QNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(network, monkeypatch):
     monkeypatch.setattr("experiment.scores.evaluation.MAX_ENVS", 2)
-    result = evaluate(network, CONFIG, protocol("v5"))
-    # 3 episodes: 2 an env, and what is left
-    assert [record.env for record in result.records] == [0, 0, 1]
-    assert result.records[0].start < result.records[1].start  # both on one tape
+    records = evaluate(network, CONFIG, V5).records
+    assert [record.env for record in records] == [0, 0, 1]  # 2 an env, and what is left of 3
+    assert records[0].start < records[1].start  # both on one tape
 
 
-def test_the_median_of_an_even_number_is_the_lower_one_and_of_equals_the_first_is_best() -> None:
+def test_the_median_of_an_even_number_is_the_lower_one_and_of_equals_the_first_is_best():
     # From the best: 4 (1), 4 (2), 2 (3), 1 (0).
     assert middle_and_best([1.0, 4.0, 4.0, 2.0]) == (3, 1)

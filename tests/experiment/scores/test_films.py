@@ -1,9 +1,8 @@
-"""Films that teach: the values are the network's own, the pictures hold them, and the files play
-anywhere."""
+"""Films that teach: values of the network itself, in the pictures, in files that play anywhere."""
 
 import io
-import itertools
 from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -21,51 +20,41 @@ from experiment.scores.evaluation import evaluate
 from experiment.scores.trace import CHUNK, Trace, inputs_of, trace, watched_images
 from experiment.settings.config import Config
 
-CONFIG = Config(
-    game="breakout",
-    observe="flicker:0.5",
-    eval_episodes=1,
-    eval_epsilon=0.5,
-    seed=4,
-    precision="fp32",
-    hidden=16,
-    core_size=8,
-    head="qr",
-    frame_stack=2,
-    threads=1,
-)
+NETWORK = dict(hidden=16, core_size=8, head="qr", frame_stack=2, precision="fp32", threads=1)
+PLAY = dict(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_epsilon=0.5, seed=4)
+CONFIG = Config(**NETWORK | PLAY)
 
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(
-        Path("runs/x"), CONFIG, protocol("v5"), build.make_network(CONFIG, 4), {"frames": 0}
-    )
+    network = build.make_network(CONFIG, 4)
+    return Agent(Path("runs/x"), CONFIG, protocol("v5"), network, {"frames": 0})
 
 
 @pytest.fixture(scope="module")
-def record(agent: Agent) -> EpisodeRecord:
+def record(agent) -> EpisodeRecord:
     return evaluate(agent.network, CONFIG, agent.protocol).records[0]
 
 
 @pytest.fixture(scope="module")
-def numbers(agent: Agent, record: EpisodeRecord) -> Trace:
+def numbers(agent, record) -> Trace:
     return trace(agent.network, CONFIG, record, saliency=True)
 
 
-def test_the_values_are_those_of_the_network_run_again_on_the_record(
-    agent: Agent, record: EpisodeRecord, numbers: Trace
-) -> None:
+def close(a, b, rtol=1e-5, atol=1e-6):
+    np.testing.assert_allclose(a, b.numpy(), rtol=rtol, atol=atol)
+
+
+def test_the_values_are_those_of_the_network_run_again_on_the_record(agent, record, numbers):
     inputs, action = inputs_of(record, CONFIG.frame_stack)
     state, q = agent.network.initial_state(1), []
     with torch.no_grad():
         for start in range(0, record.steps, CHUNK):
-            values, state = agent.network(
-                inputs.rows(start, min(start + CHUNK, record.steps)), state
-            )
-            q.append(values[:, 0].numpy())
-    np.testing.assert_allclose(numbers.q, np.concatenate(q), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(numbers.state[-1], state[0].numpy(), rtol=1e-5, atol=1e-6)
+            rows = inputs.rows(start, min(start + CHUNK, record.steps))
+            values, state = agent.network(rows, state)
+            q.append(values[:, 0])
+    close(numbers.q, torch.cat(q))
+    close(numbers.state[-1], state[0])
     assert (numbers.action == action.numpy()).all()
     assert numbers.reward.sum() == record.score
     assert list(numbers.gates) == ["input", "forget", "output"]
@@ -74,49 +63,38 @@ def test_the_values_are_those_of_the_network_run_again_on_the_record(
     assert ((gates > 0) & (gates < 1)).all()
 
 
-def test_saliency_is_the_gradient_of_the_played_actions_value(
-    agent: Agent, record: EpisodeRecord, numbers: Trace
-) -> None:
+def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, numbers):
     inputs, action = inputs_of(record, CONFIG.frame_stack)
     with watched_images(agent.network) as images:
         q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
     (gradient,) = torch.autograd.grad(q[0, 0, action[0]], images)
     # 4 x 4 pixels as channels: row 4 y + 2, column 4 x + 1 is channel 4 * 2 + 1
     newest = gradient[0, -16:]
-    assert numbers.saliency is not None
-    np.testing.assert_allclose(
-        numbers.saliency[0][2::4, 1::4], newest[9].abs().numpy(), rtol=1e-3, atol=1e-7
-    )
+    close(numbers.saliency[0][2::4, 1::4], newest[9].abs(), rtol=1e-3, atol=1e-7)
 
 
-def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(
-    record: EpisodeRecord, numbers: Trace
-) -> None:
+def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numbers):
     t, plain = 12, replace(numbers, saliency=None)
     drawn = overlay.pictures(record, plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size)
-    picture = next(itertools.islice(drawn, t, None))
+    (picture,) = islice(drawn, t, t + 1)
     view = picture[overlay.GAME_Y + 28 :, overlay.VIEW_X :][: overlay.VIEW : 2, : overlay.VIEW : 2]
     assert (view == numbers.frames[t][..., None]).all()
     game = picture[overlay.GAME_Y :, overlay.MARGIN :][:210, : overlay.GAME_WIDTH : 2]
-    assert (game == next(itertools.islice(replay_colour(record, pooled=True), t, None))).all()
+    (colour,) = islice(replay_colour(record, pooled=True), t, t + 1)
+    assert (game == colour).all()
     hidden = ~numbers.frames.any(axis=(1, 2))
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
 
 
-def test_a_film_is_seekable_small_and_has_a_poster(
-    agent: Agent, record: EpisodeRecord, tmp_path: Path
-) -> None:
+def test_a_film_is_seekable_small_and_has_a_poster(agent, record, tmp_path):
     path = films.overlay_film(agent, record, saliency=True).write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         # A picture a step.
         assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)
-        keys = [
-            (packet.pts or 0) * packet.time_base
-            for packet in container.demux(stream)
-            if packet.is_keyframe
-        ]
-    assert max(float(b - a) for a, b in itertools.pairwise(keys)) <= 4
+        keys = [packet for packet in container.demux(stream) if packet.is_keyframe]
+        times = [float((packet.pts or 0) * packet.time_base) for packet in keys]
+    assert max(b - a for a, b in pairwise(times)) <= 4
     assert path.stat().st_size < 15e6 * record.steps / (300 * overlay.FPS)  # five minutes: 15 MB
     assert Image.open(tmp_path / "a.jpg").size[0] == overlay.WIDTH
 
@@ -125,18 +103,16 @@ def picture(height: int, level: int) -> np.ndarray:
     return np.full((height, 4, 3), level, np.uint8)
 
 
-def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end() -> None:
-    both = films.beside(
-        films.Film([picture(4, 1), picture(4, 2)], 15, 2), films.Film([picture(6, 3)], 15, 1)
-    )
-    one, two = both.pictures
+def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end():
+    long = films.Film([picture(4, 1), picture(4, 2)], 15, 2)
+    one, two = films.beside(long, films.Film([picture(6, 3)], 15, 1)).pictures
     assert one.shape == two.shape == (6, 8, 3)
     # Left, right, below the smaller one.
     assert [one[0, 0, 0], one[0, 4, 0], one[5, 0, 0]] == [1, 3, 0]
     assert [two[0, 0, 0], two[0, 4, 0]] == [2, 3]
 
 
-def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time() -> None:
+def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time():
     out, waits = io.StringIO(), []
     films.show(films.Film([picture(4, i) for i in range(8)], 60, 8), out, waits.append)
     assert len(waits) == 2  # 15 pictures a second of 60

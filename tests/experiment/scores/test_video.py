@@ -1,6 +1,5 @@
 """Films as files: what is decoded is what was written, in the format that browsers play."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -18,73 +17,66 @@ def moving_square(count: int, height: int = 210, width: int = 160) -> np.ndarray
     return frames
 
 
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "a.mp4"
+
+
 def decode(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "a.mp4"
-    write_video(moving_square(20), path)
+def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(path):
+    frames = moving_square(20)
+    write_video(frames, path)
     decoded = decode(path)
     assert decoded.shape == (20, 420, 320, 3)
-    assert (
-        np.abs(decoded.astype(int) - moving_square(20).repeat(2, axis=1).repeat(2, axis=2)).mean()
-        < 3
-    )
+    assert np.abs(decoded.astype(int) - frames.repeat(2, axis=1).repeat(2, axis=2)).mean() < 3
     for index in range(20):  # not one frame off: the edges of the square move by 4 pixels
         row = decoded[index, 110, :, 0]
         assert row[4 * index + 4 : 4 * index + 60].min() > 200
         assert row[4 * index + 68 :].max() < 60
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == (
-            "h264",
-            "yuv420p",
-            60,
-        )
+        codec = stream.codec_context.name, stream.pix_fmt, stream.average_rate
+    assert codec == ("h264", "yuv420p", 60)
     data = path.read_bytes()
-    # The index first: it starts before it is loaded.
-    assert data.index(b"moov") < data.index(b"mdat")
+    assert data.index(b"moov") < data.index(b"mdat")  # it starts before it is loaded
     assert len(data) < 20_000  # raw it is 8 MB
 
 
-def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in range(4):
-        write_video(moving_square(10), tmp_path / f"{name}.mp4", caption="drqn, pong")
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+def test_the_same_frames_give_the_same_bytes(path):
+    contents = set()
+    for _ in range(4):
+        write_video(moving_square(10), path, caption="drqn, pong")
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
 
 
 @pytest.mark.parametrize("caption", ["score 10", "long " * 100])
-def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(
-    caption: str, tmp_path: Path
-) -> None:
-    write_video(moving_square(2), tmp_path / "a.mp4", caption=caption)
-    decoded = decode(tmp_path / "a.mp4")
+def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(caption, path):
+    write_video(moving_square(2), path, caption=caption)
+    decoded = decode(path)
     assert decoded.shape == (2, 420 + CAPTION_ROWS, 320, 3)
     assert (decoded[:, 420:].max((1, 2, 3)) > 150).all()
     assert np.median(decoded[:, 420:]) < 50
     assert decoded[1, :420].mean() == pytest.approx(moving_square(2)[1].mean(), abs=3)
 
 
-def test_odd_sizes_are_made_even(tmp_path: Path) -> None:
-    write_video(moving_square(2, 85, 83), tmp_path / "a.mp4", scale=1)
-    assert decode(tmp_path / "a.mp4").shape == (2, 86, 84, 3)
+def test_odd_sizes_are_made_even(path):
+    write_video(moving_square(2, 85, 83), path, scale=1)
+    assert decode(path).shape == (2, 86, 84, 3)
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "best.mp4"
+def test_a_failure_leaves_the_old_file_and_nothing_else(path):
     path.write_bytes(b"old")
 
-    def broken() -> Iterator[np.ndarray]:
+    def broken():
         yield from moving_square(3)
         raise RuntimeError("the emulator is gone")
 
     for frames, message in ((broken(), "the emulator is gone"), ([], "no frames")):
         with pytest.raises((RuntimeError, ValueError), match=message):
             write_video(frames, path)
-        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [
-            ("best.mp4", b"old")
-        ]
+        assert {file: file.read_bytes() for file in path.parent.iterdir()} == {path: b"old"}

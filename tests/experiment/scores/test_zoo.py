@@ -3,70 +3,51 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import evaluate
 from envs.episodes import EpisodeRecord
 from experiment.scores.zoo import CURVE, EVALUATION, WEIGHTS
 from experiment.studies import shipped
+from tests import small
 
-SHORT = "--episodes 2 --epsilon 0.5 --threads 1".split()
+SHORT = "--episodes 2 --epsilon 0.5 --threads 1 --video none".split()
 
 
 @pytest.fixture(scope="module")
-def zoo(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zoo(finished, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("zoo")
-    words = [
-        str(finished),
-        *SHORT,
-        "--video",
-        "none",
-        "--out",
-        str(home),
-        "--export",
-        str(home / "tiny"),
-    ]
+    words = [str(finished), *SHORT, "--out", str(home), "--export", str(home / "tiny")]
     assert evaluate.main(words) == 0
     return home / "tiny"
 
 
-def test_an_exported_agent_scores_as_its_evaluation_says(zoo: Path) -> None:
+def test_an_exported_agent_is_small_scores_as_it_says_and_has_the_runs_curve(finished, zoo):
     about = json.loads((zoo / EVALUATION).read_text())
     assert about["frames"] == 1600
-    assert evaluate.main([str(zoo), *SHORT, "--video", "none"]) == 0
+    assert evaluate.main([str(zoo), *SHORT]) == 0
     (path,) = (zoo / "eval").glob("*-n2-s1.json")
     again = json.loads(path.read_text())
     assert again["scores"] == about["scores"]
     assert len(again["network_sha256"]) == 64
     assert EpisodeRecord.load(zoo / "best.json").score == max(about["scores"])
     assert EpisodeRecord.load(zoo / "median.json").score in about["scores"]
-
-
-def test_its_weights_take_two_bytes_each_and_its_curve_is_the_runs(
-    finished: Path, zoo: Path
-) -> None:
-    parameters = json.loads((zoo / EVALUATION).read_text())["parameters"]
-    numbers = parameters + 2 * 84 * 84  # and the mean and the deviation of each pixel
+    numbers = about["parameters"] + 2 * 84 * 84  # two bytes each; and each pixel's mean, deviation
     assert 2 * numbers < (zoo / WEIGHTS).stat().st_size < 2 * numbers + 5000
     # Who may read the one reads the other.
     assert (zoo / WEIGHTS).stat().st_mode == (zoo / CURVE).stat().st_mode
     curve = json.loads((zoo / CURVE).read_text())
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row[0] for row in curve["rows"]] == [row["frames"] for row in rows]
-    assert np.isfinite([row[0] for row in curve["rows"]]).all()
+    frames = [row["frames"] for row in small.rows(finished)]
+    assert [row[0] for row in curve["rows"]] == frames
 
 
-def test_a_table_shows_exported_agents_beside_the_published_ones(
-    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_shows_exported_agents_beside_the_published_ones(zoo, tmp_path, capsys):
     assert shipped.main([str(zoo.parent)]) == 0
     head, _, line, _, agents, source = capsys.readouterr().out.splitlines()
     cells = dict(zip(*(text.strip("| ").split(" | ") for text in (head, line)), strict=True))
     mean = json.loads((zoo / EVALUATION).read_text())["mean"]
     assert cells["score (95 % interval)"].startswith(f"{mean:.1f} (")
-    assert cells["random"] == "1.7"
-    assert cells["held button"] == "4.2"
+    assert (cells["random"], cells["held button"]) == ("1.7", "4.2")
     assert cells["published"] == "DQN 1.8, QR-DQN 4.5, IQN 3.3 at 1 million"
     assert "2 episodes, protocol v5, epsilon 0.5" in agents
     assert "google/dopamine" in source
@@ -75,9 +56,7 @@ def test_a_table_shows_exported_agents_beside_the_published_ones(
 
 
 @pytest.mark.parametrize("name", ["config.yaml", WEIGHTS, EVALUATION])
-def test_a_damaged_folder_is_one_line(
-    name: str, zoo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_folder_is_one_line(name, zoo, capsys):
     whole = (zoo / name).read_bytes()
     (zoo / name).write_bytes(whole[:20])
     try:

@@ -1,10 +1,7 @@
-"""The papers' agents: one update of each against a reference written out by hand, in double
-precision."""
+"""The papers' agents: updates of each against a reference by hand, in double precision."""
 
-import dataclasses
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.heads import HEADS
-from agents.learner import LearnerSettings
-from agents.networks import NetworkSettings
+from agents.learner import Learner, LearnerSettings
+from agents.networks import NetworkSettings, QNetwork
 from agents.rows import Sequence
 from experiment import build
 from experiment.settings.config import PRESETS, Config, idle, override, preset
 from tests.batches import ACTIONS, random_batch
+from tests.small import ROOT
 
 A, B = ACTIONS, 4
 Weights = dict[str, Tensor]
@@ -37,6 +34,15 @@ def make_batch(config: Config, state_size: int, seed: int) -> Sequence:
     batch = random_batch(length, B, state_size, config.frame_stack, seed, ends=0.2)
     weight = torch.linspace(0.2, 1, B) if config.priority_exponent else batch.weight
     return batch._replace(weight=weight, core_state=batch.core_state * (config.update == "stored"))
+
+
+def parts(config: Config) -> tuple[QNetwork, Learner]:
+    """A network and its learner, with another network as the target: both would choose alike."""
+    network, other = (build.make_network(override(config, {"seed": s}), A).double() for s in (1, 2))
+    learner = build.make_learner(config, network)
+    if learner.target is not learner.online:
+        learner.target.load_state_dict(other.state_dict())
+    return network, learner
 
 
 # --- the reference: one row of one lane at a time -------------------------------------------------
@@ -67,15 +73,9 @@ def stream(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tensor]:
-    """z [A, K] of every row of a lane, from the stored state on. No gradient through the
-    burn-in."""
-    depth, inputs = config.frame_stack, batch.inputs
-    h, c = (
-        batch.core_state[lane].chunk(2)
-        if config.core == "lstm"
-        else (torch.empty(0), torch.empty(0))
-    )
-    out = []
+    """z [A, K] of every row of a lane, from the stored state on. The burn-in has no gradient."""
+    depth, inputs, out = config.frame_stack, batch.inputs, []
+    h, c = batch.core_state[lane].tensor_split(2)  # empty without a recurrent core
     for t in range(len(batch.action)):
         stack = inputs.frames[t : t + depth, lane].double()
         for k in range(1, depth):  # what lies before the episode's start is black
@@ -126,9 +126,8 @@ def reference_loss(
             y = v[last := len(z) - 1 if config.trace_lambda is not None else t + config.n_step]
             # G_k = r + gamma ((1 - lambda) v + lambda G), lambda 0 before a cut row
             for k in reversed(range(t, last)):
-                trace = (
-                    1.0 if k + 1 == last else 0.0 if cut[k + 1] else (config.trace_lambda or 1.0)
-                )
+                trace = 0.0 if cut[k + 1] else config.trace_lambda or 1.0
+                trace = 1.0 if k + 1 == last else trace
                 follows = 0.0 if ended[k] else config.discount
                 y = r[k].clamp(-clip, clip) + follows * ((1 - trace) * v[k + 1] + trace * y)
             # [K] each
@@ -147,66 +146,56 @@ def reference_loss(
     return total / rows, priorities
 
 
-def rmsprop(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
+Memory = dict[str, Tensor]  # of a weight: running means of its gradient and of the square
+
+
+def rmsprop(config: Config, g: Tensor, memory: Memory, step: int) -> Tensor:
+    """The change of a weight with gradient g, before the learning rate."""
     memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
     memory["mean"] = 0.95 * memory["mean"] + 0.05 * g
-    return p - config.learning_rate * g / (
-        (memory["square"] - memory["mean"] ** 2).sqrt() + config.optimizer_epsilon
-    )
+    return g / ((memory["square"] - memory["mean"] ** 2).sqrt() + config.optimizer_epsilon)
 
 
-def adadelta(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
+def adadelta(config: Config, g: Tensor, memory: Memory, step: int) -> Tensor:
     memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
     eps = config.optimizer_epsilon
-    change = (memory["mean"] + eps).sqrt() / (memory["square"] + eps).sqrt() * g
-    memory["mean"] = 0.95 * memory["mean"] + 0.05 * change**2
-    return p - config.learning_rate * change
+    change = g * ((memory["mean"] + eps) / (memory["square"] + eps)).sqrt()
+    memory["mean"] = 0.95 * memory["mean"] + 0.05 * change**2  # of the changes
+    return change
 
 
-def adam(config: Config, p: Tensor, g: Tensor, memory: dict[str, Tensor], step: int) -> Tensor:
+def adam(config: Config, g: Tensor, memory: Memory, step: int) -> Tensor:
     memory["mean"] = 0.9 * memory["mean"] + 0.1 * g
     memory["square"] = 0.999 * memory["square"] + 0.001 * g**2
     mean, square = memory["mean"] / (1 - 0.9**step), memory["square"] / (1 - 0.999**step)
-    return p - config.learning_rate * mean / (square.sqrt() + config.optimizer_epsilon)
+    return mean / (square.sqrt() + config.optimizer_epsilon)
 
 
-Step = Callable[[Config, Tensor, Tensor, dict[str, Tensor], int], Tensor]
-SMALL = {"precision": "fp32", "batch_size": B}
-PLAIN = {"norm": False, "center": False, "standardize": False, "torso": "nature", "head": "mean"}
-R2D2 = {"hidden": 7, "core_size": 6, "head_hidden": 5, "burn_in": 3, "unroll": 5, "n_step": 3}
+SMALL = dict(precision="fp32", batch_size=B)
+PLAIN = dict(norm=False, center=False, standardize=False, torso="nature", head="mean", hidden=7)
+R2D2 = dict(hidden=7, core_size=6, head_hidden=5, burn_in=3, unroll=5, n_step=3)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "step_of"),
     [
-        ("dqn-2015", {"hidden": 7}, rmsprop),
-        ("dqn-2015", {"hidden": 7, "head": "qr"}, rmsprop),
-        ("double-dqn", {"hidden": 7}, rmsprop),
-        ("drqn-2015", {"core_size": 6, "unroll": 5}, adadelta),
-        ("dueling", {"head_hidden": 5, "max_grad_norm": 0.1}, rmsprop),
-        ("rainbow-lite", {"head_hidden": 5}, adam),
+        ("dqn-2015", dict(hidden=7), rmsprop),
+        ("dqn-2015", dict(hidden=7, head="qr"), rmsprop),
+        ("double-dqn", dict(hidden=7), rmsprop),
+        ("drqn-2015", dict(core_size=6, unroll=5), adadelta),
+        ("dueling", dict(head_hidden=5, max_grad_norm=0.1), rmsprop),
+        ("rainbow-lite", dict(head_hidden=5), adam),
         ("r2d2", R2D2, adam),
-        (
-            "drqn",
-            PLAIN | {"hidden": 7, "core_size": 6, "burn_in": 3, "unroll": 5, "n_step": 2},
-            adam,
-        ),
-        ("dqn", PLAIN | {"hidden": 7, "unroll": 5, "n_step": 2}, adam),
+        ("drqn", PLAIN | dict(core_size=6, burn_in=3, unroll=5, n_step=2), adam),
+        ("dqn", PLAIN | dict(unroll=5, n_step=2), adam),
     ],
 )
-def test_updates_of_a_papers_agent_equal_the_reference(
-    name: str, changes: dict[str, int], step_of: Step
-) -> None:
+def test_updates_of_a_papers_agent_equal_the_reference(name, changes, step_of):
     config = override(preset(name), SMALL | changes)
-    network = build.make_network(config, A).double()
-    learner = build.make_learner(config, network)
-    other = build.make_network(dataclasses.replace(config, seed=2), A).double()
-    learner.target.load_state_dict(other.state_dict())
-    target = {k: v.clone() for k, v in other.state_dict().items()}
+    network, learner = parts(config)
+    target = {k: v.clone() for k, v in learner.target.state_dict().items()}
     weights = {k: v.detach().clone() for k, v in network.named_parameters()}
-    memory = {
-        k: {"mean": torch.zeros_like(v), "square": torch.zeros_like(v)} for k, v in weights.items()
-    }
+    memory = {k: dict(mean=0 * v, square=0 * v) for k, v in weights.items()}
     for step in (1, 2, 3):
         batch = make_batch(config, network.state_size, seed=step)
         online = {k: v.clone().requires_grad_() for k, v in weights.items()}
@@ -215,7 +204,7 @@ def test_updates_of_a_papers_agent_equal_the_reference(
         norm = torch.stack([g.norm() for g in gradients]).norm()
         scale = min(1.0, (config.max_grad_norm or float("inf")) / (norm.item() + 1e-6))
         for (k, p), g in zip(weights.items(), gradients, strict=True):
-            weights[k] = step_of(config, p, g * scale, memory[k], step)
+            weights[k] = p - config.learning_rate * step_of(config, g * scale, memory[k], step)
             if config.average:
                 target[k] = torch.lerp(weights[k], target[k], step / (step + 10))
 
@@ -227,130 +216,58 @@ def test_updates_of_a_papers_agent_equal_the_reference(
             torch.testing.assert_close(p.detach(), weights[k], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_every_head_learns(head: str) -> None:
-    """On one batch whose targets do not move (all rows end) the TD error falls."""
-    small = SMALL | {
-        "torso": "flat",
-        "hidden": 16,
-        "core_size": 8,
-        "burn_in": 1,
-        "unroll": 3,
-        "learning_rate": 0.05,
-    }
-    config = override(preset("drqn"), small | {"head": head})
-    network = build.make_network(config, A).double()
-    learner = build.make_learner(config, network)
-    batch = make_batch(config, network.state_size, seed=1)
-    batch = batch._replace(
-        terminated=torch.ones_like(batch.terminated), truncated=torch.zeros_like(batch.truncated)
-    )
-    told = [learner.update(batch).metrics["td_error"].item() for _ in range(25)]
-    assert np.mean(told[-5:]) < 0.8 * told[0]
-
-
-OTHER = {
-    "trace_lambda": 0.3,
-    "trace_lambda_start": 0.5,
-    "trace_lambda_updates": 4,
-    "discount": 0.5,
-    "double": None,
-    "target_period": 2,
-    "reward_clip": 0.5,
-    "optimizer": "radam",
-    "learning_rate": 0.01,
-    "optimizer_epsilon": 0.1,
-    "max_grad_norm": 1e-3,
-    "priority_eta": 0.1,
-    "core_size": 9,
-    "head_hidden": 8,
-    "hidden": 8,
-    "head": "hl-gauss",
-    "loss": None,
-    "dueling": None,
-    "norm": None,
-    "center": None,
-    "standardize": None,
-    "last_action_reward": None,
-}
+OTHER = dict(trace_lambda=0.3, trace_lambda_start=0.5, trace_lambda_updates=4, discount=0.5)
+OTHER |= dict(optimizer="radam", learning_rate=0.01, optimizer_epsilon=0.1, max_grad_norm=1e-3)
+OTHER |= dict(target_period=2, reward_clip=0.5, priority_eta=0.1, head="hl-gauss")
+OTHER |= dict(core_size=9, head_hidden=8, hidden=8)
+# Of two values the other one.
+SWITCHES = "double dueling norm center standardize last_action_reward loss".split()
+# What the tests above cover; and tests of the agents show what `parts` and `average` do.
+ELSEWHERE = "batch_size burn_in unroll n_step frame_stack torso core value_rescaling parts average"
 
 
 def outcome(config: Config) -> list[Tensor]:
     """Weights after five updates, and priorities if they are used."""
-    network = build.make_network(config, A).double()
-    learner, priority = build.make_learner(config, network), torch.empty(0)
-    if learner.target is not learner.online:  # else both would choose alike
-        learner.target.load_state_dict(
-            build.make_network(override(config, {"seed": 2}), A).double().state_dict()
-        )
+    (network, learner), priority = parts(config), torch.empty(0)
     for step in (1, 2, 3, 4, 5):
         priority = learner.update(make_batch(config, network.state_size, seed=step)).priority
-    return [
-        *(p.detach() for p in learner.online.parameters()),
-        *([priority] * (config.priority_exponent > 0)),
-    ]
+    weights = [p.detach() for p in learner.online.parameters()]
+    return [*weights, priority] if config.priority_exponent else weights
 
 
-@pytest.mark.parametrize(
-    ("name", "head"),
-    [
-        ("drqn", "mean"),
-        ("dqn", "qr"),
-        ("dqn-2015", "mean"),
-        ("r2d2", "qr"),
-        ("rainbow-lite", "mean"),
-    ],
-)
-def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(
-    name: str, head: str
-) -> None:
-    small = SMALL | {"torso": "flat", "hidden": 7, "core_size": 6, "head": head}
-    small |= {"unroll": 5, "burn_in": 2} if PRESETS[name].get("unroll") != 1 else {}
+AGENTS = "drqn mean", "dqn qr", "dqn-2015 mean", "r2d2 qr", "rainbow-lite mean"
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(agent):
+    name, head = agent.split()
+    small = SMALL | dict(torso="flat", hidden=7, core_size=6, head=head)
+    small |= dict(unroll=5, burn_in=2) if PRESETS[name].get("unroll") != 1 else {}
     config = override(preset(name), small)
-    # Tests in tests/agents show what `parts` and `average` do: neither changes the gradient.
-    shapes = {
-        "batch_size",
-        "burn_in",
-        "unroll",
-        "n_step",
-        "frame_stack",
-        "torso",
-        "core",
-        "value_rescaling",
-    }
-    shapes |= {"parts", "average"}
-    assert shapes | set(OTHER) == {
-        *NetworkSettings.__dataclass_fields__,
-        *LearnerSettings.__dataclass_fields__,
-    }
+    fields = NetworkSettings.__dataclass_fields__ | LearnerSettings.__dataclass_fields__
+    assert {*ELSEWHERE.split(), *OTHER, *SWITCHES} == {*fields}
+    others = {"squared": "huber", "huber": "squared", True: False, False: True}
+    changes = OTHER | {setting: others[getattr(config, setting)] for setting in SWITCHES}
+    changes |= dict(reward_clip=None) if config.value_rescaling else {}
     before, wrong = outcome(config), []
-    for setting, value in OTHER.items():
-        if value is None:
-            value = {"squared": "huber", "huber": "squared", True: False, False: True}[
-                getattr(config, setting)
-            ]
-        value = None if setting == "reward_clip" and config.value_rescaling else value
-        if value != getattr(config, setting):
-            after = outcome(override(config, {setting: value}))
-            close = (
-                torch.allclose(a, b, rtol=1e-10, atol=0)
-                for a, b in zip(before, after, strict=False)
-            )
-            same = [x.shape for x in before] == [x.shape for x in after] and all(close)
-            wrong += [setting] if same != bool(idle(config, setting)) else []
-    assert not wrong
+    for setting, value in changes.items():
+        if value == getattr(config, setting):
+            continue
+        after = outcome(override(config, {setting: value}))
+        pairs = zip(before, after, strict=False)
+        same = [x.shape for x in before] == [x.shape for x in after]
+        same = same and all(torch.allclose(a, b, rtol=1e-10, atol=0) for a, b in pairs)
+        wrong += [setting] if same != bool(idle(config, setting)) else []
+    assert wrong == []
 
 
-def test_the_tables_of_the_documentation_are_the_presets() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "presets.md").read_text()
+def test_the_tables_of_the_documentation_are_the_presets():
+    text = (ROOT / "docs" / "presets.md").read_text()
     told: dict[str, dict[str, str]] = {}
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        name = section.splitlines()[0]
-        parent = re.search(r"Like `([\w-]+)`, and:", section)
-        told[name] = told[parent[1]] if parent else {}
-        told[name] = told[name] | dict(
-            re.findall(r"^\| `(\w+)` \| (\S+) \|", section, flags=re.MULTILINE)
-        )
+        name, parent = section.splitlines()[0], re.search(r"Like `([\w-]+)`, and:", section)
+        table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, flags=re.MULTILINE))
+        told[name] = (told[parent[1]] if parent else {}) | table
     assert told == {
         name: {k: str(v) for k, v in changes.items()} for name, changes in PRESETS.items()
     }

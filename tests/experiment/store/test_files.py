@@ -11,7 +11,7 @@ from experiment.settings.config import UsageError
 from experiment.store.files import read, refused, replacing, write_json, write_text
 
 
-def test_text_is_utf_8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_text_is_utf_8_whatever_the_locale(tmp_path, monkeypatch):
     monkeypatch.setattr("locale.getencoding", lambda: "iso-8859-1")
     write_text(tmp_path / "a", "5 \u2212 3 \u2264 2\n")
     assert (tmp_path / "a").read_bytes() == "5 \u2212 3 \u2264 2\n".encode()
@@ -19,7 +19,7 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads((tmp_path / "b").read_bytes()) == {"name": "\u00e9", "x": 1.5}
 
 
-def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
     write_text(tmp_path / "a", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a", "new \ud800")
@@ -29,34 +29,21 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a", "old")]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        KeyError("x"),
-        TypeError("a\nb"),
-        ValueError("v"),
-        RuntimeError(),
-        MemoryError(),
-        RecursionError("deep"),
-        OSError(28, "No space left on device"),
-    ],
-)
-def test_any_error_becomes_one_line_that_names_the_place(error: Exception):
-    with (
-        pytest.raises(UsageError, match="runs/x: cannot be read") as told,
-        refused(Path("runs/x"), "read"),
-    ):
+ERRORS = KeyError("x"), TypeError("a\nb"), ValueError("v"), RuntimeError(), MemoryError()
+
+
+@pytest.mark.parametrize("error", [*ERRORS, RecursionError("deep"), OSError(28, "No space left")])
+def test_any_error_becomes_one_line_that_names_the_place(error):
+    says = "runs/x: cannot be read"
+    with pytest.raises(UsageError, match=says) as told, refused(Path("runs/x"), "read"):
         raise error
     assert len(str(told.value).splitlines()) == 1
     assert told.value.__cause__ is error
-
-
-def test_a_usage_error_passes_as_it_is():
     with pytest.raises(UsageError, match=r"^as it is$"), refused("runs/x", "read"):
         raise UsageError("as it is")
 
 
-def test_only_regular_files_are_read(tmp_path: Path):
+def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
     for name in ("pipe", "missing", "."):
         with pytest.raises(UsageError, match="missing, or not a file"):

@@ -1,38 +1,32 @@
-"""Cells are worked on side by side; one that fails does not stop the others; a stop starts no
-more."""
+"""Cells are worked on side by side; a failure does not stop the others; a stop starts no more."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
-from experiment.settings.config import load
 from experiment.studies import jobs as module
-from experiment.studies.jobs import FOLLOW_PARENT, Children, Jobs, train_words
+from experiment.studies.jobs import FOLLOW_PARENT, Children, Jobs
 from experiment.studies.study import Study, make_cells
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
+def jobs(tmp_path) -> Jobs:
     study = Study(agents=("dqn", "drqn"), seeds=2, out=tmp_path)
     return Jobs(make_cells(study, {}), study)
 
 
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str) -> None:
-    """A program in the place of train.py."""
-    (tmp_path / "train.py").write_text(f"import sys, time\n{train}\n")
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Writes a program in the place of train.py."""
     monkeypatch.setattr(module, "ROOT", tmp_path)
+    return (tmp_path / "train.py").write_text
 
 
-def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
-    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    programs(
-        tmp_path, monkeypatch, "print('error: no more electricity', file=sys.stderr); sys.exit(3)"
-    )
+def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(jobs, program):
+    program("import sys\nprint('error: no more electricity', file=sys.stderr); sys.exit(3)")
     jobs.run(Children(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
     reason = jobs.failures["dqn-breakout-s1"]
@@ -40,10 +34,8 @@ def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
     assert reason.endswith("dqn-breakout-s1.log")
 
 
-def test_a_stop_ends_the_children_and_starts_no_more(
-    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    programs(tmp_path, monkeypatch, "time.sleep(600)")
+def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch):
+    program("import time\ntime.sleep(600)")
     children, show, looks = Children(), jobs._show, []
 
     def stop_at_the_third_look() -> None:
@@ -56,46 +48,26 @@ def test_a_stop_ends_the_children_and_starts_no_more(
     jobs.run(children, 2)
     assert max(looks) == 2
     assert jobs.stopped
-    assert not jobs.failures
-    assert not jobs.results
+    assert (jobs.failures, jobs.results) == ({}, {})
     assert len([cell for cell in jobs.cells if cell.log.exists()]) == 2
 
 
-def test_a_new_run_gets_its_settings_as_a_file_and_an_old_one_goes_on(jobs: Jobs) -> None:
-    cell = jobs.cells[0]
-    cell.config.runs_dir.mkdir()
-    flag, path = train_words(cell)
-    assert flag == "--config"
-    assert load(Path(path)) == cell.config
-    cell.folder.mkdir()
-    assert train_words(cell)[:4] == ["--resume", str(cell.folder), "--frames", "4000000"]
-
-
-def test_running_cells_are_shown_with_their_newest_metrics(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cell = jobs.cells[1]
+def test_running_cells_are_shown_with_their_newest_metrics(jobs, monkeypatch):
+    cell, shown = jobs.cells[1], []
     cell.folder.mkdir(parents=True)
-    row = {
-        "frames": 1_000_000,
-        "frames_per_second": 1_000.0,
-        "return_mean": 2.0,
-        "eval_score": None,
-    }
+    row = dict(frames=1_000_000, frames_per_second=1_000.0, return_mean=2.0, eval_score=None)
     (cell.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     jobs._states[cell.name] = "training"
-    shown: list[str] = []
-    monkeypatch.setattr(
-        jobs._screen, "update", lambda panel: shown.extend(str(panel()).splitlines()) or True
-    )
+    monkeypatch.setattr(jobs._screen, "update", lambda panel: shown.append(str(panel())) or True)
     jobs._show()
+    first, second = shown[0].splitlines()
     # 3,000,000 frames at 1,000 a second
-    assert shown[0] == f"{cell.name}: training, 25%, score so far 2.0, 0:50:00 left"
-    assert shown[1].startswith("0 of 4 runs")
+    assert first == f"{cell.name}: training, 25%, score so far 2.0, 0:50:00 left"
+    assert second.startswith("0 of 4 runs")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
-def test_a_child_ends_when_its_parent_is_killed() -> None:
+def test_a_child_ends_when_its_parent_is_killed():
     # The parent prints its child's id, once the child has begun; then both wait for ever.
     program = f"""
 import os, subprocess, sys
@@ -104,7 +76,6 @@ child = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout
 child.stdout.readline(); print(child.pid, flush=True); child.wait()
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout
     orphan = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.communicate()
