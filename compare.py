@@ -1,10 +1,10 @@
-"""Run a study: train a grid of agents x games x screens x seeds, score all alike, write the report.
+"""Run a study: train a grid of agents x games x screens x seeds, score them all, write the report.
 
 python compare.py --agents dqn drqn drqn:core=gru --games breakout pong --seeds 3 --frames 4000000
                   --out studies/NAME
 python compare.py FILE.yaml [the same flags]   (flags of train.py for all runs may follow after --)
 
-Finished runs are not done again; stopped runs go on.
+Finished runs are not repeated; stopped runs continue.
 """
 
 import shlex
@@ -23,8 +23,7 @@ from experiment.studies import page
 from experiment.studies.jobs import Children, Jobs
 from experiment.studies.study import OF_THE_GRID, Cell, Result, Study, changes, finished, make_cells
 
-# Settings that must be the same for all agents: else one is given more than another, or is measured
-# otherwise.
+# Settings that must be equal for all agents, so that their budgets and their scores are comparable.
 FAIR = ("frames", "start_rows", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
 ABOUT = (
     "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
@@ -33,47 +32,48 @@ ABOUT = (
 
 
 def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
-    """The study, and the settings of all its runs: from the command line, over a YAML file if one
-    comes first."""
+    """The study, and settings for all its runs: from a YAML file, if one comes first, and flags.
+
+    Flags override the file. UsageError on invalid ones.
+    """
     end = argv.index("--") if "--" in argv else len(argv)
     has_file = end > 0 and not argv[0].startswith("-")
     data = _with_underscores(read_yaml(Path(argv[0]))) if has_file else {}
-    shared = data.pop("train", {})
-    if not isinstance(shared, dict):
+    common = data.pop("train", {})
+    if not isinstance(common, dict):
         raise UsageError(f"{argv[0]}: train: must hold settings, as NAME: VALUE")
     study = parse(command("compare"), argv[has_file:end], Study(**data), ABOUT)
     if study.gpus_per_run and not study.ray:
         raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
-    shared = _with_underscores(shared) | given(
+    common = _with_underscores(common) | given(
         f"{command('compare')} ... --", argv[end + 1 :], Config()
     )
-    for name in shared.keys() & {*OF_THE_GRID, "frames"}:
+    for name in common.keys() & {*OF_THE_GRID, "frames"}:
         raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")
-    return study, shared
+    return study, common
 
 
 def _with_underscores(settings: dict[Any, Any]) -> dict[str, Any]:
-    """Settings of a file by the names that they have here: eval-episodes is eval_episodes."""
+    """Settings of a file by their names in the code: eval-episodes becomes eval_episodes."""
     return {str(name).replace("-", "_"): value for name, value in settings.items()}
 
 
 def unfair(cells: list[Cell]) -> list[str]:
-    """The settings that give one agent more than another, or measure it otherwise, one line
-    each."""
+    """One line for each setting in `FAIR` that differs between agents."""
     lines = []
     for name in FAIR:
         values = {cell.agent: getattr(cell.config, name) for cell in cells}
         if len(set(values.values())) > 1:
-            lines.append(
-                f"{flag(name)} is "
-                + ", ".join(f"{value} for {agent}" for agent, value in values.items())
-            )
+            each = ", ".join(f"{value} for {agent}" for agent, value in values.items())
+            lines.append(f"{flag(name)} is {each}")
     return lines
 
 
 def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
-    """Whether the cell must be run. UsageError if it cannot be, or if its files are of a run with
-    other settings."""
+    """Whether the cell has no result yet.
+
+    UsageError if it cannot run here, or if its files are of a run with other settings.
+    """
     # With Ray the nodes check their cores, device, precision and memory.
     if not result and not study.ray:
         build.check_config(cell.config)
@@ -81,64 +81,59 @@ def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
     if result:
         others = result.other_settings(cell.config)
     elif cell.folder.exists():
-        place, others = (
-            cell.folder,
-            [*changes(load(cell.folder / "config.yaml"), cell.config).values()],
-        )
+        place = cell.folder
+        others = [*changes(load(place / "config.yaml"), cell.config).values()]
     elif cell.result.exists():
         raise UsageError(
             f"{cell.result}: has fewer frames or another evaluation, and its run folder is "
-            "missing; "
-            "restore it, request what the result has, or delete the result to train again"
+            "missing; restore it, request what the result has, or delete the result to train again"
         )
     else:
         build.check_new(replace(cell.config, precision="auto") if study.ray else cell.config)
     if others:
         raise UsageError(
             f"{place}: is of a run with other settings ({', '.join(others)}); use another --out, "
-            "or "
-            "report what is finished with --jobs 0"
+            "or report what is finished with --jobs 0"
         )
     return not result
 
 
 def check_memory(cells: list[Cell], jobs: int) -> None:
-    """UsageError if the largest runs that may run at a time need more memory than is free."""
+    """UsageError if the largest of the runs, `jobs` at a time, need more memory than is free."""
     needs = sorted(
         (sum(build.expected_bytes(cell.config).values()) for cell in cells), reverse=True
-    )[:jobs]
-    if sum(needs) > (free := free_memory()):
-        gigabytes = f"{sum(needs) / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+    )
+    need, free = sum(needs[:jobs]), free_memory()
+    if need > free:
         raise UsageError(
-            f"--jobs {jobs}: the runs need about {gigabytes}; --jobs {free // needs[0]} fits"
+            f"--jobs {jobs}: the runs need about {need / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free; --jobs {free // needs[0]} fits"
         )
 
 
 def run(jobs: Jobs) -> None:
-    """Train and score the cells. UsageError if there is no room for them."""
+    """Train and score the cells. UsageError if the memory is too small for them."""
     study = jobs.study
     if study.ray:
         with connected(study.ray) as ray:
             jobs.run(RayWorkers(ray, jobs.cells, study), study.jobs or len(jobs.cells))
     else:
-        at_a_time = study.jobs or cores()
-        check_memory(jobs.cells, at_a_time)
-        jobs.run(Children(), at_a_time)
+        slots = study.jobs or cores()
+        check_memory(jobs.cells, slots)
+        jobs.run(Children(), slots)
 
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    study, shared = read_command(argv)
-    cells = make_cells(study, shared)
+    study, common = read_command(argv)
+    cells = make_cells(study, common)
     warnings = [f"Not a fair comparison: {line}" for line in unfair(cells)]
     if warnings and not study.allow_unfair:
         raise UsageError(f"{'; '.join(warnings)}. --allow-unfair True compares them anyway")
     results = {cell.name: result for cell in cells if (result := finished(cell, study))}
-    left = (
-        []
-        if study.jobs == 0
-        else [cell for cell in cells if is_left(cell, results.get(cell.name), study)]
-    )
+    left = [
+        cell for cell in cells if study.jobs != 0 and is_left(cell, results.get(cell.name), study)
+    ]
     jobs = Jobs(left, study)
     if left:
         run(jobs)
@@ -155,12 +150,10 @@ def main(argv: list[str]) -> int:
         print(f"no run is finished in {study.out}", file=sys.stderr)
         return 1
     for cell in cells:
-        others = results[cell.name].other_settings(cell.config) if cell.name in results else []
-        warnings += [f"{cell.agent}: trained with other settings: {', '.join(others)}"] * bool(
-            others
-        )
-    warnings = list(dict.fromkeys(warnings))
-    page.publish(cells, results, study, warnings, f"{command('compare')} {shlex.join(argv)}")
+        if cell.name in results and (others := results[cell.name].other_settings(cell.config)):
+            warnings.append(f"{cell.agent}: trained with other settings: {', '.join(others)}")
+    line = f"{command('compare')} {shlex.join(argv)}"
+    page.publish(cells, results, study, list(dict.fromkeys(warnings)), line)
     return 1 if jobs.failures else 0
 
 

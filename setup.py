@@ -1,5 +1,4 @@
-"""Puts the three programs into the package `recall` of an installed copy; all else stands in
-pyproject.toml."""
+"""Installs the three programs in the package `recall`; pyproject.toml has all other settings."""
 
 from pathlib import Path
 

@@ -15,12 +15,12 @@ from experiment.settings.cli import exit_on_usage_error, parse_train
 
 
 def train(run: Run) -> None:
-    """Play and learn until the run's frames are reached or it is asked to stop."""
+    """Play and learn until the run has all its frames or has to stop."""
     config, player, replay, learner = run.config, run.player, run.replay, run.learner
-    run.evaluate_if_due()  # one that a stop has put off
+    run.evaluate_if_due()  # an earlier stop may have postponed one
     while run.frames < config.frames and not run.stop_asked:
         epsilon = run.epsilon(run.frames, config.num_envs)  # [N]
-        player.act(epsilon)  # the emulators run, here or on --actors, while the learner learns
+        player.act(epsilon)  # the emulators, here or on --actors, run during the updates
 
         for _ in range(run.updates_due()):
             batch = replay.sample(config.batch_size)

@@ -1,19 +1,21 @@
-"""The agent: networks, cores, losses, replay, exploration, actor, learner. Knows arrays, not
-games."""
+"""The agent: networks, cores, losses, replay, exploration, actor and learner.
+
+The package works on arrays and knows nothing of games.
+"""
 
 import ctypes
 import os
 import sys
 
-# OpenMP threads spin while they wait and starve the emulator's threads and other processes; a short
-# spin keeps most of the idle speed (docs/performance.md). It has to be set before torch is first
-# imported.
+# OpenMP threads spin while they wait, which takes the cores from the emulators and from other
+# processes. A short spin keeps most of the speed of an idle machine (docs/performance.md). OpenMP
+# reads the variable when torch is imported for the first time.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# glibc gives large tensors back to the kernel at every free and faults each page in again at every
-# allocation. Keeping the memory saves about a quarter of an update. Elsewhere than on glibc this is
-# left alone.
+# glibc returns a large tensor to the kernel when it is freed, and the next allocation faults every
+# page in again. Retaining the memory saves about a quarter of an update's time. Only glibc has
+# mallopt.
 if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-    # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
+    # The options are M_TRIM_THRESHOLD, M_MMAP_MAX and M_ARENA_MAX.
     for _option, _value in ((-1, 2**31 - 1), (-4, 0), (-8, 1)):
         ctypes.CDLL(None).mallopt(_option, _value)

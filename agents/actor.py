@@ -1,5 +1,7 @@
-"""Acting: one row of every env in, one action of every env out. The core state goes along all the
-way."""
+"""Acting: from one row of every env to one action of every env.
+
+The actor carries the core state from one row to the next.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -12,13 +14,13 @@ from agents.networks import QNetwork
 from agents.rows import Inputs
 from agents.workers import cut, share
 
-PART_LANES = 16  # envs that act together; the parts do not depend on the number of threads
+PART_LANES = 16  # most envs in one forward pass on the CPU, for any number of threads
 
 
 class Actor:
     """Plays `num_envs` games with one network. Training and evaluation use the same class.
 
-    `autocast` makes the context of the forward pass (precision); `rng` drives exploration alone.
+    `autocast` sets the precision of the forward pass. `rng` serves exploration alone.
     """
 
     def __init__(
@@ -44,20 +46,16 @@ class Actor:
         epsilon: np.ndarray,
         playing: np.ndarray | None = None,
     ) -> np.ndarray:
-        """frame [N, H, W] uint8, is_first [N], prev_reward [N], epsilon [N] -> actions [N] int64.
+        """Actions [N] int64 for the next row of every env.
 
-        The network computes only the lanes in `playing` [N] bool (None: all); elsewhere Q is 0 and
-        the core state stays. The draws from `rng` do not depend on it.
+        frame [N, H, W] uint8, is_first [N] bool, prev_reward [N] float32, epsilon [N]. The network
+        computes only the lanes in `playing` [N] bool (None: all); in the others Q is 0 and the core
+        state does not change. The draws from `rng` do not depend on `playing`.
         """
         self._frames = np.concatenate([self._frames[1:], frame[None]])
         self._is_first = np.concatenate([self._is_first[1:], is_first[None]])
         lanes = np.arange(len(frame)) if playing is None else np.flatnonzero(playing)  # [n]
-        rows = (
-            self._frames,
-            self._is_first,
-            self._action[None],
-            prev_reward[None].astype(np.float32),
-        )
+        rows = self._frames, self._is_first, self._action[None], prev_reward[None]
         device = self.core_state.device
         inputs = Inputs(*(torch.from_numpy(x.take(lanes, axis=1)) for x in rows)).to(device)
         index = torch.from_numpy(lanes).to(device)
@@ -74,13 +72,13 @@ class Actor:
 
     @torch.no_grad()
     def _forward(self, part: tuple[Inputs, Tensor]) -> tuple[Tensor, Tensor]:
-        """One row of some envs and their core states -> q [N, A], states [N, S]."""
+        """Q [N, A] and the next states [N, S], from one row of N envs and their core states."""
         with self._autocast():
             q, state = self.network(*part)  # [1, N, A]
         return q[0].float(), state
 
     def state(self) -> dict[str, Tensor]:
-        """Everything but the generator and the network."""
+        """All of the actor except the generator and the network, by name."""
         return {
             "core_state": self.core_state,
             "frames": torch.from_numpy(self._frames),
@@ -89,10 +87,10 @@ class Actor:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave. ValueError if it does not fit."""
+        """Restore from a result of `state`. ValueError if a shape or a type differs."""
         for name, own in self.state().items():
             if state[name].shape != own.shape or state[name].dtype != own.dtype:
                 raise ValueError(
                     f"actor {name}: {tuple(state[name].shape)}, expected {tuple(own.shape)}"
                 )
-            own.copy_(state[name])  # the arrays share their memory with these tensors
+            own.copy_(state[name])  # writes into the arrays, which share the tensors' memory

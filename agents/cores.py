@@ -1,8 +1,8 @@
-"""Cores: the one module that tells a recurrent policy from a feed-forward one.
+"""Cores: the one module in which a recurrent policy differs from a feed-forward one.
 
 A core maps x [T, B, D] and a state [B, S] to y [T, B, D'] and the next state. The state is one
-tensor, so that replay, actor and checkpoint handle every core alike; a core without memory has S =
-0. A row marked `is_first` starts from a state of zeros, whatever came before.
+tensor, so that replay, actor and checkpoint treat every core alike; a core without memory has
+S = 0. A row with `is_first` starts from a state of zeros.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 
 class Core(nn.Module):
-    """Base of the recurrent cores. `unroll` never sees a reset; here it is that of torch's cells
-    with one state."""
+    """Base of the cores. Its `unroll` runs those cells of torch whose state is one tensor."""
 
-    cell: nn.Module
+    cell: nn.RNNBase
 
     def __init__(self, input_size: int, output_size: int, state_size: int) -> None:
         super().__init__()
@@ -31,25 +30,24 @@ class Core(nn.Module):
     def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, B, D], state [B, S], is_first [T, B] on the host -> y [T, B, D'], state [B, S].
 
-        One fused call for each stretch of rows in which no lane is reset: a Python loop over T is
-        several times slower.
+        One fused call computes the rows up to the next reset of any lane, since a Python loop over
+        T is several times slower.
         """
         starts = is_first.any(dim=1).nonzero().flatten().tolist()
         outputs = []
         for start, stop in pairwise(sorted({0, *starts, x.shape[0]})):
-            again = is_first[start, :, None].to(state.device, non_blocking=True)  # [B, 1]
-            y, state = self.unroll(x[start:stop], state.masked_fill(again, 0.0))
+            reset = is_first[start, :, None].to(state.device, non_blocking=True)  # [B, 1]
+            y, state = self.unroll(x[start:stop], state.masked_fill(reset, 0.0))
             outputs.append(y)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, B, D], state [B, S] -> y [T, B, D'], state [B, S], with no reset inside."""
+        """x [T, B, D], state [B, S] -> y [T, B, D'], state [B, S], for rows without a reset."""
         y, h = self.cell(x, state[None].to(x.dtype))
         return y, h[0].to(state.dtype)
 
     def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
-        """Openings of the gates by name, 0 to 1, [..., H] each: for inputs x [..., D] that meet the
-        states [..., S]."""
+        """Activations of the gates, 0 to 1, [..., H] each, by name: x [..., D], state [..., S]."""
         return {}
 
 
@@ -66,8 +64,8 @@ class Identity(Core):
 class Rnn(Core):
     """Elman (1990): h_t = tanh(W x_t + U h_{t-1} + b).
 
-    U starts orthogonal, so that signals neither grow nor shrink; the rest uniform within 1 /
-    sqrt(H), as in torch.
+    U starts orthogonal, so that signals neither grow nor shrink. All other weights start uniform
+    within 1 / sqrt(H), as in torch.
     """
 
     def __init__(self, input_size: int, size: int) -> None:
@@ -77,7 +75,7 @@ class Rnn(Core):
 
 
 class Gru(Core):
-    """Cho et al. (2014), with the reset gate after the recurrent product, as in torch and cuDNN.
+    """Cho et al. (2014) with the reset gate after the recurrent product, as in torch and cuDNN.
 
     Weights start uniform within 1 / sqrt(H), as in torch.
     """
@@ -94,8 +92,8 @@ class Gru(Core):
 class Lstm(Core):
     """LSTM with a forget gate (Gers et al. 2000). State: h and c side by side, S = 2 H.
 
-    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015); the rest
-    uniform within 1 / sqrt(H), as in torch.
+    The forget bias starts at 1, so that a new network remembers (Jozefowicz et al. 2015). All other
+    weights start uniform within 1 / sqrt(H), as in torch.
     """
 
     def __init__(self, input_size: int, size: int) -> None:
@@ -116,17 +114,17 @@ class Lstm(Core):
 
 
 class Lstm1997(Core):
-    """Hochreiter & Schmidhuber (1997), sections 4 and appendix A: no forget gate, no peepholes.
+    """Hochreiter & Schmidhuber (1997), section 4 and appendix A: no forget gate, no peepholes.
 
         i_t = sigma(W_i x_t + U_i y_{t-1} + b_i)         o_t likewise
         s_t = 1.0 s_{t-1} + i_t g(W_c x_t + U_c y_{t-1} + b_c)     g(z) = 4 sigma(z) - 2
         y_t = o_t h(s_t)                                           h(z) = 2 sigma(z) - 1
 
     The self-connection of weight 1.0 is the constant error carousel. Since g(z) = 2 tanh(z / 2) and
-    h(z) = tanh(z / 2), this is a fused LSTM that holds s / 2, whose forget gate is stuck at 1
-    (sigma(40) is 1 in floating point) and whose cell input is halved. Gradients flow through the
-    gates as well (full backpropagation through time; the paper cut them there). State: y and s side
-    by side, S = 2 H. Weights start uniform within 1 / sqrt(H).
+    h(z) = tanh(z / 2), a fused LSTM computes this core: its cell holds s / 2, its forget gate is
+    always 1 (sigma(40) is 1 in floating point), and its cell input is halved. Gradients also flow
+    through the gates (full backpropagation through time), where the paper cuts them. State: y and s
+    side by side, S = 2 H. Weights start uniform within 1 / sqrt(H).
     """
 
     FORGET_BIAS = 40.0
@@ -134,43 +132,40 @@ class Lstm1997(Core):
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=2 * size)
         bound = size**-0.5
-        # i, c, o
+        # The first dimension of each is in the order i, c, o.
         self.weight_x = nn.Parameter(torch.empty(3, size, input_size).uniform_(-bound, bound))
         self.weight_y = nn.Parameter(torch.empty(3, size, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(3, size).uniform_(-bound, bound))
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        # [3, H, ...] -> [4 H, ...] in torch's order i, f, g, o
-        def gates(w: Tensor, forget: float) -> Tensor:
+        def in_torch_order(w: Tensor, forget: float) -> Tensor:
+            """[3, H, ...] -> [4 H, ...] in the order i, f, g, o."""
             return torch.cat([w[0], torch.full_like(w[0], forget), w[1] / 2, w[2]])
 
         weights = [
-            gates(self.weight_x, 0.0),
-            gates(self.weight_y, 0.0),
-            gates(self.bias, self.FORGET_BIAS),
+            in_torch_order(self.weight_x, 0.0),
+            in_torch_order(self.weight_y, 0.0),
+            in_torch_order(self.bias, self.FORGET_BIAS),
             torch.zeros_like(self.bias[0]).repeat(4),
         ]
         y, s = state[None].to(x.dtype).chunk(2, dim=-1)
         before = y.contiguous(), (s / 2).contiguous()
-        # 1 layer, no dropout, time first
+        # The arguments after the weights: with biases, 1 layer, no dropout, not training, not
+        # bidirectional, not batch first.
         out, y, s = torch.lstm(x, before, weights, True, 1, 0.0, False, False, False)
         return out, torch.cat([y[0], 2 * s[0]], dim=-1).to(state.dtype)
 
     def gates(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
-        y = state[..., : self.output_size]
         i, _, o = (
-            F.linear(x, w, b) + F.linear(y, u)
+            F.linear(x, w, b) + F.linear(state[..., : self.output_size], u)
             for w, u, b in zip(self.weight_x, self.weight_y, self.bias, strict=True)
         )
         return {"input": i.sigmoid(), "output": o.sigmoid()}
 
 
-def _gate_inputs(cell: nn.Module, x: Tensor, h: Tensor) -> Tensor:
-    """W x + U h + both biases of a cell of torch's, all its gates side by side."""
-    w_x, w_h, b_x, b_h = (
-        cast(Tensor, getattr(cell, f"{name}_l0"))
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    )
+def _gate_inputs(cell: nn.RNNBase, x: Tensor, h: Tensor) -> Tensor:
+    """W x + U h + both biases of a cell of torch, all gates side by side."""
+    w_x, w_h, b_x, b_h = cell.all_weights[0]
     return F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)
 
 

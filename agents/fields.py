@@ -1,4 +1,4 @@
-"""Types of settings: ranges of numbers, and names that a registry knows."""
+"""Types of settings: ranges of numbers, and names in a registry."""
 
 import difflib
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-# An unknown setting is an error, not silence.
+# An unknown setting is an error.
 FORBID = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Count = Annotated[int, Field(ge=1, le=10**15)]
 Whole = Annotated[int, Field(ge=0, le=10**15)]
@@ -15,15 +15,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def near(value: str, allowed: Collection[str]) -> str:
-    """' Did you mean x?' or ''."""
+    """' Did you mean x?' for the name in `allowed` that is nearest to the value; '' without one."""
     lower = {name.lower(): name for name in allowed}
     close = difflib.get_close_matches(value.lower(), lower, n=1, cutoff=0.5)
     return f" Did you mean {lower[close[0]]}?" if close else ""
 
 
 def one_of(registry: Collection[str]) -> AfterValidator:
-    """Validates a name against a registry, which is read at every check: what is registered later
-    is allowed."""
+    """A validator of names. It reads the registry at every check: later entries are valid too."""
 
     def check(value: str) -> str:
         if value not in registry:

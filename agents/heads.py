@@ -1,6 +1,6 @@
-"""Heads: from the core's output to the return of each action, and the loss that trains it.
+"""Heads: from the core's output to the return of each action, and the loss that trains them.
 
-A head gives K numbers for each action, `out` [..., A, K]. `samples` turns them into N samples of
+A head computes K numbers for each action, `out` [..., A, K]. `samples` turns them into N samples of
 the return [..., A, N], whose mean is Q.
 """
 
@@ -14,8 +14,10 @@ from agents import losses
 
 
 class LastLinear(nn.Linear):
-    """Runs in single precision, always: between 2 and 4 bf16 has steps of 0.016, about what one
-    action is better than another."""
+    """A linear layer that always runs in single precision.
+
+    Between 2 and 4 bf16 has steps of 0.016, which is about the difference between two actions.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -23,10 +25,9 @@ class LastLinear(nn.Linear):
 
 
 class Head(nn.Module, ABC):
-    """One stream of layers, or dueling: out = v + a - mean over actions of a (Wang et al. 2016, eq.
-    9).
+    """One stream of layers, or two: out = v + a - mean of a over actions (dueling).
 
-    With `hidden` each of the one or two streams has a fully connected layer of its own.
+    Dueling: Wang et al. 2016, eq. 9. With `hidden` each stream has its own fully connected layer.
     """
 
     outputs = 1  # K, numbers for each action
@@ -49,20 +50,19 @@ class Head(nn.Module, ABC):
         self.value = stream(self.outputs) if dueling else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [L, B, D] -> out [L, B, A, K]"""
+        """x [L, B, D] -> out [L, B, A, K]."""
         a = self.advantage(x).unflatten(-1, self.shape)
-        return (
-            a if self.value is None else self.value(x)[..., None, :] + a - a.mean(-2, keepdim=True)
-        )
+        if self.value is None:
+            return a
+        return self.value(x)[..., None, :] + a - a.mean(-2, keepdim=True)
 
     def samples(self, out: Tensor) -> Tensor:
-        """out [..., K] -> samples of the return [..., N]: here the numbers themselves"""
+        """out [..., K] -> samples of the return [..., N]; in this class N = K and samples = out."""
         return out
 
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """out [T, B, K] of the chosen actions, target [T, B, N] samples of their returns -> loss of
-        each row [T, B]"""
+        """Loss [T, B], from out [T, B, K] of the actions and target samples [T, B, N]."""
 
 
 class MeanHead(Head):
@@ -73,8 +73,10 @@ class MeanHead(Head):
 
 
 class QrHead(Head):
-    """The quantiles of the return at the middles of K = N = 32 equal parts (QR-DQN, Dabney et al.
-    2018)."""
+    """K = N = 32 quantiles of the return, at the middles of 32 equal parts of [0, 1].
+
+    QR-DQN, Dabney et al. 2018.
+    """
 
     outputs = 32
 
@@ -83,11 +85,11 @@ class QrHead(Head):
 
 
 class HlGaussHead(Head):
-    """A histogram of Q (HL-Gauss, Farebrother et al. 2024, section 3.1): K = 51 bins from -10 to
-    10, N = 1.
+    """A histogram of Q with K = 51 bins from -10 to 10; N = 1.
 
-    The target's mean, cut to that range, becomes a normal density 0.75 bins wide; the loss is the
-    cross-entropy of its share in each bin.
+    HL-Gauss, Farebrother et al. 2024, section 3.1: the target's mean, clipped to that range, is the
+    mean of a normal density with a standard deviation of 0.75 bins; the loss is the cross-entropy
+    of the density's share in each bin.
     """
 
     outputs, LIMIT, SIGMA = 51, 10.0, 0.75

@@ -18,11 +18,11 @@ from agents.workers import cut, share
 
 
 class CenteredRmsProp(torch.optim.Optimizer):
-    """RMSProp by the gradient's running variance (Graves 2013, eqs. 38-42, without momentum; rho =
-    0.95 as in Mnih et al. 2015).
+    """RMSProp with the gradient's running variance: Graves 2013, eqs. 38-42, without momentum.
 
-    The variance is updated from g - mean, so it is never below 0. The difference of the running
-    square and the squared mean, as in torch, rounds to below 0 where a gradient hardly changes.
+    rho = 0.95 as in Mnih et al. 2015. The variance is updated from g - mean, so it is never below
+    0. Torch subtracts the squared mean from the running square: if a gradient hardly changes, the
+    difference rounds to below 0.
     """
 
     def __init__(
@@ -35,10 +35,7 @@ class CenteredRmsProp(torch.optim.Optimizer):
         for group in self.param_groups:
             rho = group["rho"]
             for p in group["params"]:
-                slots = self.state[p] or {
-                    "mean": torch.zeros_like(p),
-                    "variance": torch.zeros_like(p),
-                }
+                slots = self.state[p] or {k: torch.zeros_like(p) for k in ("mean", "variance")}
                 self.state[p] = slots
                 change = p.grad - slots["mean"]
                 slots["mean"].add_(change, alpha=1 - rho)
@@ -46,11 +43,13 @@ class CenteredRmsProp(torch.optim.Optimizer):
                 p.addcdiv_(p.grad, slots["variance"].sqrt() + group["eps"], value=-group["lr"])
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {  # torch's, fused where it can
+OPTIMIZERS: dict[
+    str, Callable[..., torch.optim.Optimizer]
+] = {  # of torch: fused if there is a fused one
     "adam": partial(torch.optim.Adam, fused=True),
     "radam": partial(torch.optim.RAdam, foreach=True),
     "rmsprop": CenteredRmsProp,
-    # As in Hausknecht & Stone 2015.
+    # rho as in Hausknecht & Stone 2015.
     "adadelta": partial(torch.optim.Adadelta, rho=0.95, foreach=True),
 }
 
@@ -62,34 +61,33 @@ class LearnerSettings:
     batch_size: Count = 16
     """Sequences an update."""
     parts: Annotated[int, Field(ge=1, le=64)] = 2
-    """Parts of a batch that threads compute side by side. Their gradients are summed in order, so
-    that the number of threads changes no bit. 1 spares a tenth to a third of the work where a run
-    has one core."""
+    """Parts of a batch that threads compute in parallel. Their gradients are summed in order, so
+    that results do not depend on the number of threads. On one core, 1 saves a tenth to a third of
+    the work of an update."""
     burn_in: Whole = 8
-    """Rows at a sequence's start that only refresh the core state."""
+    """Rows at the start of a sequence that only refresh the core state."""
     unroll: Count = 16
     """Rows of a sequence that are trained."""
     n_step: Count = 1
-    """Rows after the unroll that lend targets their look-ahead; with --trace-lambda None, n of the
-    n-step return."""
+    """Rows after the unroll, which its last targets need. With --trace-lambda None also the number
+    of steps in an n-step return."""
     trace_lambda: Share | None = 0.65
     """Q(lambda) targets with this lambda. None: n-step targets."""
     trace_lambda_start: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Lambda of the first update, where --trace-lambda-updates is not 0."""
+    """Lambda of the first update, unless --trace-lambda-updates is 0."""
     trace_lambda_updates: Whole = 0
-    """Updates over which lambda falls to --trace-lambda, 1 - lambda growing geometrically. 0:
-    constant."""
+    """Updates while lambda falls to --trace-lambda: 1 - lambda grows geometrically. 0: none."""
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Discount a step (4 frames)."""
     double: bool = True
-    """The online network selects, the target network values (double Q-learning)."""
+    """The online network selects, the target network evaluates (double Q-learning)."""
     target_period: Whole = 0
-    """Updates between copies to the target network. 0: the network that acts values the next
-    action."""
+    """Updates between copies to the target network. 0: no target network; the acting network
+    evaluates the next action."""
     value_rescaling: bool = False
     """Train on h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x in place of clipped rewards."""
     reward_clip: Positive | None = 1.0
-    """Learn from rewards clipped to +- this. None: from the game's own points."""
+    """Rewards are clipped to +- this number for learning. None: the game's own points."""
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam"
     """adam, radam, rmsprop (centred) or adadelta."""
     learning_rate: Positive = 2.5e-4
@@ -97,10 +95,10 @@ class LearnerSettings:
     optimizer_epsilon: Positive = 1e-5
     """Added to the denominator of the step."""
     max_grad_norm: Positive | None = 10.0
-    """Gradients are scaled down to this norm. None: never."""
+    """Gradients with a larger norm are scaled down to this norm. None: never."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A moving average of the weights acts, is evaluated, and values the next action; this share of
-    it stays in an update, such as 0.995. 0: the online network does."""
+    """A moving average of the weights acts, is scored, and evaluates the next action; an update
+    retains this share of it, such as 0.995. 0: no average; the online network does all that."""
     priority_eta: Share = 0.9
     """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
 
@@ -108,19 +106,19 @@ class LearnerSettings:
 class Update(NamedTuple):
     """The results of an update."""
 
-    metrics: dict[str, Tensor]  # scalars, not yet fetched: reading one waits for the device
+    metrics: dict[str, Tensor]  # scalars on the device: to read one waits for the device
     priority: Tensor  # [B]
 
 
-ADDERS = 2  # share the sum of the parts' gradients
+ADDERS = 2  # threads that sum the parts' gradients
 
 
 class NonFiniteError(RuntimeError):
-    """A loss, a weight or the optimiser's memory is no longer a finite number."""
+    """A loss, a weight or the optimiser's state is no longer finite."""
 
 
 class Learner:
-    """Holds the online, the target and the acting network, and the optimiser."""
+    """The online, the target and the acting network, and the optimiser."""
 
     def __init__(
         self,
@@ -137,30 +135,30 @@ class Learner:
             network.parameters(), lr=settings.learning_rate, eps=settings.optimizer_epsilon
         )
         self.acting = copy.deepcopy(network).requires_grad_(False) if settings.average else network
-        # Without copies of its own the target network is the network that acts.
+        # Without --target-period the target network is the acting network.
         self.target = (
             copy.deepcopy(network).requires_grad_(False) if settings.target_period else self.acting
         )
         self.updates = 0
 
     def update(self, batch: Sequence) -> Update:
-        """Burn in, unroll, take one step. Rows of the burn-in give no loss, no gradient and no
-        priority.
+        """Burn in, unroll and take one step of the optimiser.
 
-        What is not finite goes on to the metrics and the weights: `check_finite` looks for it.
+        Rows of the burn-in contribute no loss, no gradient and no priority. A non-finite value
+        passes on into the metrics and the weights; `check_finite` detects it.
         """
         s = self.settings
         batch = batch.to(self.device)
         mask = losses.loss_mask(batch.truncated[s.burn_in : s.burn_in + s.unroll])  # [T, B]
         rows = mask.sum().clamp(min=1)
-        weight = mask * batch.weight / rows  # [T, B] of each row in the loss
+        weight = mask * batch.weight / rows  # [T, B], of each row in the loss
         self.online.take_in(batch.inputs, share=max(1 / (self.updates + 1), 0.002))
-        for network in self._networks.values():  # every role sees alike
+        for network in self._networks.values():  # all networks standardize alike
             for buffer, newest in zip(network.buffers(), self.online.buffers(), strict=True):
                 buffer.copy_(newest)
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
-        gradients, told = zip(*share(self._part, parts), strict=True)
+        gradients, rows_of_parts = zip(*share(self._part, parts), strict=True)
         share(partial(_add_up, gradients), range(ADDERS))
         for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
             parameter.grad = gradient
@@ -172,14 +170,13 @@ class Learner:
         if s.target_period and self.updates % s.target_period == 0:
             self.target.load_state_dict(self.online.state_dict())
         if s.average:
-            # Shorter at first, when every weight is new.
-            memory = min(s.average, self.updates / (self.updates + 10))
-            for average, newest in zip(
-                self.acting.parameters(), self.online.parameters(), strict=True
-            ):
-                average.lerp_(newest.detach(), 1 - memory)
+            # At first the share is smaller, since all weights are new.
+            retained_share = min(s.average, self.updates / (self.updates + 10))
+            pairs = zip(self.acting.parameters(), self.online.parameters(), strict=True)
+            for average, newest in pairs:
+                average.lerp_(newest.detach(), 1 - retained_share)
 
-        row_loss, td_error, q, q_max = torch.cat(told, dim=-1)  # [T, B] each
+        row_loss, td_error, q, q_max = torch.cat(rows_of_parts, dim=-1)  # [T, B] each
         metrics = {
             "loss": (row_loss * weight).sum(),
             "td_error": (td_error.abs() * mask).sum() / rows,
@@ -190,39 +187,34 @@ class Learner:
         return Update(metrics, losses.sequence_priority(td_error, mask, s.priority_eta))
 
     def _part(self, part: tuple[Sequence, Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Sequences and their rows' weights [T, B] -> the gradient of their weighted loss, and
-        `loss`'s rows."""
-        loss, told = self.loss(*part)
+        """The gradient of `loss` for sequences and their rows' weights, and its second result."""
+        loss, rows = self.loss(*part)
         parameters = [*self.online.parameters()]
-        gradient = torch.autograd.grad(loss, parameters)
-        return [*map(_in_layout_of, parameters, gradient)], told
+        return [*map(_in_layout_of, parameters, torch.autograd.grad(loss, parameters))], rows
 
     def loss(self, batch: Sequence, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of rows weighted by [T, B], and [4, T, B]: the loss, TD error, Q and highest Q
-        of each row."""
+        """The weighted loss, and rows [4, T, B]: their loss, TD error, Q and highest Q.
+
+        weight [T, B]: of each row in the loss.
+        """
         s = self.settings
-        unrolled = slice(s.burn_in, s.burn_in + s.unroll)
-        action = batch.action[unrolled]  # [T, B]
+        start, stop = s.burn_in, s.burn_in + s.unroll
+        action = batch.action[start:stop]  # [T, B]
         with self._autocast():
             batch = batch._replace(inputs=self.online.look(batch.inputs))  # for every network
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
-            # [T, B, A, K]
-            out, state = self.online.outputs(
-                batch.inputs.rows(unrolled.start, unrolled.stop), state
-            )
+            # [T, B, A, K] and [B, S]
+            out, state = self.online.outputs(batch.inputs.rows(start, stop), state)
             with torch.no_grad():
                 z = self.online.head.samples(out.detach())  # [T, B, A, N]
-                # [T, B, N]
                 target = regression_target(
                     s, self.updates, batch, *self._bootstrap(batch, z, state)
-                )
+                )  # [T, B, N]
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
         q = losses.at_action(z, action).mean(-1)  # [T, B]
-        td_error = target.mean(-1) - q
-        return (row_loss * weight).sum(), torch.stack(
-            [row_loss.detach(), td_error, q, z.mean(-1).amax(-1)]
-        )
+        rows = [row_loss.detach(), target.mean(-1) - q, q, z.mean(-1).amax(-1)]
+        return (row_loss * weight).sum(), torch.stack(rows)
 
     def _burn_in(self, network: QNetwork, batch: Sequence, rows: int) -> Tensor:
         """The network's own core state [B, S] after the first rows (R2D2 section 3)."""
@@ -231,45 +223,45 @@ class Learner:
         return network.outputs(batch.inputs.rows(0, rows), batch.core_state)[1]
 
     def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """z [T + n, B, A, N] of the unrolled rows and the n after them, twice: that selects the
-        next action, and that values it. `z` and `state` are the online network's of the unrolled
-        rows."""
+        """Two z [T + n, B, A, N]: the first selects the next action, the second evaluates it.
+
+        They cover the unrolled rows and the n rows after them. `z` [T, B, A, N] is that of the
+        unrolled rows by the online network, `state` [B, S] its core state after them.
+        """
         s = self.settings
         tail, end = s.burn_in + s.unroll, s.burn_in + s.unroll + s.n_step
 
-        def go_on(network: QNetwork, start: int, state: Tensor) -> Tensor:
+        def z_from(network: QNetwork, start: int, state: Tensor) -> Tensor:
             return network.head.samples(network.outputs(batch.inputs.rows(start, end), state)[0])
 
         if self.target is self.online:
-            online = torch.cat([z, go_on(self.online, tail, state)])
+            online = torch.cat([z, z_from(self.online, tail, state)])
             return online, online
-        start = s.burn_in + 1  # no target reads the first row's own value: z stands in for it
-        values = torch.cat(
-            [z[:1], go_on(self.target, start, self._burn_in(self.target, batch, start))]
-        )
+        start = s.burn_in + 1  # no target reads the first row's value: z takes its place
+        target_state = self._burn_in(self.target, batch, start)  # [B, S]
+        values = torch.cat([z[:1], z_from(self.target, start, target_state)])
         if not s.double:
             return values, values
-        return torch.cat([z, go_on(self.online, tail, state)]), values
+        return torch.cat([z, z_from(self.online, tail, state)]), values
 
     def check_finite(self) -> None:
-        """NonFiniteError if a weight or the optimiser's memory is no longer finite."""
+        """NonFiniteError if a weight or the optimiser's state is no longer finite."""
         for name, tensor in self.state().items():
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(f"update {self.updates}: {name}")
 
     def param_norm(self) -> Tensor:
-        """The Euclidean norm of all weights together."""
+        """The Euclidean norm of the vector of all weights."""
         return nn.utils.get_total_norm(p.detach() for p in self.online.parameters())
 
     @property
     def _networks(self) -> dict[str, QNetwork]:
-        """The networks by their roles, each network once."""
-        # The last role of a network stays.
+        """Each network once, by its role: if it has several, the last one below."""
         role = {self.target: "target", self.acting: "acting", self.online: "online"}
         return {role[network]: network for network in role}
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, target weights, optimiser and counter, flat, by name."""
+        """The weights of all networks, the optimiser's state and the counter, by name."""
         state = {
             f"{role}.{k}": v
             for role, network in self._networks.items()
@@ -280,7 +272,7 @@ class Learner:
         return state | {"updates": torch.tensor(self.updates)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave. RuntimeError or KeyError if it does not fit this network."""
+        """Restore from a result of `state`. RuntimeError or KeyError if names or shapes differ."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -288,9 +280,8 @@ class Learner:
         for role, network in self._networks.items():
             network.load_state_dict(part(f"{role}."))
         for i, parameter in enumerate(self.online.parameters()):
-            slots = part(f"optimizer.{i}.")
-            # The moments take their parameter's memory layout: fused optimisers walk both in step.
-            if slots:
+            if slots := part(f"optimizer.{i}."):
+                # Fused optimisers need the moments in the memory layout of their parameter.
                 self.optimizer.state[parameter] = {
                     k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone()
                     for k, v in slots.items()
@@ -301,12 +292,13 @@ class Learner:
 def regression_target(
     settings: LearnerSettings, updates: int, batch: Sequence, selects: Tensor, values: Tensor
 ) -> Tensor:
-    """Targets [T, B, N] in the network's value scale, from z [T + n, B, A, N] of the unrolled rows
-    and the n after them: `selects` chooses the next action, `values` values it."""
+    """Targets [T, B, N] in the network's value scale.
+
+    `selects` selects the next action, `values` evaluates it: z [T + n, B, A, N] each, of the
+    unrolled rows and the n rows after them.
+    """
     s = settings
-    reward, terminated, truncated = (
-        x[s.burn_in :, :, None] for x in (batch.reward, batch.terminated, batch.truncated)
-    )  # [T + n, B, 1]
+    reward, terminated, truncated = (x[s.burn_in :, :, None] for x in batch[2:5])  # [T + n, B, 1]
     if s.reward_clip is not None:
         reward = reward.clamp(-s.reward_clip, s.reward_clip)
     values = losses.unscale(values) if s.value_rescaling else values
@@ -321,7 +313,7 @@ def regression_target(
 
 
 def _annealed(settings: LearnerSettings, final: float, updates: int) -> float:
-    """Lambda of this update."""
+    """Lambda at this update: see --trace-lambda-updates."""
     if updates >= settings.trace_lambda_updates:
         return final
     share = updates / settings.trace_lambda_updates
@@ -329,25 +321,27 @@ def _annealed(settings: LearnerSettings, final: float, updates: int) -> float:
 
 
 def first_priority(settings: LearnerSettings, updates: int, batch: Sequence, q: Tensor) -> Tensor:
-    """Priorities [B] of sequences that were never trained, from the Q-values [L, B, A] that their
-    actor saw (Horgan et al. 2018, section 3; R2D2 section 2.3)."""
+    """First priorities [B] of sequences, from their actor's Q-values [L, B, A].
+
+    Horgan et al. 2018, section 3; R2D2 section 2.3.
+    """
     s, z = settings, q[settings.burn_in :, :, :, None]  # [T + n, B, A, 1]
     rows = slice(s.burn_in, s.burn_in + s.unroll)
     target = regression_target(s, updates, batch, z, z)  # [T, B, 1]
-    td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])
+    td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])  # [T, B, 1]
     return losses.sequence_priority(
         td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta
     )
 
 
 def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in its parameter's memory layout: fused optimisers walk both in step."""
+    """The gradient in the memory layout of its parameter, as fused optimisers need it."""
     same = gradient.stride() == parameter.stride()
     return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _add_up(gradients: tuple[list[Tensor], ...], half: int) -> None:
-    """Add the others to the first, in their order, in one half of each tensor."""
+    """Add the other gradients to the first, in order, in one half of each tensor."""
     for total, *others in zip(*gradients, strict=True):
         for other in others:
             total.tensor_split(ADDERS)[half].add_(other.tensor_split(ADDERS)[half])

@@ -1,9 +1,9 @@
 """Targets and losses: pure functions of tensors [T, B, ...], one equation each.
 
-Row t holds s_t, a_t and r_{t+1}. An episode that ends between t and t+1 is seen in two numbers of
-the row: `discount` is 0 where it terminated (nothing follows: no bootstrap), and `trace` is 0 at a
-truncated row (a time limit: s_{t+1} was never stored, so what comes before bootstraps from v(s_t),
-and `loss_mask` leaves the row itself out).
+Row t holds s_t, a_t and r_{t+1}. Two numbers of the row mark an episode that ends between t and
+t+1. `discount` is 0 where it terminated: there is no bootstrap. `trace` is 0 where a time limit
+truncated it: s_{t+1} was never stored, so the targets of earlier rows bootstrap from v(s_t), and
+`loss_mask` excludes row t.
 """
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 
 
 def n_step_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor, n: int) -> Tensor:
-    """G_t = r_{t+1} + gamma_{t+1} ((1 - lambda_{t+1}) v_{t+1} + lambda_{t+1} G_{t+1}), begun n rows
-    on at v_{t+n} (Sutton 1988; R2D2 eq. 1 with lambda = 1 but for truncated rows).
+    """G_t = r_{t+1} + gamma_{t+1} ((1 - lambda_{t+1}) v_{t+1} + lambda_{t+1} G_{t+1}).
 
-    value [T + n, B, N] is v(s_t); reward, discount and trace [T + n, B, 1]. Returns [T, B, N].
+    The recursion starts with G_{t+n} = v_{t+n} (Sutton 1988; R2D2 eq. 1, where lambda is 1 except
+    in truncated rows). value [T + n, B, N] is v(s_t); reward, discount and trace are
+    [T + n, B, 1]. Returns [T, B, N].
     """
     steps, target = len(value) - n, value[n:]
     for k in reversed(range(n)):
@@ -24,18 +25,13 @@ def n_step_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor
 
 
 def lambda_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor, n: int) -> Tensor:
-    """The same recursion from the last row back: Q(lambda) (Peng & Williams 1994; PQN, Gallici et
-    al. 2024, section 4). The n rows after the T lend the last targets their look-ahead. Shapes as
-    in `n_step_target`.
+    """Q(lambda): the recursion of `n_step_target`, from the last row back; the same shapes.
+
+    Peng & Williams 1994; PQN, Gallici et al. 2024, section 4. The n rows after the T serve the
+    targets of the last rows only.
     """
     target, targets = value[-1], []
-    rows = zip(
-        reward[:-1].unbind(),
-        discount[:-1].unbind(),
-        value[1:].unbind(),
-        trace[1:].unbind(),
-        strict=True,
-    )
+    rows = zip(reward[:-1], discount[:-1], value[1:], trace[1:], strict=True)
     for reward_t, discount_t, value_tp1, trace_tp1 in reversed([*rows]):
         target = reward_t + discount_t * torch.lerp(value_tp1, target, trace_tp1)
         targets.append(target)
@@ -43,18 +39,20 @@ def lambda_target(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor
 
 
 def at_action(z: Tensor, action: Tensor) -> Tensor:
-    """z(s_t, a_t): z [T, B, A, N], action [T, B] -> [T, B, N]."""
+    """z(s_t, a_t) [T, B, N], from z [T, B, A, N] and action [T, B]."""
     return z.take_along_dim(action[..., None, None], dim=2).squeeze(2)
 
 
 def double_q_value(q_select: Tensor, z: Tensor) -> Tensor:
-    """v(s) = z(s, argmax_a q_select(s, a)) (van Hasselt et al. 2016, eq. 4). q_select [T, B, A], z
-    [T, B, A, N] of another network or the same -> [T, B, N]."""
+    """v(s) = z(s, argmax_a q_select(s, a)) [T, B, N] (van Hasselt et al. 2016, eq. 4).
+
+    q_select [T, B, A] and z [T, B, A, N], of two networks or of one.
+    """
     return at_action(z, q_select.argmax(-1))
 
 
 def loss_mask(truncated: Tensor) -> Tensor:
-    """1 for rows whose successor was stored, 0 for truncated ones. [T, B] bool -> float."""
+    """0 for truncated rows, 1 for all others: [T, B] bool -> float."""
     return (~truncated).float()
 
 
@@ -64,8 +62,7 @@ def squared(td_error: Tensor) -> Tensor:
 
 
 def huber(td_error: Tensor) -> Tensor:
-    """0.5 delta^2 within 1, |delta| - 0.5 beyond: the error clipping of Mnih et al. 2015,
-    Methods."""
+    """0.5 delta^2 up to |delta| = 1, then |delta| - 0.5 (Mnih et al. 2015, Methods)."""
     size = td_error.abs()
     return torch.where(size <= 1.0, 0.5 * size.square(), size - 0.5)
 
@@ -74,10 +71,10 @@ LOSSES = {"squared": squared, "huber": huber}
 
 
 def quantile_huber(td_error: Tensor) -> Tensor:
-    """sum_i mean_j |tau_i - 1{delta_ij < 0}| huber(delta_ij), tau_i the middle of the i-th of N
-    equal parts (QR-DQN, Dabney et al. 2018, eq. 10, kappa = 1).
+    """sum_i mean_j |tau_i - 1{delta_ij < 0}| huber(delta_ij): QR-DQN, eq. 10 with kappa = 1.
 
-    td_error [..., N, N'] of N predicted quantiles against N' target samples. Returns [...].
+    Dabney et al. 2018; tau_i is the middle of the i-th of N equal parts of [0, 1]. td_error
+    [..., N, N'] of N predicted quantiles and N' target samples. Returns [...].
     """
     n = td_error.shape[-2]
     tau = (torch.arange(n, dtype=td_error.dtype, device=td_error.device)[:, None] + 0.5) / n
@@ -96,7 +93,9 @@ def unscale(x: Tensor, epsilon: float = 1e-3) -> Tensor:
 
 
 def sequence_priority(td_error: Tensor, mask: Tensor, eta: float) -> Tensor:
-    """p = eta max_t |delta_t| + (1 - eta) mean_t |delta_t| over unmasked rows (R2D2 section 2.3).
-    [T, B] -> [B]."""
+    """p = eta max_t |delta_t| + (1 - eta) mean_t |delta_t|: [T, B] -> [B] (R2D2 section 2.3).
+
+    Maximum and mean are over the rows where mask [T, B] is 1.
+    """
     size = td_error.abs() * mask
     return eta * size.amax(0) + (1 - eta) * size.sum(0) / mask.sum(0).clamp(min=1)

@@ -19,40 +19,34 @@ from agents.heads import HEADS
 from agents.losses import LOSSES
 from agents.rows import Inputs
 
-# by their bytes
+# Types of words by their size in bytes: several bytes that move as one word move faster.
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
-    """[K-1+L, B, H, W, C] planes and [K-1+L, B] starts on the host -> stacks [L, B, H, W, K C],
-    oldest plane first.
+    """Stacks [L, B, H, W, K C] of K planes, the oldest first; K = depth.
 
-    A plane from before the episode's start is black: no stack crosses a reset.
+    planes [K-1+L, B, H, W, C]; is_first [K-1+L, B] on the host. Planes from before the start of the
+    row's episode are black.
     """
     length, channels = planes.shape[0] - depth + 1, planes.shape[-1]
-    # Cat is slow where a pixel has few bytes.
     if word := WORDS.get(channels * planes.element_size()):
         pixels = planes.view(word)[..., 0].unfold(0, length, 1)  # [K, B, H, W, L]
-        stacks = (
-            pixels.permute(4, 1, 2, 3, 0)
-            .clone(memory_format=torch.contiguous_format)
-            .view(planes.dtype)
-        )
-    else:
+        words = pixels.permute(4, 1, 2, 3, 0).clone(memory_format=torch.contiguous_format)
+        stacks = words.view(planes.dtype)
+    else:  # slow where a pixel has few bytes
         stacks = torch.cat([planes[start : start + length] for start in range(depth)], dim=-1)
-    # [L, B] a start lies between the plane and the row
-    hidden = torch.zeros_like(is_first[depth - 1 :])
+    crosses = torch.zeros_like(is_first[depth - 1 :])  # [L, B], a start between plane and row
     for start in reversed(range(depth - 1)):
-        hidden = hidden | is_first[start + 1 : start + 1 + length]
-        # Few: cheaper than a pass over all pixels.
-        row, lane = hidden.nonzero().T.to(stacks.device, non_blocking=True)
+        crosses = crosses | is_first[start + 1 : start + 1 + length]
+        # Few rows cross a start: their indices cost less than a pass over all pixels.
+        row, lane = crosses.nonzero().T.to(stacks.device, non_blocking=True)
         stacks[row, lane, :, :, start * channels : (start + 1) * channels] = 0
     return stacks
 
 
 class ChannelsLastNorm(nn.LayerNorm):
-    """LayerNorm over (C, H, W) of each image, computed on the channels-last layout without a
-    copy."""
+    """LayerNorm over (C, H, W) of each image, in the channels-last layout without a copy."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__([side, side, channels])
@@ -62,38 +56,33 @@ class ChannelsLastNorm(nn.LayerNorm):
 
 
 class ChannelsLastFlatten(nn.Module):
-    """[N, C, H, W] -> [N, H W C]: a view of the channels-last layout, where nn.Flatten would
-    copy."""
+    """[N, C, H, W] -> [N, H W C]: a view of the channels-last layout; nn.Flatten would copy."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class RunningStandard(nn.Module):
-    """Each pixel less its running mean, divided by its running standard deviation and 16 grey
-    levels more.
+    """(pixel - its running mean) / (its running standard deviation + 16 grey levels).
 
-    Most pixels of a game hardly ever change. Left as they are, they make the convolutions' outputs
+    Most pixels of a game hardly ever change. Without this, they make the convolutions' outputs
     almost the same for every image; large steps enlarge that common part until the rest does not
     pass a LayerNorm, and one action is best everywhere (docs/recipe.md). PQN (Gallici et al. 2024)
-    has a BatchNorm here; these statistics are constants of a forward pass, so that acting, training
-    and evaluation agree.
+    has a BatchNorm here. These statistics are constants of a forward pass, so that acting, training
+    and evaluation compute the same function.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.mean, self.deviation = (
-            nn.Buffer(torch.zeros(shape)),
-            nn.Buffer(torch.full(shape, 255.0 - 16)),
-        )
+        self.mean = nn.Buffer(torch.zeros(shape))
+        self.deviation = nn.Buffer(torch.full(shape, 255.0 - 16))
 
     @torch.no_grad()
     def take_in(self, planes: Tensor, share: float) -> None:
-        """planes [L, B, *shape] uint8, the newest batch; its share in the new statistics."""
+        """Update the statistics with planes [L, B, *shape] uint8, weighted by `share`, 0 to 1."""
         planes = planes.flatten(0, 1).to(self.mean.dtype)
         self.mean.lerp_(planes.mean(0), share)
-        variance = self.deviation.square().lerp_((planes - self.mean).square().mean(0), share)
-        self.deviation.copy_(variance.sqrt())
+        self.deviation.square_().lerp_((planes - self.mean).square().mean(0), share).sqrt_()
 
     def forward(self, planes: Tensor) -> Tensor:
         scale = 255 / (self.deviation + 16)  # the first convolution divides by 255
@@ -101,23 +90,21 @@ class RunningStandard(nn.Module):
 
 
 class PixelConv(nn.Conv2d):
-    """A convolution on raw grey levels 0..255: the scale 1 / 255 goes into the weights, not over
-    every pixel."""
+    """A convolution on grey levels 0 to 255: the weights are divided by 255, not every pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight / 255, self.bias)
 
 
 class TileConv(nn.Conv2d):
-    """An 8x8 convolution of stride 4 on raw grey levels, computed as a 2x2 convolution of stride 1
-    over tiles of 4x4.
+    """An 8x8 convolution of stride 4 on grey levels 0 to 255, computed on tiles of 4x4 pixels.
 
-    The same sums in another order: one image of 1 channel is a poor fit for matrix hardware, one of
-    16 is not.
+    On tiles it is a 2x2 convolution of stride 1, with the same sums in another order. Matrix
+    hardware computes 16 input channels well, and 1 badly.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """input [N, 16 K, 21, 21], tiles of 4x4 pixels -> [N, outputs, 20, 20]"""
+        """input [N, 16 K, 21, 21], tiles of 4x4 pixels -> [N, outputs, 20, 20]."""
         w = (self.weight / 255).unflatten(2, (2, 4)).unflatten(4, (2, 4))  # [O, K, Y, 4, X, 4]
         tiles = w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # [O, 16 K, 2, 2]
         return F.conv2d(input, tiles.contiguous(memory_format=torch.channels_last), self.bias)
@@ -132,32 +119,32 @@ class Torso(nn.Sequential):
     @classmethod
     def planes(cls, frames: Tensor) -> Tensor:
         """[T, B, H, W] uint8 -> [T, B, H / n, W / n, n n]: tiles of n x n pixels as channels."""
-        words = frames.view(WORDS[cls.tile])  # [T, B, H, W / n]: the n pixels of a row move at once
+        words = frames.view(WORDS[cls.tile])  # [T, B, H, W / n], n pixels of a row each
         return words.unflatten(2, (-1, cls.tile)).transpose(3, 4).contiguous().view(torch.uint8)
 
 
 class ConvTorso(Torso):
-    """Convolutions, each followed by the layers of `after`; the first is of a kind of its own."""
+    """Convolutions; the layers of `after` follow each of them."""
 
-    first: type[nn.Conv2d]
-    first_inputs = 1  # its channels for each image
-    # Outputs, kernel, stride, padding, side of what comes out.
+    first: type[nn.Conv2d]  # the class of the first convolution
+    first_inputs = 1  # its input channels for each image
+    # Of each convolution: outputs, kernel, stride, padding, side of the output.
     layers: tuple[tuple[int, int, int, int, int], ...]
 
     def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int] = (84, 84)) -> None:
-        """ValueError if the images are not of this height and width."""
+        """ValueError unless frame_shape, the height and width of the images, is (84, 84)."""
         if frame_shape != (84, 84):
             raise ValueError(f"takes images of {(84, 84)}, not {frame_shape}; use flat")
-        made: list[nn.Module] = []
+        modules: list[nn.Module] = []
         inputs = self.first_inputs * images
         for outputs, kernel, stride, padding, side in self.layers:
-            conv = nn.Conv2d if made else self.first
-            made += [
+            conv = nn.Conv2d if modules else self.first
+            modules += [
                 conv(inputs, outputs, kernel, stride, padding),
                 *self.after(outputs, side, norm),
             ]
             inputs = outputs
-        super().__init__(*made, ChannelsLastFlatten())
+        super().__init__(*modules, ChannelsLastFlatten())
 
     def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
         """The layers that follow a convolution."""
@@ -172,16 +159,17 @@ class NatureTorso(ConvTorso):
 
 
 class Torso2013(NatureTorso):
-    """The two convolutions of Mnih et al. 2013, section 4.1: stacks of [21, 21, 16 K] tiles -> [N,
-    2592]."""
+    """The two convolutions of Mnih et al. 2013, section 4.1: [21, 21, 16 K] tiles -> [N, 2592]."""
 
     output_size = 32 * 9 * 9
     layers = ((16, 8, 4, 0, 20), (32, 4, 2, 0, 9))
 
 
 class SlimTorso(ConvTorso):
-    """Three strided 3x3 convolutions of [42, 42, 4 K] tiles -> [N, 1152]: a third of the
-    multiply-adds of `lean`."""
+    """Three strided 3x3 convolutions: stacks of [42, 42, 4 K] tiles -> [N, 1152].
+
+    A third of the multiply-adds of `lean`.
+    """
 
     output_size, tile, first, first_inputs = 32 * 6 * 6, 2, PixelConv, 4
     layers = ((16, 3, 2, 1, 21), (32, 3, 2, 1, 11), (32, 3, 2, 1, 6))
@@ -203,8 +191,7 @@ class Residual(nn.Module):
 
 
 class LeanTorso(SlimTorso):
-    """Each of the strided convolutions is followed by a residual block: about the cost of
-    `nature`."""
+    """`slim` with a residual block after each convolution: about the cost of `nature`."""
 
     def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
         is_last = side == self.layers[-1][-1]
@@ -212,9 +199,10 @@ class LeanTorso(SlimTorso):
 
 
 class HalfTorso(LeanTorso):
-    """The residual stages of IMPALA (Espeholt et al. 2018, figure 3) at half the resolution: stacks
-    of [42, 42, 4 K] tiles -> [N, 1152]. Each is a convolution, a max-pool and two residual
-    blocks."""
+    """IMPALA's residual stages at half the resolution: stacks of [42, 42, 4 K] tiles -> [N, 1152].
+
+    Espeholt et al. 2018, figure 3: a stage is a convolution, a max-pool and two residual blocks.
+    """
 
     layers = ((16, 3, 1, 1, 21), (32, 3, 1, 1, 11), (32, 3, 1, 1, 6))  # the pool halves the side
 
@@ -227,8 +215,7 @@ class HalfTorso(LeanTorso):
 
 
 class FlatTorso(Torso):
-    """No convolutions: the grey levels themselves, from 0 to 1, for images of a few pixels -> [N, K
-    H W]."""
+    """No convolutions: grey levels from 0 to 1, [N, K H W], for images of a few pixels."""
 
     def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int]) -> None:
         super().__init__(ChannelsLastFlatten())
@@ -253,11 +240,11 @@ class NetworkSettings:
     """The network: torso, core and head."""
 
     frame_stack: Annotated[int, Field(ge=1, le=32)] = 1
-    """Images the network sees at once, each 4 frames after the last."""
+    """Images in one input of the network, each 4 frames after the one before."""
     torso: Annotated[str, one_of(TORSOS)] = "nature"
     """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half
     (IMPALA's residual stages at half the resolution; twice the work of nature), lean (half with
-    fewer layers; about the work of nature), slim (its strided convolutions alone; a third of that
+    fewer layers; about the work of nature), slim (lean without residual blocks; a third of the
     work) or flat (none, for images of a few pixels)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
@@ -277,19 +264,19 @@ class NetworkSettings:
     norm: bool = True
     """LayerNorm after each convolution and fully connected layer."""
     center: bool = True
-    """Subtract from each image its median grey, the background."""
+    """Subtract from each image its median grey level, which is that of the background."""
     standardize: bool = False
-    """Subtract from each pixel its running mean and divide by its running standard deviation (+ 16
-    grey levels)."""
+    """Map each pixel to (pixel - its running mean) / (its running standard deviation + 16), in grey
+    levels from 0 to 255."""
     last_action_reward: bool = True
-    """The core also sees the last action and the last clipped reward."""
+    """The last action and the last clipped reward are inputs of the core too."""
 
 
 class QNetwork(nn.Module):
-    """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S]. Acting is L = 1.
+    """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S]; an actor has L = 1.
 
-    Centred images show the ball of a game with a bright background, such as Pong, which is
-    otherwise not learnt for a long time.
+    The images are centred because an agent otherwise takes long to learn a game with a bright
+    background, such as Pong.
     """
 
     def __init__(
@@ -319,8 +306,7 @@ class QNetwork(nn.Module):
         return self.core.initial_state(batch_size).to(next(self.parameters()).device)
 
     def take_in(self, inputs: Inputs, share: float) -> None:
-        """The pixels' running statistics, if there are any, take in every fourth row of a batch
-        with this share."""
+        """Update the running statistics, if any, with every fourth row, weighted by `share`."""
         if self.pixels is not None:
             self.pixels.take_in(self.conv.planes(inputs.frames[::4]), share)
 
@@ -330,19 +316,18 @@ class QNetwork(nn.Module):
 
     @torch.no_grad()
     def look(self, inputs: Inputs) -> Inputs:
-        """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames: pixels to
-        channels, centred, standardized, stacked. No weight takes part: networks with the same
-        settings and statistics can share them."""
+        """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames.
+
+        Pixels become channels; the images are centred, standardized and stacked. No weight has an
+        effect: networks with the same settings and statistics can share the result.
+        """
         device = inputs.frames.device.type
-        # uint8 is converted once, straight to the precision of the convolutions.
-        dtype = torch.get_default_dtype()
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        # [K-1+L, B, H', W', C], each image once, not in each stack
-        planes = self.conv.planes(inputs.frames).to(dtype)
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else torch.get_default_dtype()
+        # Each image is converted once, not in each stack, and to the convolutions' precision.
+        planes = self.conv.planes(inputs.frames).to(dtype)  # [K-1+L, B, H', W', C]
         if self.settings.center:
-            # Every 8th pixel tells the background as well.
-            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)
+            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # enough for the median
             planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
         if self.pixels is not None:
             planes = self.pixels(planes)
@@ -351,27 +336,25 @@ class QNetwork(nn.Module):
             frames=stacks, is_first=inputs.is_first[self.settings.frame_stack - 1 :]
         )
 
-    def outputs(self, looked: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What `look` gave -> the head's output for each action [L, B, A, K], and the next core
-        state [B, S]."""
-        y, state = self.core(self.see(looked), state, looked.is_first)
+    def outputs(self, view: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's output [L, B, A, K] and the next core state [B, S]; view: from `look`."""
+        y, state = self.core(self.see(view), state, view.is_first)
         return self.head(y), state
 
-    def see(self, looked: Inputs) -> Tensor:
-        """The core's input [L, B, D]: features of the frames, and the last action and reward if so
-        set."""
-        x = self.features(looked)
+    def see(self, view: Inputs) -> Tensor:
+        """The core's input [L, B, D]; view: from `look`.
+
+        The features of the frames; with --last-action-reward also the last action and reward.
+        """
+        x = self.features(view)
         if self.settings.last_action_reward:
-            starts = looked.is_first.to(x.device, non_blocking=True)  # [L, B]
-            action = F.one_hot(looked.prev_action, self.num_actions).masked_fill(
-                starts[..., None], 0
-            )
-            reward = looked.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
+            starts = view.is_first.to(x.device, non_blocking=True)  # [L, B]
+            action = F.one_hot(view.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
+            reward = view.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
             x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
         return x
 
-    def features(self, looked: Inputs) -> Tensor:
-        """Features [L, B, D] of the frames."""
-        # [L B, K C, H', W'], channels last
-        images = looked.frames.flatten(0, 1).permute(0, 3, 1, 2)
-        return self.fc(self.conv(images)).unflatten(0, looked.prev_action.shape)
+    def features(self, view: Inputs) -> Tensor:
+        """Features [L, B, D] of the frames; view: from `look`."""
+        images = view.frames.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
+        return self.fc(self.conv(images)).unflatten(0, view.prev_action.shape)

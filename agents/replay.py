@@ -1,5 +1,7 @@
-"""Sequence replay: one ring of rows, or several (one for each actor elsewhere), drawn uniformly or
-by priority."""
+"""Sequence replay: one ring of rows, or one for each actor process, and draws from all of them.
+
+Draws are uniform or by priority.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -16,25 +18,25 @@ from agents.rows import Rows, Sequence
 
 @dataclass(frozen=True, config=FORBID)
 class ReplaySettings:
-    """The replay: its size, and how sequences are drawn."""
+    """The replay: its size and its draws."""
 
     update: Literal["stored", "random"] = "stored"
-    """Core state a drawn sequence starts from: the actor's, stored (R2D2), or zeros (the
+    """Core state at the start of a sequence: stored (the actor's, R2D2) or random (zeros, as in the
     bootstrapped random updates of DRQN, Hausknecht & Stone 2015)."""
     replay_rows: Count = 1_000_000
-    """Rows kept, of all envs together."""
+    """Capacity in rows, of all envs together."""
     start_rows: Whole = 20_000
-    """Rows gathered before learning starts."""
+    """Rows to play before learning starts."""
     sequence_stride: Annotated[int, Field(ge=1, le=2000)] = 8
-    """Sequences may start at every so many rows; the core state is kept there."""
+    """Rows between the possible starts of sequences; only there is the core state stored."""
     priority_exponent: Share = 0.0
-    """0: sequences are drawn uniformly; else by priority to this power (R2D2: 0.9)."""
+    """Sequences are drawn by priority to this power (R2D2: 0.9). 0: uniformly."""
     importance_exponent: Share = 0.6
-    """Correction of prioritised draws, 0 (none) to 1 (full)."""
+    """Correction of draws by priority, 0 (none) to 1 (full)."""
 
 
 class Replay:
-    """Rings of one shape, drawn from as one. `rng` drives all draws."""
+    """Rings of one shape; a draw is from all of them. `rng` serves the draws alone."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class Replay:
         pin: bool = False,
     ) -> None:
         self.settings, self.rings, self.rng = settings, rings, rng
-        # Frames are restored into pinned memory: a GPU copies from it while the host goes on.
+        # A GPU copies frames from pinned memory while the host continues.
         self._pin = pin
 
     def __len__(self) -> int:
@@ -53,10 +55,13 @@ class Replay:
 
     @property
     def ready(self) -> bool:
-        """Whether learning may begin: --start-rows rows were gathered, or a ring is full. Stays
-        true."""
-        gathered = sum(ring.time * ring.lanes for ring in self.rings) >= self.settings.start_rows
-        enough = gathered or any(ring.time >= ring.capacity for ring in self.rings)
+        """Whether learning may begin: after --start-rows rows, or once a ring is full.
+
+        Once true, it remains true.
+        """
+        rows = sum(ring.time * ring.lanes for ring in self.rings)
+        full = any(ring.time >= ring.capacity for ring in self.rings)
+        enough = rows >= self.settings.start_rows or full
         return enough and any(ring.origins for ring in self.rings)
 
     @property
@@ -68,17 +73,16 @@ class Replay:
         return sum(ring.nbytes_when_full for ring in self.rings)
 
     def append(self, new: Rows | Stretch) -> None:
-        """Write one row in every lane; or the rows of an actor elsewhere, if there are any."""
+        """Write one row in every lane, or the rows of an actor process, which may be none."""
         if isinstance(new, Rows):
             self.rings[0].append(new)
         elif new.steps:
             self.rings[new.ring].extend(new)
 
     def sample(self, batch_size: int) -> Sequence:
-        """Draw `batch_size` sequences with replacement. Their origins count the rings too, which
-        vary fastest.
+        """Draw `batch_size` sequences with replacement. ValueError if there is none yet.
 
-        ValueError while there is no sequence yet.
+        Their origins number the rings too: origin in ring i * number of rings + i.
         """
         s, ends = self.settings, np.cumsum([0, *(ring.mass for ring in self.rings)])
         total, count = ends[-1], sum(len(ring.origins) for ring in self.rings)
@@ -95,7 +99,7 @@ class Replay:
             origin, mass = self.rings[i].locate(point[of == i] - ends[i])
             parts.append((*self.rings[i].gather(origin), origin * len(self.rings) + i, mass))
         rows, state, origin, mass = map(np.concatenate, zip(*parts, strict=True))
-        # The same for all where draws are uniform.
+        # Uniform draws have equal weights.
         scaled = (count * (mass / total)) ** -s.importance_exponent
         weight = (scaled / scaled.max()).astype(np.float32)
         images, *size = self.rings[0].frames_shape
@@ -105,18 +109,18 @@ class Replay:
         return self.rings[0].as_sequence(rows, state, frames, weight, origin)
 
     def update_priorities(self, origin: np.ndarray, priority: torch.Tensor) -> None:
-        """New priorities [B] for drawn sequences; those overwritten since are passed over."""
-        if self.settings.priority_exponent:  # else no device is waited for
+        """Set priorities [B] of sequences; those that were overwritten since are ignored."""
+        if self.settings.priority_exponent:  # otherwise there is no need to wait for the device
             (origin, of), priorities = np.divmod(origin, len(self.rings)), priority.cpu().numpy()
             for i in np.unique(of):
                 self.rings[i].set_priorities(origin[of == i], priorities[of == i])
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything but the generator, as arrays."""
+        """All of the replay except the generator, as arrays by name."""
         return {f"{i}.{k}": v for i, ring in enumerate(self.rings) for k, v in ring.state().items()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take back what `state` gave. KeyError or ValueError if it does not fit."""
+        """Restore from a result of `state`. KeyError or ValueError if names or shapes differ."""
         for i, ring in enumerate(self.rings):
             ring.restore(
                 {k.removeprefix(f"{i}."): v for k, v in state.items() if k.startswith(f"{i}.")}

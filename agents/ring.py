@@ -1,8 +1,8 @@
-"""A ring of the last rows of some lanes (one per env), frames compressed, read as sequences.
+"""A ring of the last rows of some lanes (one per env), from which sequences are read.
 
-All lanes advance together, so a row is addressed by (time, lane). LZ4 looks back 64 KiB, and eight
-84x84 frames are 55 KiB: compressed eight rows at a time, a frame costs little more than its
-difference to the one before. Frames are never stored twice; stacks are made from rows.
+All lanes advance together, so (time, lane) is the address of a row. LZ4 looks back 64 KiB, and
+eight 84x84 frames are 55 KiB: in a compressed block of eight rows, a frame takes little more than
+its difference from the frame before. Each frame is stored once; the network makes the stacks.
 """
 
 from collections.abc import Mapping
@@ -17,22 +17,20 @@ from agents.rows import Inputs, Rows, Sequence
 from agents.sum_tree import SumTree
 
 BLOCK = 8  # rows compressed together
-BYTES_OBJECT = 41  # of a bytes object and the reference to it, beside its contents
+BYTES_OBJECT = 41  # bytes of a bytes object and of the reference to it, without its contents
 COLUMNS = {"reward": "f4", "is_first": "?", "action": "u1", "terminated": "?", "truncated": "?"}
 ROW = np.dtype([*COLUMNS.items()])  # of one lane, without frame and core state
 
 
 class Stretch(NamedTuple):
-    """T consecutive rows of all N lanes of a ring, packed as it keeps them: whole blocks and whole
-    strides."""
+    """T consecutive rows of all N lanes, in a ring's format: whole blocks and whole strides."""
 
-    ring: int  # that they belong to, among several
-    time: int  # of the first row, where it was packed; 0: nothing comes before it
+    ring: int  # index of the ring of these rows
+    time: int  # of the first row in the ring of its actor; 0: there is no row before it
     rows: np.ndarray  # ROW [T, N]
     state: np.ndarray  # [T / stride, N, S] float16
     blocks: list[list[bytes]]  # [T / BLOCK][N], compressed frames
-    # float64, as in the sum tree: of the last sequences that these rows complete
-    priority: np.ndarray
+    priority: np.ndarray  # float64, as in the sum tree, of the last sequences that end here
 
     @property
     def steps(self) -> int:
@@ -41,27 +39,27 @@ class Stretch(NamedTuple):
 
 
 def ring_times(rows: int, lanes: int, length: int, history: int, stride: int) -> int:
-    """Times a ring of `rows` rows holds: whole blocks, whole strides. ValueError if that is too few
-    to draw from."""
+    """Capacity in times of a ring of `rows` rows: whole blocks and whole strides.
+
+    ValueError if the ring is too small for a sequence.
+    """
     unit = int(np.lcm(BLOCK, stride))
     least = (length + history) // unit * unit + 3 * unit
     times = rows // lanes // unit * unit
     if times < least:
         raise ValueError(
-            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need at "
-            "least "
-            f"{lanes * least}"
+            f"--replay-rows {rows}: too small; {lanes} envs and sequences of {length} rows need "
+            f"at least {lanes * least}"
         )
     return times
 
 
 class Ring:
-    """The last rows of all lanes, read as sequences of `length` rows with the `history` of frames
-    before them.
+    """The last rows of all lanes, from which sequences of `length` rows are read.
 
-    Sequences may start at every `stride` rows; the actor's core state is kept there, in half
-    precision, if `stored`. The *origin* of a sequence counts all these places: time / stride *
-    lanes + lane.
+    The frames of the `history` rows before a sequence come with it. Sequences may start at every
+    `stride` rows; there the ring also stores the actor's core state, in half precision, if
+    `stored`. The *origin* of a sequence numbers these places: (time / stride) * lanes + lane.
     """
 
     def __init__(
@@ -79,20 +77,17 @@ class Ring:
     ) -> None:
         self.lanes, self.length, self.history, self.stride = lanes, length, history, stride
         self.capacity = ring_times(rows, lanes, length, history, stride)  # in times
-        self.time = 0  # rows written so far in every lane
-        # Images of a sequence and those before it, their size.
-        self.frames_shape = (history + length, *frame_shape)
-        # A sequence needs the row before its first for the previous action.
-        self.before = max(history, 1)
+        self.time = 0  # rows in every lane so far, with the overwritten ones
+        self.frames_shape = (history + length, *frame_shape)  # of a sequence and its history
+        self.before = max(history, 1)  # rows before a sequence: one holds its previous action
         self._state_size, self._exponent = state_size, priority_exponent
         self._rows = np.zeros((self.capacity, lanes), ROW)
+        self._places = self.capacity // stride * lanes  # where sequences can start, in all lanes
         self._state = np.zeros(
             (self.capacity // stride, lanes, state_size if stored else 0), np.float16
         )
         self._blocks = [[b""] * lanes for _ in range(self.capacity // BLOCK)]
-        # The block being filled.
-        self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)
-        self._places = self.capacity // stride * lanes  # origins once round the ring
+        self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)  # the newest frames
         self._tree = SumTree(self._places) if priority_exponent else None
         self._max_priority = 1.0
 
@@ -102,8 +97,7 @@ class Ring:
 
     @property
     def _oldest(self) -> int:
-        """The first time that can be read: the block being filled takes the place of the oldest
-        one."""
+        """The first time that can be read: the open block occupies the place of the oldest one."""
         return max(0, (self.time // BLOCK + 1) * BLOCK - self.capacity)
 
     @property
@@ -121,23 +115,15 @@ class Ring:
     @property
     def nbytes(self) -> int:
         """Memory in use: all arrays whole, and the compressed frames so far."""
-        arrays = [
-            self._rows,
-            self._state,
-            self._open_block,
-            *([self._tree.nodes] if self._tree else []),
-        ]
-        objects = BYTES_OBJECT * len(self._blocks) * self.lanes
-        return sum(array.nbytes for array in arrays) + objects + self._compressed
+        tree = self._tree.nodes.nbytes if self._tree else 0
+        arrays = self._rows.nbytes + self._state.nbytes + self._open_block.nbytes + tree
+        return arrays + BYTES_OBJECT * len(self._blocks) * self.lanes + self._compressed
 
     @property
     def nbytes_when_full(self) -> int:
-        """`nbytes` of a full ring, if the frames to come compress like those so far. The first
-        block tells."""
+        """`nbytes` of a full ring, if all blocks compress like the present ones."""
         blocks = min(self.time // BLOCK, len(self._blocks))
-        return self.nbytes + (
-            self._compressed * (len(self._blocks) - blocks) // blocks if blocks else 0
-        )
+        return self.nbytes + self._compressed * (len(self._blocks) - blocks) // max(blocks, 1)
 
     def append(self, rows: Rows) -> None:
         """Write one row in every lane."""
@@ -155,11 +141,10 @@ class Ring:
         self._prioritise(before, np.empty(0))
 
     def extend(self, stretch: Stretch) -> None:
-        """Write the rows of a stretch in every lane, after those here: whole blocks and strides as
-        well.
+        """Append the rows of a stretch in every lane; the ring holds whole blocks and strides.
 
-        Where nothing comes before the stretch, the last row here is truncated: no target crosses
-        the gap.
+        If the stretch has no row before it, the last row here becomes truncated, so that no target
+        crosses the gap between them.
         """
         before, slots = self.origins, (self.time + np.arange(len(stretch.rows))) % self.capacity
         if stretch.time == 0 and self.time:
@@ -173,49 +158,48 @@ class Ring:
         self._prioritise(before, stretch.priority)
 
     def stretch(self, first: int, ring: int = 0) -> Stretch:
-        """The rows from time `first` on, packed for that ring. Both ends are whole blocks and
-        strides, and kept."""
+        """The rows from time `first` on, for the ring of that index.
+
+        `first` and the ring's time must be at whole blocks and strides, and the rows still here.
+        """
         slots = np.arange(first, self.time) % self.capacity
-        blocks = [self._blocks[slot // BLOCK] for slot in slots[::BLOCK]]
-        priority = (
-            self._tree.get(self.completed(first) % self._places) if self._tree else np.empty(0)
-        )
+        places = self.completed(first) % self._places
         return Stretch(
-            ring,
-            first,
-            self._rows[slots],
-            self._state[slots[:: self.stride] // self.stride],
-            blocks,
-            priority,
+            ring=ring,
+            time=first,
+            rows=self._rows[slots],
+            state=self._state[slots[:: self.stride] // self.stride],
+            blocks=[self._blocks[slot // BLOCK] for slot in slots[::BLOCK]],
+            priority=self._tree.get(places) if self._tree else np.empty(0),
         )
 
     def completed(self, first: int) -> np.ndarray:
-        """The origins of the sequences that the rows from time `first` on have completed."""
+        """The origins of the sequences whose last row is at time `first` or later."""
         begin = (first - self.length) // self.stride + 1
         return np.arange(max(self.origins.start, begin * self.lanes), self.origins.stop)
 
     def _prioritise(self, before: range, priority: np.ndarray) -> None:
-        """Priorities of the sequences that new rows completed, the last ones as given; `before`
-        could be drawn."""
+        """Set the priorities of new sequences: the last ones to `priority`, others to the maximum.
+
+        `before`: the origins before the new rows. The priority of overwritten sequences becomes 0.
+        """
         if self._tree:
             now = self.origins
-            # Overwritten: never drawn again.
-            gone = np.arange(before.start, min(now.start, before.stop))
             new = np.arange(max(before.stop, now.start), now.stop)
             value = np.full(len(new), self._max_priority**self._exponent)
-            given = min(len(new), len(priority))
-            value[len(new) - given :] = priority[len(priority) - given :]
-            self._tree.set(gone % self._places, 0.0)
+            count = min(len(new), len(priority))
+            value[len(new) - count :] = priority[len(priority) - count :]
+            overwritten = np.arange(before.start, min(now.start, before.stop))
+            self._tree.set(overwritten % self._places, 0.0)
             self._tree.set(new % self._places, value)
 
     @property
     def mass(self) -> float:
-        """Points to draw among: the sum of the priorities, or the number of sequences where all are
-        equal."""
+        """The sum of the priorities; the number of sequences if draws are uniform."""
         return self._tree.total if self._tree else len(self.origins)
 
     def locate(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The origins [B] of the sequences at points from 0 to `mass`, and the mass of each."""
+        """The origins [B] of the sequences at points [B] from 0 to `mass`, and the mass of each."""
         first = self.origins.start
         if self._tree is None:
             return first + point, np.ones(len(point))
@@ -223,16 +207,15 @@ class Ring:
         return first + (leaf - first) % self._places, self._tree.get(leaf)
 
     def set_priorities(self, origin: np.ndarray, priority: np.ndarray) -> None:
-        """New priorities [B] of sequences; those overwritten since are passed over."""
-        alive = (origin >= self.origins.start) & (origin < self.origins.stop)
-        if self._tree and alive.any():
-            new = np.maximum(priority[alive].astype(np.float64), 1e-6)
+        """Set priorities [B] of sequences; those that were overwritten since are ignored."""
+        current = (origin >= self.origins.start) & (origin < self.origins.stop)
+        if self._tree and current.any():
+            new = np.maximum(priority[current].astype(np.float64), 1e-6)
             self._max_priority = max(self._max_priority, float(new.max()))
-            self._tree.set(origin[alive] % self._places, new**self._exponent)
+            self._tree.set(origin[current] % self._places, new**self._exponent)
 
     def gather(self, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the sequences of these origins, with those before them, ROW [B, before + L], and
-        states [B, S]."""
+        """Rows ROW [B, before + L] and core states [B, S] of the sequences of origins [B]."""
         start, lane = np.divmod(origin, self.lanes)
         times = start[:, None] * self.stride + np.arange(-self.before, self.length)
         state = np.zeros((len(origin), self._state_size), np.float32)
@@ -247,29 +230,27 @@ class Ring:
         weight: np.ndarray,
         origin: np.ndarray,
     ) -> Sequence:
-        """Rows and states of `gather`, frames [history + L, B, H, W], weights and origins [B] -> a
-        batch."""
-        # [before + L, B] each
-        column = {name: torch.from_numpy(rows[name].T.copy()) for name in COLUMNS}
-        here, previous, action = (
-            slice(self.before, None),
-            slice(self.before - 1, -1),
-            column["action"].long(),
-        )
-        is_first, reward = column["is_first"][self.before - self.history :], column["reward"]
+        """A batch of sequences.
+
+        rows and state: of `gather`; frames [history + L, B, H, W]; weight and origin [B].
+        """
+        columns = {name: torch.from_numpy(rows[name].T.copy()) for name in COLUMNS}
+        action, reward = columns["action"].long(), columns["reward"]  # [before + L, B] each
+        here, previous = slice(self.before, None), slice(self.before - 1, -1)
+        is_first = columns["is_first"][self.before - self.history :]
         return Sequence(
             Inputs(frames, is_first, action[previous], reward[previous]),
             action[here],
             reward[here],
-            column["terminated"][here],
-            column["truncated"][here],
+            columns["terminated"][here],
+            columns["truncated"][here],
             torch.from_numpy(state),
             torch.from_numpy(weight),
             origin,
         )
 
     def frames(self, origin: int) -> np.ndarray:
-        """The frames [history + L, H, W] of the sequence of this origin: whole blocks, then cut."""
+        """The frames [history + L, H, W] of the sequence of this origin."""
         start, lane = divmod(origin, self.lanes)
         time = start * self.stride - self.history
         first, end = time // BLOCK, time + self.history + self.length
@@ -277,7 +258,7 @@ class Ring:
         return np.concatenate(blocks)[time - first * BLOCK : end - first * BLOCK]
 
     def block(self, block: int, lane: int) -> np.ndarray:
-        """Eight frames [8, H, W] of a lane."""
+        """The eight frames [8, H, W] of a block of a lane."""
         images = self._open_block[lane]
         if block == self.time // BLOCK:
             return images
@@ -285,7 +266,7 @@ class Ring:
         return np.frombuffer(data, np.uint8).reshape(images.shape)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything, as arrays. Frames stay compressed."""
+        """All of the ring as arrays by name; frames stay compressed."""
         blocks = [data for lanes in self._blocks for data in lanes]
         return {
             "open_block": self._open_block,
@@ -299,7 +280,7 @@ class Ring:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take back what `state` gave. KeyError or ValueError if it does not fit."""
+        """Restore from a result of `state`. KeyError or ValueError if names or shapes differ."""
         for name in COLUMNS:
             self._rows[name] = state[name]
         self._open_block[:], self._state[:] = state["open_block"], state["state"]

@@ -1,5 +1,4 @@
-"""The arrays that travel between actor, replay and learner. Time first: [L, B, ...] is L rows of B
-lanes."""
+"""The arrays that actor, replay and learner exchange. [L, B, ...] is L rows of B lanes."""
 
 from typing import NamedTuple
 
@@ -9,11 +8,10 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """One row of every lane: the screen at t, the action, and the reward and end that followed. All
-    arrays [N, ...]."""
+    """One row of every lane: the screen at t, the action, and its reward and end at t + 1."""
 
     frame: np.ndarray  # [N, H, W] uint8
-    is_first: np.ndarray  # [N] bool, the row starts an episode
+    is_first: np.ndarray  # [N] bool, the row is the first of an episode
     action: np.ndarray  # [N] int, a_t
     reward: np.ndarray  # [N] float32, r_{t+1}, unclipped
     terminated: np.ndarray  # [N] bool
@@ -27,19 +25,18 @@ class Rows(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The network's input for L rows. The K - 1 rows of history before the first are there for
-    frame stacks.
+    """The network's input for L rows, with K - 1 rows of history for the frame stacks.
 
-    A row's previous action and reward are zero where an episode starts; the network sees to that.
+    The network sets the previous action and reward of an episode's first row to zero.
     """
 
     frames: Tensor  # [K-1+L, B, H, W] uint8, one image a row, as the agent saw it
-    is_first: Tensor  # [K-1+L, B] bool, the row starts an episode; always on the host
+    is_first: Tensor  # [K-1+L, B] bool, the row is the first of an episode; always on the host
     prev_action: Tensor  # [L, B] int64
     prev_reward: Tensor  # [L, B] float32, unclipped
 
     def rows(self, start: int, stop: int) -> "Inputs":
-        """Rows start <= t < stop, with the history that their stacks need."""
+        """Rows start <= t < stop, with the history for their stacks."""
         history = self.frames.shape[0] - self.prev_action.shape[0]
         return Inputs(
             self.frames[start : stop + history],
@@ -53,8 +50,7 @@ class Inputs(NamedTuple):
         return Inputs(*(x[:, cut] for x in self))
 
     def to(self, device: torch.device) -> "Inputs":
-        """The same on `device`, but for `is_first`: the host decides by it where a core starts
-        anew."""
+        """A copy on `device`, except `is_first`: the host reads it to reset the core."""
         frames, is_first, *rest = self
         return Inputs(
             frames.to(device, non_blocking=True),
@@ -69,32 +65,27 @@ class Sequence(NamedTuple):
     inputs: Inputs
     action: Tensor  # [L, B] int64, a_t
     reward: Tensor  # [L, B] float32, r_{t+1}, unclipped
-    terminated: Tensor  # [L, B] bool, the episode ended (or, by protocol, a life) at t+1
-    truncated: Tensor  # [L, B] bool, a time limit cut the episode at t+1
+    terminated: Tensor  # [L, B] bool, the episode (by protocol also a life) ended at t+1
+    truncated: Tensor  # [L, B] bool, a time limit ended the episode at t+1
     core_state: Tensor  # [B, S] float32, the actor's state before the first row
     weight: Tensor  # [B] float32, importance weights (ones for uniform draws)
-    origin: np.ndarray  # [B] int64, where the priorities go back to
+    origin: np.ndarray  # [B] int64, addresses of the sequences in the replay
 
     def lanes(self, cut: slice) -> "Sequence":
         """Some of the sequences."""
-        rows = (x[:, cut] for x in self[1:5])
-        return Sequence(
-            self.inputs.lanes(cut), *rows, self.core_state[cut], self.weight[cut], self.origin[cut]
-        )  # type: ignore[arg-type]
+        rows, rest = (x[:, cut] for x in self[1:5]), (x[cut] for x in self[5:])
+        return Sequence(self.inputs.lanes(cut), *rows, *rest)  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> "Sequence":
-        """The same on `device`, where the next operations wait for it; nothing is copied on the
-        CPU."""
+        """A copy on `device`, for which later operations there wait; on the CPU, the batch."""
         if device.type == "cpu":
             return self
-        with torch.Stream(device) as copies:  # a stream of their own: earlier updates still run
-            inputs, columns = (
-                self.inputs.to(device),
-                [x.to(device, non_blocking=True) for x in self[1:-1]],
-            )
+        with torch.Stream(device) as copies:  # its own stream: earlier updates continue meanwhile
+            inputs = self.inputs.to(device)
+            columns = [x.to(device, non_blocking=True) for x in self[1:-1]]
         compute = torch.accelerator.current_stream(device)
         compute.wait_stream(copies)
         for x in (*inputs, *columns):
             if x.device == device:
-                x.record_stream(compute)  # its memory is not free before they have read it
+                x.record_stream(compute)  # no reuse of its memory before these operations end
         return Sequence(inputs, *columns, self.origin)  # type: ignore[call-arg]

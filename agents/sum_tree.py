@@ -4,11 +4,11 @@ import numpy as np
 
 
 class SumTree:
-    """Priorities of `size` leaves; set and draw many at once in O(log size) vector operations."""
+    """Priorities of `size` leaves; `set` and `draw` take O(log size) vector operations."""
 
     def __init__(self, size: int) -> None:
         self.leaves = 1 << max(size - 1, 1).bit_length()
-        # Node i has the children 2 i and 2 i + 1; leaves from `leaves` on.
+        # Node i has the children 2 i and 2 i + 1; the leaves start at node `leaves`.
         self.nodes = np.zeros(2 * self.leaves)
 
     @property
@@ -26,7 +26,7 @@ class SumTree:
             self.nodes[node] = self.nodes[2 * node] + self.nodes[2 * node + 1]
 
     def draw(self, mass: np.ndarray) -> np.ndarray:
-        """The leaf that holds each point of `mass`, 0 <= mass < total."""
+        """The leaf [B] at each point of `mass` [B], 0 <= mass < total."""
         node = np.ones(len(mass), np.int64)
         while node[0] < self.leaves:
             node <<= 1

@@ -1,2 +1,1 @@
-"""Where the agents play: Atari games and others, screens that hide a part, and episodes that can be
-watched again."""
+"""Environments: Atari games and others, screens that hide a part, and records of episodes."""

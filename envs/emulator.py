@@ -1,5 +1,4 @@
-"""The one file that imports ale_py: which games there are, and emulators with every setting spelled
-out."""
+"""The only file that imports ale_py: the list of games, and emulators with explicit settings."""
 
 import re
 from functools import lru_cache
@@ -14,12 +13,9 @@ from envs.games import no_such
 from envs.protocols import Protocol
 
 FRAME_SKIP = 4  # emulator frames for each action (Mnih et al. 2015)
-# Emulator frames after which an episode is truncated: 30 minutes at 60 a second.
-MAX_FRAMES = 108_000
-SIZE = 84  # height and width of what agents see, pixels
-
-
-# Opened for one player, the emulator ends the process.
+MAX_FRAMES = 108_000  # emulator frames until truncation: 30 minutes at 60 a second
+SIZE = 84  # height and width of an agent's images, pixels
+# With one player, the emulator of these games ends the process.
 TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 
 
@@ -32,20 +28,18 @@ class Machine(NamedTuple):
     all_actions: list[str]
 
     def actions(self, protocol: Protocol) -> list[str]:
-        """The names of the actions an agent has under this protocol; an action is an index into
-        this list."""
+        """Names of an agent's actions under this protocol; an action is an index into the list."""
         return self.all_actions if protocol.full_action_set else self.minimal_actions
 
 
 @lru_cache
 def available_games() -> list[str]:
-    """The names of all games that ale_py brings and one player can play, sorted."""
+    """The names, sorted, of all games of ale_py for one player."""
     return sorted(set(roms.get_all_rom_ids()) - TWO_PLAYERS)
 
 
 def check_game(name: str) -> str:
-    """The name itself, if there is such a game. ValueError, with the name probably meant, if
-    not."""
+    """Return the name of a game. ValueError for any other name, with the nearest one."""
     if name in TWO_PLAYERS:
         raise ValueError(f"{name} needs two players; an agent plays games for one")
     if name in available_games():
@@ -57,27 +51,23 @@ def check_game(name: str) -> str:
 
 @lru_cache
 def machine(game: str) -> Machine:
-    """Reads the game's screen size and actions from an emulator of its own. ValueError on an
-    unknown game."""
-    rom = roms.get_rom_path(check_game(game))
-    assert rom is not None
+    """The constants of a game, which an emulator loads to read them. ValueError on other names."""
+    check_game(game)
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
-    ale.loadROM(rom)
+    ale.loadROM(roms.get_rom_path(game))  # type: ignore[arg-type]
     height, width = ale.getScreenDims()
-    minimal, every = ale.getMinimalActionSet(), ale.getLegalActionSet()
-    return Machine(
-        height, width, [action.name for action in minimal], [action.name for action in every]
-    )
+    minimal = [action.name for action in ale.getMinimalActionSet()]
+    every = [action.name for action in ale.getLegalActionSet()]
+    return Machine(height, width, minimal, every)
 
 
 class Emulators:
-    """`num_envs` emulators of one game on native threads, with every setting spelled out (see
-    `envs.families.Games`).
+    """`num_envs` emulators of one game on native threads: the `envs.families.Games` of Atari.
 
     ale_py's defaults would clip rewards, press fire after a reset and stack frames. An action out
-    of range makes its `step` wait for ever: check before. A reset with a seed loads the cartridge
-    anew (about 0.1 s), one without goes on with the same random numbers (a few milliseconds).
+    of range makes its `step` wait for ever, so callers check actions. A reset with a seed loads the
+    cartridge again (about 0.1 s); one without a seed continues the random numbers (a few ms).
     """
 
     def __init__(
@@ -91,9 +81,12 @@ class Emulators:
         every: bool = False,
         pooled: bool = False,
     ) -> None:
-        """colour: images [height, width, 3] in the native size in place of grey ones; every: a step
-        is one emulator frame, not four; pooled: the brighter of the last two frames in colour too,
-        as always in grey."""
+        """Start the emulators.
+
+        colour: images are [height, width, 3] in the native size, in place of grey ones. every: a
+        step is one emulator frame, not four. pooled: a pixel in colour is the brighter of the last
+        two frames, as it always is in grey.
+        """
         screen = machine(game)
         self.steps_an_action = FRAME_SKIP if every else 1
         self._native = AtariVectorEnv(
@@ -108,12 +101,12 @@ class Emulators:
             img_height=screen.height if colour else SIZE,
             img_width=screen.width if colour else SIZE,
             grayscale=not colour,
-            # Over the last two frames: what flickers on the screen stays seen.
+            # The brighter of the last two frames shows sprites that flicker.
             maxpool=pooled or not colour,
             stack_num=1,
             reward_clipping=False,
             use_fire_reset=False,
-            episodic_life=False,  # True would reset the whole game at every life lost
+            episodic_life=False,  # True would reset the whole game at every lost life
             life_loss_info=False,
         )
 
@@ -129,4 +122,4 @@ class Emulators:
         return screens[:, 0], reward, terminated, truncated, info["lives"]
 
     def close(self) -> None:
-        vars(self).pop("_native", None)  # its threads end with it
+        vars(self).pop("_native", None)  # ends its threads

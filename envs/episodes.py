@@ -1,5 +1,4 @@
-"""Episodes that can be watched again: a seed and actions, a few KB, bring back every frame of a
-game."""
+"""Records of episodes: a seed and actions, a few KB, reproduce every frame of an episode."""
 
 import base64
 import json
@@ -21,11 +20,11 @@ MAX_ACTIONS = 200_000  # of one record; the longest episode takes 27,000
 
 @dataclass(frozen=True, eq=False)
 class EpisodeRecord:
-    """One episode, and the tape it lies on from the tape's seed to the episode's end.
+    """One episode, with its tape from the tape's seed to the episode's end.
 
-    The actions before `start` are those of the earlier episodes of the tape: the emulator's random
-    numbers run through all of them. Where those episodes end need not be kept: the game tells while
-    it is played again.
+    The actions before `start` are those of the earlier episodes of the tape, because the emulator's
+    random numbers continue through all of them. The record does not hold the ends of those
+    episodes: the game reproduces them.
     """
 
     game: str
@@ -38,12 +37,12 @@ class EpisodeRecord:
     terminated: bool  # False: cut off after 30 minutes
     observe: Observe
     observe_seed: int
-    env: int  # which environment of the run played it
-    tape: int  # and on which of its tapes
-    finished_at: int = 0  # emulator frames the whole run had played by then
+    env: int  # index of the run's environment
+    tape: int  # index of the tape in that environment
+    finished_at: int = 0  # emulator frames of the whole run at the episode's end
 
     def save(self, path: Path) -> None:
-        """Write a JSON file of a few KB: never seen half written."""
+        """Write a JSON file of a few KB, which appears only when it is complete."""
         fields: dict[str, Any] = {"format": FORMAT} | asdict(self)
         fields["actions"] = base64.b64encode(zlib.compress(self.actions.tobytes(), 9)).decode()
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -52,38 +51,31 @@ class EpisodeRecord:
 
     @staticmethod
     def load(path: Path) -> "EpisodeRecord":
-        """Read what `save` wrote. ValueError in one line for any other file, damaged or made up."""
+        """Read a file of `save`. ValueError in one line for a damaged or any other file."""
         try:
             fields = json.loads(path.read_bytes())
-            if fields.pop("format") != FORMAT or fields.pop("check") != _check(
-                {"format": FORMAT} | fields
-            ):
+            check = fields.pop("check", None)
+            if check != _check(fields) or fields.pop("format") != FORMAT:
                 raise ValueError(f"its checksum is wrong, or its format is not {FORMAT}")
             unpacked = zlib.decompressobj().decompress(
                 base64.b64decode(fields["actions"]), MAX_ACTIONS
             )
-            fields |= {
-                "observe": Observe(**fields["observe"]),
-                "actions": np.frombuffer(unpacked, np.uint8),
-            }
-            record = EpisodeRecord(**fields)
+            actions, observe = np.frombuffer(unpacked, np.uint8), Observe(**fields["observe"])
+            record = EpisodeRecord(**fields | {"actions": actions, "observe": observe})
             choices = len(task(record.game, rules(record.game, record.protocol)).action_names)
-            # would hang
-            if (
-                record.start + record.steps != len(record.actions)
-                or record.actions.max() >= choices
-            ):
+            # The emulator never returns from an action out of range.
+            if record.start + record.steps != len(actions) or actions.max() >= choices:
                 raise ValueError(
                     f"its actions are not {record.start} + {record.steps}, each below {choices}"
                 )
             return record
-        except Exception as error:  # whatever is wrong with the file
+        except Exception as error:  # the file may hold anything
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise ValueError(f"{path}: not a whole episode record: {reason:.200}") from None
 
 
 def _check(fields: dict[str, Any]) -> int:
-    """A checksum of all fields, so that a flipped bit is noticed."""
+    """A checksum of all fields, which detects a changed bit."""
     return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
@@ -92,15 +84,15 @@ class _Moment(NamedTuple):
 
     frame: np.ndarray
     reward: float
-    played: int  # actions of the tape so far, with the one that led here
+    actions: int  # of the tape so far, with the one before this screen
     is_first: bool  # the first frame of an episode
     over: bool  # the last frame of one
 
 
 def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
-    """The whole tape again, with images as of `open_games`.
+    """Play the whole tape again, with the images of `open_games`.
 
-    RuntimeError if the record's episode does not come out as it says.
+    RuntimeError if the record's episode differs from the record.
     """
     games = open_games(record.game, 1, rules(record.game, record.protocol), **images)
     first, score, terminated, over = 0, 0.0, False, True
@@ -127,20 +119,18 @@ def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
 
 
 def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
-    """The agent's observations and rewards: frames uint8 [steps + 1, H, W], rewards float32
-    [steps].
+    """The agent's frames, uint8 [steps + 1, H, W], and rewards, float32 [steps].
 
-    frames[t] is what it saw when it took the episode's action t; the last is the final frame.
-    RuntimeError if the episode does not come out as recorded.
+    frames[t] is the agent's image at the episode's action t; the last is the final image.
+    RuntimeError if the episode differs from the record.
     """
     observer = make_observer(record.observe, record.observe_seed)
     frames, rewards = [], []
     for moment in _play(record):
-        if moment.over and moment.played < len(record.actions):
-            # The agent saw the next episode's first frame instead, so the observer did too.
-            continue
+        if moment.over and moment.actions < len(record.actions):
+            continue  # agent and observer got the first frame of the next episode instead
         frame = observer(moment.frame, moment.is_first)
-        if moment.played >= record.start:
+        if moment.actions >= record.start:
             frames.append(frame.copy())
             rewards.append(moment.reward)
     return np.stack(frames), np.array(rewards[1:], np.float32)
@@ -149,13 +139,12 @@ def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
 def replay_colour(
     record: EpisodeRecord, every_frame: bool = False, pooled: bool = False
 ) -> Iterator[np.ndarray]:
-    """The whole screen in colour, uint8 [height, width, 3] in the game's native size (Atari: mostly
-    210 x 160).
+    """The whole screen in colour, uint8 [height, width, 3], in the game's native size.
 
-    steps + 1 frames, one for each of the agent's steps, with `pooled` the brighter of the last two
-    that the emulator drew; with `every_frame` all of them, 60 a second. RuntimeError after the last
-    frame if the episode does not come out as recorded.
+    Most Atari screens are 210 x 160. There are steps + 1 frames, one for each step of the agent,
+    with `pooled` the brighter of the emulator's last two; with `every_frame` all frames of the
+    emulator, 60 a second. RuntimeError after the last one if the episode differs from the record.
     """
     for moment in _play(record, colour=True, every=every_frame, pooled=pooled):
-        if moment.played > record.start or (moment.played == record.start and moment.is_first):
+        if moment.actions > record.start or (moment.actions == record.start and moment.is_first):
             yield moment.frame

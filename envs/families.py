@@ -1,5 +1,4 @@
-"""The families of environments, and one door to all of them: an Atari game has a name, any other a
-gymnasium id."""
+"""The families of environments: an Atari game has a name, any other environment a gymnasium id."""
 
 import re
 from typing import NamedTuple
@@ -7,36 +6,39 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from envs import emulator, recall  # noqa: F401 - recall registers its environments
-from envs.emulator import Emulators, available_games, check_game, machine
+from envs import recall  # noqa: F401 - registers its environments
+from envs.emulator import FRAME_SKIP, SIZE, Emulators, available_games, check_game, machine
 from envs.images import Images, facts
 from envs.protocols import OWN, Protocol, protocol
 
-# Of a tape: the emulator takes 32-bit signed seeds; a negative one means "no seed".
-MAX_SEED = 2**31 - 1
+MAX_SEED = 2**31 - 1  # of a tape: seeds of the emulator are 32-bit signed, negative for none
 
 
 class Games(Interface):
-    """N environments of one kind, as `envs.tapes` drives them.
+    """The interface of N environments of one kind to `envs.tapes`.
 
     After a seeded reset, images, rewards and ends must depend on the seed and the actions alone.
     """
 
-    # 1; more where a step is a part of what an action brings (every frame of a film)
-    steps_an_action: int
+    steps_an_action: int  # 1; more if a step is a part of an action (every frame of a film)
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Begin an episode where `mask` is True, bool [N], at any time. seeds: int64 [N], -1: no
-        seed, the random numbers go on. Returns the images of all, uint8 [N, H, W] (or [N, H, W, 3]
-        in colour), and lives, int [N]."""
+        """Begin an episode where `mask`, bool [N], is True; images and lives, int [N], of all.
+
+        seeds: int64 [N]; -1: no seed, the random numbers continue. The images are uint8 [N, H, W],
+        in colour [N, H, W, 3]. A reset is possible at any time.
+        """
         ...
 
     def send(self, actions: np.ndarray) -> None:
-        """Set the environments going. actions: int64 [N], in range."""
+        """Start a step. actions: int64 [N], in range."""
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Wait. Returns images, rewards [N], terminated and truncated, bool [N], and lives, int
-        [N]. An environment whose episode is over is reset before its next step."""
+        """Images, rewards [N], terminated and truncated, bool [N], and lives, int [N].
+
+        Waits for the end of the step. The caller resets an environment after its episode's end,
+        before the next step.
+        """
         ...
 
     def close(self) -> None:
@@ -44,7 +46,7 @@ class Games(Interface):
 
 
 class Task(NamedTuple):
-    """An environment as an agent meets it."""
+    """The properties of an environment that determine an agent's network."""
 
     frame_shape: tuple[int, int]  # height and width of the images, pixels
     frame_skip: int  # frames of the environment for each action
@@ -52,22 +54,20 @@ class Task(NamedTuple):
 
 
 def is_atari(game: str) -> bool:
-    """Whether this names an Atari game: the ids of gymnasium end in a version, such as -v0."""
+    """Whether this is the name of an Atari game."""
     return game in available_games()
 
 
 def check_env(name: str) -> str:
-    """The name itself, if there is such an environment. ValueError, with the name probably meant,
-    if not."""
-    if is_atari(name) or not re.search(r"-v\d+$", name):
+    """Return the name of an environment. ValueError for any other name, with the nearest one."""
+    if is_atari(name) or not re.search(r"-v\d+$", name):  # gymnasium ids end in a version
         return check_game(name)
     facts(name)
     return name
 
 
 def rules(game: str, name: str) -> Protocol:
-    """The protocol that this environment is played under: the named one for Atari games, `own` for
-    all others.
+    """The protocol of this name for Atari games, `own` for all other environments.
 
     ValueError on an unknown environment or protocol.
     """
@@ -75,12 +75,9 @@ def rules(game: str, name: str) -> Protocol:
 
 
 def task(game: str, rules: Protocol) -> Task:
-    """The properties of an environment that an agent is built from. ValueError on an unknown
-    one."""
+    """The `Task` of an environment under these rules. ValueError on an unknown environment."""
     if is_atari(game):
-        return Task(
-            (emulator.SIZE, emulator.SIZE), emulator.FRAME_SKIP, machine(game).actions(rules)
-        )
+        return Task((SIZE, SIZE), FRAME_SKIP, machine(game).actions(rules))
     shape, actions = facts(game)
     return Task(shape, 1, actions)
 
@@ -95,8 +92,10 @@ def open_games(
     every: bool = False,
     pooled: bool = False,
 ) -> Games:
-    """The environments themselves, grey; or in colour and their native size, with `every` frame,
-    for films."""
+    """`num_envs` environments of one game; colour, every, pooled: as of `Emulators`, for films.
+
+    `threads` and the last two have an effect on Atari games alone.
+    """
     if is_atari(game):
         return Emulators(game, num_envs, rules, threads, colour=colour, every=every, pooled=pooled)
     return Images(game, num_envs, colour=colour)

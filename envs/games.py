@@ -1,7 +1,7 @@
-"""Game names, and the scores of a random player and of a human that put games on one scale.
+"""Scores of a random player and of a human, which put games on one scale; names of registries.
 
-The figures are those of Mnih et al. 2015 and Wang et al. 2016 as dqn_zoo (`dqn_zoo/atari_data.py`)
-prints them for 57 games: up to 30 no-ops at the start, episodes of at most 108,000 emulator frames.
+The figures for 57 games are those of Mnih et al. 2015 and Wang et al. 2016 in dqn_zoo
+(`dqn_zoo/atari_data.py`): up to 30 no-ops at the start, at most 108,000 emulator frames an episode.
 """
 
 import difflib
@@ -72,7 +72,7 @@ SCORES: dict[str, tuple[float, float]] = {  # game: (random, human)
 
 
 def no_such(what: str, name: str, allowed: Iterable[str], hint: str | None = None) -> str:
-    """One line that says a name is unknown, and what was probably meant or what is allowed."""
+    """An error in one line for an unknown name: the nearest allowed names, or some of them."""
     names = list(allowed)
     near = difflib.get_close_matches(hint or name, names, n=3, cutoff=0.7)
     if near:
@@ -82,25 +82,24 @@ def no_such(what: str, name: str, allowed: Iterable[str], hint: str | None = Non
 
 
 def choose(what: str, name: str, registry: Mapping[str, T]) -> T:
-    """What is registered under this name. ValueError in one line if nothing is."""
+    """The entry of a registry under this name. ValueError in one line if there is none."""
     if name not in registry:
         raise ValueError(no_such(what, name, registry))
     return registry[name]
 
 
 def random_score(game: str) -> float | None:
-    """Mean score of a uniformly random player; None for games without figures."""
+    """Mean score of a uniformly random player; None for a game without figures."""
     return SCORES[game][0] if game in SCORES else None
 
 
 def human_score(game: str) -> float | None:
-    """Mean score of a professional human tester; None for games without figures."""
+    """Mean score of a professional human tester; None for a game without figures."""
     return SCORES[game][1] if game in SCORES else None
 
 
 def human_normalised(game: str, score: float) -> float | None:
-    """0 for the random player, 1 for the human: (score - random) / (human - random). None without
-    figures."""
+    """(score - random) / (human - random): 0 for random, 1 for human. None without figures."""
     if game not in SCORES:
         return None
     random, human = SCORES[game]

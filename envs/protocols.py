@@ -1,4 +1,4 @@
-"""The rules a score is measured under. Scores of different protocols must never be compared."""
+"""Protocols: the rules of a score. Scores under different protocols must never be compared."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,19 @@ from envs.games import choose
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the emulator is set up. Frame skip (4) and longest episode (30 minutes) are the same in
-    all."""
+    """Settings of the emulator. Frame skip (4) and longest episode (30 minutes) are constants."""
 
     name: str
     sticky: float  # probability, at every emulator frame, that the last action is repeated instead
     full_action_set: bool  # all 18 actions instead of the game's minimal set
-    # Fewer than this many no-ops, at random, in emulator frames, after every reset; 0: none.
-    noop_max: int
-    # Training learns a lost life as a termination; the game is never reset by it.
-    life_loss_terminal: bool
+    noop_max: int  # after a reset a random number of no-op frames, below this number; 0: none
+    life_loss_terminal: bool  # a lost life is a termination for learning; the game continues
 
 
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p
     for p in (
-        # The `v5` environments of gymnasium.
+        # The -v5 environments of gymnasium.
         Protocol("v5", sticky=0.25, full_action_set=False, noop_max=0, life_loss_terminal=False),
         # Machado et al. 2018, "Revisiting the Arcade Learning Environment".
         Protocol(
@@ -35,7 +32,7 @@ PROTOCOLS: dict[str, Protocol] = {
     )
 }
 
-# Environments other than Atari: their own rules, whichever protocol is asked for.
+# For environments other than Atari, which have their own rules.
 OWN = Protocol("own", sticky=0.0, full_action_set=False, noop_max=0, life_loss_terminal=False)
 
 

@@ -1,10 +1,10 @@
-"""The recall task: see a cue, wait, name it. The smallest environment that asks for memory.
+"""The recall task: see a cue, wait, name it. The smallest environment that needs memory.
 
-A picture has six pixels: one for each of four cues, one that says "remember this", one that asks.
-In the first picture of an episode a cue is lit and "remember this" with it; while the agent waits,
-cues are lit at random, one a picture, and mean nothing; when it is asked, no cue is lit. The action
-taken then earns +1 if it names the first cue, else -1. The noise is what an input gate is for, the
-wait what a memory cell is for. A guess is right one time in four.
+A picture has six pixels: one for each of four cues, one for "remember this", one for the question.
+In the first picture of an episode a cue and "remember this" are lit. While the agent waits, a
+random cue is lit in each picture and means nothing. In the last picture only the question is lit;
+the action then earns +1 if it names the first cue, else -1. The random cues need an input gate, the
+wait needs a memory cell. A guess is right one time in four.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,7 @@ WAITS = (2, 5, 10, 20, 50, 100)
 
 
 class Recall(gym.Env[np.ndarray, np.int64]):
-    """Images uint8 [1, 6]. The question comes a number of steps after the cue that is drawn from
-    `waits` anew for each episode."""
+    """Images uint8 [1, 6]. Each episode draws the steps from cue to question from `waits`."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as gymnasium has it
 
@@ -33,31 +32,25 @@ class Recall(gym.Env[np.ndarray, np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self._clock, self._cue, self._wait = (
-            0,
-            int(self.np_random.integers(CUES)),
-            self.np_random.choice(self.waits),
-        )
+        self._cue = int(self.np_random.integers(CUES))
+        self._wait = self.np_random.choice(self.waits)
         return self._draw(self._cue, REMEMBER), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if self._clock == self._wait:
+        if self._wait == 0:
             return self._draw(), 1.0 if action == self._cue else -1.0, True, False, {}
-        self._clock += 1
-        lit = ASKED if self._clock == self._wait else int(self.np_random.integers(CUES))
-        return self._draw(lit), 0.0, False, False, {}
+        self._wait -= 1
+        pixel = ASKED if self._wait == 0 else int(self.np_random.integers(CUES))
+        return self._draw(pixel), 0.0, False, False, {}
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The six pixels side by side, 16 to a side: [16, 96, 3]."""
-        return (
-            np.kron(self._picture, np.ones((16, 16), np.uint8))[..., None].repeat(3, -1)
-            if self.render_mode
-            else None
-        )
+        """The six pixels side by side, each enlarged to 16 x 16: uint8 [16, 96, 3]."""
+        squares = np.kron(self._picture, np.ones((16, 16), np.uint8))
+        return squares[..., None].repeat(3, -1) if self.render_mode else None
 
-    def _draw(self, *lit: int) -> np.ndarray:
+    def _draw(self, *pixels: int) -> np.ndarray:
         self._picture = np.zeros((1, 6), np.uint8)
-        self._picture[0, list(lit)] = 255
+        self._picture[0, list(pixels)] = 255
         return self._picture
 
 

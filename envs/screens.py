@@ -1,8 +1,8 @@
-"""How much of the screen the agent sees: ways of hiding it that make memory worth having.
+"""Screens: observers that hide a part of the images, so that memory helps the agent.
 
-An observer stands between one environment and the agent. What it returns depends only on its seed
-and on the frames and `is_first` flags given to it so far, so an episode can be shown again exactly
-as the agent saw it. A new kind is one class and one line in `KINDS`.
+An observer stands between one environment and the agent. Its result depends only on its seed and on
+the frames and `is_first` flags so far, so a replay of an episode shows exactly what the agent saw.
+A new kind is one class and one line in `KINDS`.
 """
 
 from collections import deque
@@ -15,8 +15,10 @@ from envs.games import choose
 
 @dataclass(frozen=True)
 class Observe:
-    """A screen: a kind in `KINDS` and its one number; str() gives what `parse_screen` reads.
-    ValueError on others."""
+    """A screen: a kind in `KINDS` and its parameter. ValueError on others.
+
+    `parse_screen` reads the result of str().
+    """
 
     kind: str = "full"
     parameter: float = 0
@@ -29,18 +31,14 @@ class Observe:
             )
 
     def __str__(self) -> str:
-        return (
-            self.kind
-            if self.kind == "full"
-            else f"{self.kind}:{float(self.parameter)}".removesuffix(".0")
-        )
+        number = f":{float(self.parameter)}".removesuffix(".0")
+        return self.kind if self.kind == "full" else self.kind + number
 
 
 def parse_screen(text: str) -> Observe:
-    """The screen that `KIND` or `KIND:PARAMETER` names, such as flicker:0.5; a kind alone takes its
-    default.
+    """The screen of `KIND:PARAMETER`, such as flicker:0.5, or of `KIND` with its default.
 
-    ValueError with what is allowed, and the name that was probably meant.
+    ValueError with the allowed values, and with the nearest name.
     """
     name, colon, number = text.partition(":")
     kind = choose("screen", name, KINDS)
@@ -52,9 +50,9 @@ def parse_screen(text: str) -> Observe:
 
 
 class Observer:
-    """Shows everything. The parent of the other kinds."""
+    """Hides nothing. The base of the other kinds."""
 
-    default: float = 0  # the parameter where none is given
+    default: float = 0  # the default parameter
     clear: float | None = 0  # the parameter that hides nothing, if there is one
     meaning: str = ""  # of the parameter, for the axis of a figure
     lowest: float = 0
@@ -66,10 +64,9 @@ class Observer:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
-        """frame: the environment's image, uint8 [height, width]; returns what the agent sees, of
-        the same shape.
+        """The agent's image, uint8 [height, width], from the environment's image `frame`.
 
-        The given frame is never changed, but may be returned as it is.
+        The result may be `frame` itself, which the observer never changes.
         """
         return frame
 
@@ -97,9 +94,9 @@ class Flicker(Observer):
 class Blackout(Observer):
     """Stretches of exactly n black frames.
 
-    At every frame outside a stretch a new one begins with probability 1 / (2n + 1). So 2n frames
-    are seen between two stretches on average, and a third of all frames is hidden whatever n is. A
-    stretch ends with its episode.
+    At every frame outside a stretch a new one begins with probability 1 / (2n + 1). So the mean
+    number of frames between two stretches is 2n, and a third of all frames is black for every n.
+    A stretch ends with its episode.
     """
 
     meaning = "frames hidden at a time, a third of all in the mean"
@@ -131,13 +128,13 @@ class Delay(Observer):
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         if is_first:
             self.frames.clear()
-        # A view would keep the frames of all the other environments alive.
+        # A view would hold the frames of all other environments in memory.
         self.frames.append(frame.copy())
         return self.frames.popleft() if len(self.frames) > self.parameter else np.zeros_like(frame)
 
 
 class Blinkered(Observer):
-    """Only a band in the middle of the screen, this share of its height, at least one row."""
+    """Only a band in the middle of the screen, of this share of its height, at least one row."""
 
     meaning = "share of the screen's height that is seen"
     default, lowest, highest, whole, clear = 0.5, 0.0, 1.0, False, 1
@@ -146,14 +143,13 @@ class Blinkered(Observer):
         height = len(frame)
         rows = max(1, round(height * self.parameter))
         top = (height - rows) // 2
-        seen = np.zeros_like(frame)
-        seen[top : top + rows] = frame[top : top + rows]
-        return seen
+        view = np.zeros_like(frame)
+        view[top : top + rows] = frame[top : top + rows]
+        return view
 
 
 class Noise(Observer):
-    """Gaussian noise of this standard deviation, in grey levels, on every pixel, cut off at 0 and
-    255."""
+    """Gaussian noise on every pixel, of this standard deviation in grey levels; clips to 0..255."""
 
     meaning = "standard deviation of the noise, grey levels"
     default, lowest, highest, whole = 25.0, 0.0, 255.0, False
@@ -174,5 +170,5 @@ KINDS: dict[str, type[Observer]] = {
 
 
 def make_observer(observe: Observe, seed: int) -> Observer:
-    """An observer at the start of a tape."""
+    """A new observer of this screen, for the start of a tape."""
     return KINDS[observe.kind](observe.parameter, seed)

@@ -1,11 +1,10 @@
-"""Environments of any family side by side, each exactly repeatable: `Envs`, what the loop and the
-evaluation play.
+"""`Envs`: reproducible environments of any family in parallel, for training and evaluation.
 
 Each environment plays a *tape*: a seed and all actions since. The images and rewards of a tape
-depend on nothing else, neither on the other environments nor on the number of threads. Several
-episodes follow each other on a tape, parted by resets without a seed, because a seeded reset of an
-Atari game costs about 0.1 s. A new tape begins at the first episode's end after TAPE_STEPS steps,
-so that playing a tape again (to resume, or to watch) stays cheap.
+depend on nothing else, neither on the other environments nor on the number of threads. A tape holds
+several episodes with resets without a seed between them, because a reset of an Atari game with a
+seed takes about 0.1 s. A new tape begins at the first episode's end after TAPE_STEPS steps, so that
+a replay of a tape (to resume, or to watch) takes little time.
 """
 
 import copy
@@ -24,20 +23,19 @@ TAPE_STEPS = 4000
 
 
 class Transition(NamedTuple):
-    """One step of all N environments. No later call changes these arrays."""
+    """One step of all N environments; later calls do not change these arrays."""
 
     reward: np.ndarray  # float32 [N], the environment's own, not clipped
     terminated: np.ndarray  # bool [N], the episode is over
-    truncated: np.ndarray  # bool [N], cut off by a time limit (Atari: 30 minutes)
-    life_lost: np.ndarray  # bool [N], a life was lost and the game goes on
-    # uint8 [N, H, W], what the agent sees next; after an end the next first frame
-    frame: np.ndarray
+    truncated: np.ndarray  # bool [N], a time limit ended the episode (Atari: 30 minutes)
+    life_lost: np.ndarray  # bool [N], a life was lost and the game continues
+    frame: np.ndarray  # uint8 [N, H, W], the agent's next image; after an end, of the next episode
     is_first: np.ndarray  # bool [N], terminated or truncated: `frame` begins an episode
 
 
 @dataclass
 class _Tape:
-    """One environment's tape so far."""
+    """The tape of one environment so far."""
 
     number: int
     seed: int
@@ -51,9 +49,8 @@ class _Tape:
 class Envs:
     """N environments of one game. Call `reset` (or `restore`) once, then `send` and `recv` in turn.
 
-    Atari emulators run beside the caller between `send` and `recv`. An ended episode is followed by
-    the next one at once: no step is spent on the reset. A score is the sum of an episode's rewards,
-    neither clipped nor discounted.
+    Atari emulators run in parallel with the caller between `send` and `recv`. The step that ends an
+    episode also begins the next one. A score is the undiscounted sum of an episode's rewards.
     """
 
     def __init__(
@@ -67,27 +64,30 @@ class Envs:
         threads: int = 1,
         stream: int = 0,
     ) -> None:
-        """game: an Atari game (`breakout`) or the id of a gymnasium environment. seed and stream,
-        both from 0, give all randomness; the same seed with another stream is independent (training
-        0, evaluation 1, say). ValueError on an unknown name.
+        """game: an Atari game (`breakout`) or the id of a gymnasium environment.
+
+        seed and stream, both from 0, determine all random numbers. Streams of one seed are
+        independent: training uses 0, evaluation 1. ValueError on an unknown name.
         """
         self.game, self.num_envs, self.protocol = game, num_envs, rules(game, protocol)
         self.frame_shape, self.frame_skip, self.action_names = task(game, self.protocol)
         self.num_actions = len(self.action_names)
-        # Of the envs that ended in the last `recv`: [H, W], their last.
+        # The last frame [H, W] of each episode that ended in the last `recv`, by environment.
         self.final_frames: dict[int, np.ndarray] = {}
         self._seed, self._stream, self._observe = seed, stream, observe
         self._games = open_games(game, num_envs, self.protocol, threads)
         self._tapes: list[_Tape] = []
         self._lives = np.zeros(num_envs, np.int32)
-        # As they are now, nothing hidden.
+        # The present images, of which nothing is hidden.
         self._screens = np.zeros((num_envs, *self.frame_shape), np.uint8)
         self._finished: list[EpisodeRecord] = []
         self._sent = False
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Start a tape in every environment: its first, also of another seed, or the next one.
-        Returns frames, uint8 [N, H, W]."""
+        """Start the next tape in every environment, or the first one of `seed`.
+
+        Returns frames, uint8 [N, H, W].
+        """
         if seed is not None:
             self._seed, self._tapes = seed, []
         self._tapes = [
@@ -100,8 +100,7 @@ class Envs:
         return self._see(every)
 
     def send(self, actions: np.ndarray) -> None:
-        """Set the environments going. actions: integers [N], each from 0 to num_actions - 1, else
-        ValueError."""
+        """Start a step. actions: integers [N], each from 0 to num_actions - 1, else ValueError."""
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
             raise ValueError(
@@ -118,7 +117,7 @@ class Envs:
         self._sent = True
 
     def recv(self) -> Transition:
-        """Wait for the environments. Ended episodes are recorded and followed by new ones."""
+        """Wait for the end of the step; record the episodes that end, and begin new ones."""
         self._sent = False
         self._screens, reward, terminated, truncated, lives = self._games.recv()
         over = terminated | truncated
@@ -128,8 +127,7 @@ class Envs:
             tape.score += points
         ended = np.flatnonzero(over).tolist()
         self._finished = [self._record(i, bool(terminated[i])) for i in ended]
-        # The last frame is for users of gymnasium alone: the agents' observers are not asked for
-        # it.
+        # Only users of gymnasium see the last frame: the agents' observers must not change by it.
         self.final_frames = {
             i: copy.deepcopy(self._tapes[i].observer)(self._screens[i], False) for i in ended
         }
@@ -150,17 +148,15 @@ class Envs:
         return self._finished
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that `restore` needs: a byte for each action of the running tapes, and a few
-        numbers."""
+        """All that `restore` needs: a byte for each action of the tapes, and a few numbers."""
         return {
-            "tape_number": np.array([tape.number for tape in self._tapes], np.int64),  # [N]
-            "tape_seed": np.array([tape.seed for tape in self._tapes], np.int64),  # [N]
-            "tape_length": np.array([len(tape.actions) for tape in self._tapes], np.int64),  # [N]
-            # [sum of lengths]
+            "tape_number": np.array([tape.number for tape in self._tapes], np.int64),
+            "tape_seed": np.array([tape.seed for tape in self._tapes], np.int64),
+            "tape_length": np.array([len(tape.actions) for tape in self._tapes], np.int64),
+            # The actions of all tapes, one tape after the other.
             "actions": np.frombuffer(b"".join(t.actions for t in self._tapes), np.uint8),
-            "episode_start": np.array([tape.start for tape in self._tapes], np.int64),  # [N]
-            "episode_score": np.array([tape.score for tape in self._tapes], np.float64),  # [N]
-            # [N]
+            "episode_start": np.array([tape.start for tape in self._tapes], np.int64),
+            "episode_score": np.array([tape.score for tape in self._tapes], np.float64),
             "screen_crc": np.array([zlib.crc32(s.tobytes()) for s in self._screens], np.int64),
         }
 
@@ -169,34 +165,31 @@ class Envs:
         state: dict[str, np.ndarray],
         progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> np.ndarray:
-        """Play every tape of `state` again: all that follows is as if these environments had never
-        stopped.
+        """Play every tape of `state` again, so that these environments continue exactly from there.
 
-        Returns the frames as they were, uint8 [N, H, W]. Takes as long as the longest tape, up to
-        minutes: `progress` is told the steps done and their total. ValueError if the state belongs
-        to other environments, or if these do not repeat themselves.
+        Returns the frames of that time, uint8 [N, H, W]. Takes as long as the longest tape, up to
+        minutes; `progress` gets the number of steps so far and their total. ValueError if the state
+        is that of other environments, or if these are not reproducible.
         """
         numbers, lengths = state["tape_number"].tolist(), state["tape_length"]
-        same_seeds = [self._tape(i, n).seed for i, n in enumerate(numbers)] == state[
-            "tape_seed"
-        ].tolist()
-        whole = (
-            len(lengths) == self.num_envs
-            and lengths.min() >= 0
-            and lengths.sum() == len(state["actions"])
-        )
-        if not same_seeds or not whole:
+        seeds = [self._tape(i, n).seed for i, n in enumerate(numbers)]
+        if (
+            seeds != state["tape_seed"].tolist()
+            or len(lengths) != self.num_envs
+            or lengths.min() < 0
+            or lengths.sum() != len(state["actions"])
+        ):
             raise ValueError(
                 "saved environments: the tapes belong to another seed, stream or program version"
             )
-        # All tapes are played at the same time, flush at their ends, where play goes on (time runs
-        # to the right):
+        # All environments step together, and all tapes end together, where play continues (time
+        # runs to the right):
         #
         #     env 0  [s a a a a a a a a a|      s  reset from the tape's seed
         #     env 1   0 0 0 0[s a a a a a|      a  an action of the tape
-        #     env 2   0 0 0 0 0 0 0[s a a|      0  action 0 on a tape that is thrown away
+        #     env 2   0 0 0 0 0 0 0[s a a|      0  action 0, of no tape
         #
-        # A seeded reset leaves nothing of what an environment played before it.
+        # After a reset with a seed nothing depends on earlier steps.
         total = int(lengths.max())
         begins = total - lengths  # [N]
         script = np.zeros((total, self.num_envs), np.uint8)
@@ -223,38 +216,30 @@ class Envs:
             if not np.array_equal(value, state[name]):
                 raise ValueError(
                     f"saved environments: the same actions lead to another {name}: {self.game} "
-                    "does not repeat "
-                    "itself, or another version of it made the state; the run cannot go on exactly"
+                    "does not repeat itself, or another version of it made the state; the run "
+                    "cannot go on exactly"
                 )
         return frames
 
     def close(self) -> None:
-        """Stop the environments. Nothing but `close` may be called afterwards."""
+        """Stop the environments; of all methods only `close` may be called afterwards."""
         if self._sent:
             self.recv()
-        self._tapes = []
         self._games.close()
 
     def _tape(self, env: int, number: int) -> _Tape:
-        """A tape's seeds come from the run's seed and stream, the environment and the tape's
-        number."""
+        """A new tape; its seeds depend on the run's seed and stream, on env and on number."""
         words = np.random.SeedSequence([self._seed, self._stream, env, number]).generate_state(2)
-        observe_seed = int(words[1])
-        return _Tape(
-            number,
-            1 + int(words[0]) % MAX_SEED,
-            observe_seed,
-            make_observer(self._observe, observe_seed),
-        )
+        seed, observe_seed = 1 + int(words[0]) % MAX_SEED, int(words[1])
+        return _Tape(number, seed, observe_seed, make_observer(self._observe, observe_seed))
 
     def _begin(self, mask: np.ndarray, seeded: np.ndarray) -> None:
-        """Reset the environments in `mask`; those in `seeded` from their tape's seed. Both bool
-        [N]."""
+        """Reset the environments in mask, bool [N]; those in seeded, bool [N], with a seed."""
         seeds = np.where(seeded, [tape.seed for tape in self._tapes], -1)
         self._screens, self._lives = self._games.reset(mask, seeds)
 
     def _see(self, is_first: np.ndarray) -> np.ndarray:
-        """The agent's view, uint8 [N, H, W]."""
+        """The agent's images, uint8 [N, H, W]."""
         return np.stack(
             [t.observer(self._screens[i], bool(is_first[i])) for i, t in enumerate(self._tapes)]
         )

@@ -1,3 +1,3 @@
-"""How a run is set up, kept, shown and measured."""
+"""Runs: their settings, files, scores, films and studies."""
 
 import agents  # noqa: F401  (sets OpenMP and the allocator before anything imports torch)

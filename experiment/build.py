@@ -1,9 +1,8 @@
-"""From settings to the parts of a run, each with its own random stream."""
+"""The parts of a run, made from its settings, each with its own random stream."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import lz4.block
 import numpy as np
@@ -23,53 +22,51 @@ from envs.tapes import Envs
 from experiment.settings.config import Config, UsageError, flag
 from experiment.settings.resources import cores, free_memory
 
-# The independent random streams of a run, all from its one seed. Envs derives its own from (seed,
-# stream).
+# The independent random streams of a run, all from its one seed.
 STREAMS = {"weights": 10, "replay": 11, "exploration": 12, "evaluation": 13}
-TRAIN_ENVS, EVAL_ENVS = 0, 1
+TRAIN_ENVS, EVAL_ENVS = 0, 1  # streams of Envs
 
 
 def rng(seed: int, stream: str) -> np.random.Generator:
-    """The named stream of a run."""
+    """The random generator of a run's stream; `stream` is one of STREAMS."""
     return np.random.default_rng(np.random.SeedSequence([seed, STREAMS[stream]]))
 
 
 def rules(config: Config) -> Protocol:
-    """The protocol that the environments are played under."""
+    """The protocol of the run's environments."""
     return families.rules(config.game, config.protocol)
 
 
 def task(config: Config) -> families.Task:
-    """Size of the images, frames for each action, names of the actions."""
+    """The size of the images, the frames of an action and the names of the actions."""
     return families.task(config.game, rules(config))
 
 
 def threads(config: Config) -> int:
+    """The run's number of CPU threads."""
     return config.threads or cores()
 
 
 def use_threads(config: Config) -> None:
-    """Let this process compute with the run's number of threads."""
+    """Set the threads of this process to the run's number."""
     workers.use_threads(threads(config))
 
 
 def has_bf16(device: str) -> bool:
-    """Whether bf16 matrix products run in hardware."""
+    """Whether the device computes bf16 matrix products in hardware."""
     if device.startswith("cuda"):
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     capability = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13: fp32 before
-    return bool(
-        capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
-    )
+    return any(capability.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def precision(config: Config) -> str:
-    """bf16 or fp32 on this machine. A run that was begun in bf16 goes on in fp32 where the hardware
-    lacks it."""
+    """bf16 or fp32 on this machine: fp32 where it lacks bf16, even for a run that began in bf16."""
     return "bf16" if config.precision != "fp32" and has_bf16(config.device) else "fp32"
 
 
 def autocast(config: Config) -> Callable[[], torch.autocast]:
+    """Makes the context in which the run's networks compute."""
     return partial(
         torch.autocast,
         torch.device(config.device).type,
@@ -82,7 +79,7 @@ def autocast(config: Config) -> Callable[[], torch.autocast]:
 
 
 def check_machine(config: Config) -> None:
-    """UsageError if this machine has not the cores or the device."""
+    """UsageError if this machine lacks the cores or the device."""
     if config.threads > cores():
         raise UsageError(f"--threads {config.threads}: this process may use {cores()} cores")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
@@ -90,32 +87,28 @@ def check_machine(config: Config) -> None:
 
 
 def check_config(config: Config) -> None:
-    """UsageError if the run cannot go on here: the cores, the device, the replay's size, its
-    length, the memory."""
+    """UsageError if the run cannot go on here: cores, device, replay's size, length or memory."""
     check_machine(config)
-    times, lanes = replay_shape(config)
-    if config.start_rows > times * lanes:
-        raise UsageError(
-            f"--start-rows {config.start_rows}: the replay holds only {times * lanes} rows"
-        )
-    if config.frames < (least := first_update(config)):
+    rows, least = math.prod(replay_shape(config)), first_update(config)
+    if config.start_rows > rows:
+        raise UsageError(f"--start-rows {config.start_rows}: the replay holds only {rows} rows")
+    if config.frames < least:
         raise UsageError(
             f"--frames {config.frames}: the first update comes at frame {least}, after "
-            "--start-rows "
-            f"{config.start_rows}; train longer, or start earlier"
+            f"--start-rows {config.start_rows}; train longer, or start earlier"
         )
     parts, free = expected_bytes(config), free_memory()
     if sum(parts.values()) > free:
         part = max(parts, key=parts.__getitem__)
         flags = " ".join(f"{flag(name)} {getattr(config, name)}" for name in SIZED_BY[part])
         raise UsageError(
-            f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are "
-            "free"
+            f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; "
+            f"{free / 1e9:.1f} GB are free"
         )
 
 
 def check_new(config: Config) -> None:
-    """UsageError if a new run could not be what its settings say."""
+    """UsageError if this machine cannot begin the run in its precision."""
     if config.precision == "bf16" and not has_bf16(config.device):
         raise UsageError(
             "--precision bf16: this machine computes no bf16 products in hardware; use auto or fp32"
@@ -123,16 +116,14 @@ def check_new(config: Config) -> None:
 
 
 def first_update(config: Config) -> int:
-    """The least frames of a run that makes an update."""
+    """The smallest number of frames with which a run makes an update."""
     length, history, stride = lengths(config)
-    gathered = math.ceil(config.start_rows / config.num_envs)
-    # The first sequence is complete.
-    drawable = math.ceil(max(history, 1) / stride) * stride + length
-    waits = (
-        math.ceil(config.batch_size * config.unroll / (config.num_envs * config.samples_per_step))
-        - 1
-    )
-    return task(config).frame_skip * config.num_envs * (max(gathered, drawable) + waits) + 1
+    start_steps = math.ceil(config.start_rows / config.num_envs)
+    sequence_steps = math.ceil(max(history, 1) / stride) * stride + length  # to a whole sequence
+    samples = config.batch_size * config.unroll
+    waits = math.ceil(samples / (config.num_envs * config.samples_per_step)) - 1
+    steps = max(start_steps, sequence_steps) + waits
+    return task(config).frame_skip * config.num_envs * steps + 1
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -148,8 +139,7 @@ SIZED_BY = {  # the settings that decide each part
 
 
 def frame_bytes(config: Config) -> int:
-    """Estimated bytes of one frame in the replay: those of the game, and those of the noise that
-    its screen adds."""
+    """Estimated bytes of one frame in the replay: the game's and those of the screen's noise."""
     screen = make_observer(parse_screen(config.observe), config.seed)
     grey = np.full(task(config).frame_shape, 128, np.uint8)
     block = np.stack([screen(grey, i == 0) for i in range(BLOCK)])
@@ -157,8 +147,10 @@ def frame_bytes(config: Config) -> int:
 
 
 def expected_bytes(config: Config) -> dict[str, int]:
-    """Estimated memory of a run's parts: the full replay (`Replay.nbytes_when_full` knows better
-    once frames were compressed), the network's training, one update."""
+    """Estimated bytes of a run's parts: the full replay, the network in training, one update.
+
+    `Replay.nbytes_when_full` is more exact after the first compressed frames.
+    """
     network, pixels = blueprint(config), math.prod(task(config).frame_shape)
     length, history, _ = lengths(config)
     times, lanes = replay_shape(config)
@@ -169,9 +161,9 @@ def expected_bytes(config: Config) -> dict[str, int]:
     images = config.batch_size * (length + history) * config.frame_stack
     return {
         "replay": rows + states + priorities,
-        # Weights, target, gradient, two moments: 4 each.
+        # 4 bytes each of weights, target, gradient and two moments.
         "network": sum(p.numel() for p in network.parameters()) * 20,
-        # Pixels as bytes and numbers, the first activations, both ways.
+        # Pixels as bytes and floats, and the first activations, forward and backward.
         "update": images * pixels * 20,
     }
 
@@ -179,30 +171,34 @@ def expected_bytes(config: Config) -> dict[str, int]:
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def make_envs(config: Config, chosen: Protocol, stream: int = TRAIN_ENVS, **changes: Any) -> Envs:
-    options = {
-        "num_envs": config.num_envs,
-        "seed": config.seed,
-        "observe": parse_screen(config.observe),
-    } | changes
+def make_envs(
+    config: Config, protocol: Protocol, stream: int = TRAIN_ENVS, num_envs: int | None = None
+) -> Envs:
+    """The environments of the run; `num_envs` in place of the run's number."""
     return Envs(
-        config.game, protocol=chosen.name, threads=threads(config), stream=stream, **options
+        config.game,
+        num_envs or config.num_envs,
+        protocol.name,
+        config.seed,
+        observe=parse_screen(config.observe),
+        threads=threads(config),
+        stream=stream,
     )
 
 
 def make_network(config: Config, num_actions: int) -> QNetwork:
-    """The network with its initial weights, from their own stream."""
+    """The network with its initial weights, drawn from the stream `weights`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(config.seed, "weights").integers(2**63)))
         return QNetwork(num_actions, config, task(config).frame_shape)
 
 
 def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
-    """The network's shapes, without memory. UsageError if there can be no such network."""
+    """The network's shapes, on the device meta. UsageError if there can be no such network."""
     try:
         with torch.device("meta"):
             return make_network(config, num_actions)
-    # The others: a layer is too large.
+    # ValueError comes from our checks; the others mean that a layer is too large.
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UsageError(
             f"--torso {config.torso}: no such network can be built ({error})"
@@ -210,6 +206,7 @@ def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
 
 
 def make_learner(config: Config, network: QNetwork) -> Learner:
+    """The learner of the network, on the run's device."""
     learner = Learner(network, config, autocast(config), config.device)
     if config.compile:
         learner.loss = torch.compile(learner.loss)
@@ -225,7 +222,7 @@ def replay_shape(config: Config) -> tuple[int, int]:
 
 
 def make_replay(config: Config, state_size: int) -> Replay:
-    """One ring of rows, or one for each of the run's actors; together they hold the run's rows."""
+    """A replay of one ring of rows, or of one for each actor; together they have the run's rows."""
     length, history, stride = lengths(config)
     count = config.actors or 1
     rings = [
@@ -247,21 +244,19 @@ def make_replay(config: Config, state_size: int) -> Replay:
 
 def lengths(config: Config) -> tuple[int, int, int]:
     """Rows of a sequence, rows of history before it, rows between starts."""
-    return (
-        config.burn_in + config.unroll + config.n_step,
-        config.frame_stack - 1,
-        config.sequence_stride,
-    )
+    length = config.burn_in + config.unroll + config.n_step
+    return length, config.frame_stack - 1, config.sequence_stride
 
 
 def make_actor(
     config: Config, network: QNetwork, num_envs: int, generator: np.random.Generator
 ) -> Actor:
+    """An actor of `num_envs` environments; `generator` draws its random actions."""
     return Actor(network, num_envs, generator, autocast(config), task(config).frame_shape)
 
 
 def make_epsilon(config: Config) -> Callable[[int, int], np.ndarray]:
-    """From a frame and the number of envs to the epsilon of each env."""
+    """The schedule: (frame, number of envs N) -> epsilon of each env [N]."""
     if config.exploration == "per-actor":
         return actor_epsilon
     return partial(

@@ -1,8 +1,7 @@
-"""Every figure: one look, one PNG file each.
+"""All figures: PNG files in one style.
 
-Lines differ in colour, dashes and marker, so that they can be told apart in print and by
-colour-blind readers: the colours are those of Okabe and Ito. Names are drawn as they are:
-matplotlib's markup is off.
+Lines differ in colour, dashes and marker, for print and for colour-blind readers: the colours are
+those of Okabe and Ito. Names appear literally: matplotlib's markup is off.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ from envs.screens import KINDS, Observe
 from experiment.scores.intervals import mean_interval
 from experiment.store.files import replacing
 
-# Okabe and Ito's, without the yellow that white paper swallows.
+# Okabe and Ito's, without the yellow, which is faint on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*<>phd"
-WIDTH, DPI = 5.6, 130  # inches, dots an inch
+WIDTH, DPI = 5.6, 130  # of a panel in inches; dots an inch
 LOOK: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -46,21 +45,20 @@ SMALL: dict[str, Any] = {"fontsize": 7.5, "color": "#555555"}
 
 @dataclass(frozen=True)
 class Line:
-    """Values against x, with their interval. All sequences have one length; x may be names of
-    places side by side."""
+    """Values against x with their interval; sequences of one length. Words as x are categories."""
 
     name: str
     x: Sequence[float] | Sequence[str]
     y: Sequence[float]
     low: Sequence[float] = ()  # NaN, or an empty sequence: no interval
     high: Sequence[float] = ()
-    # (x, y) of each single run behind the mean
+    # (x, y) of each run in the mean
     runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One value and its interval on a line of its own, with the single values behind it."""
+    """A value with its interval, on a row of its own, and the single values in it."""
 
     name: str
     value: float
@@ -70,24 +68,25 @@ class Bar:
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of a figure's line: no two of the first 28 are the same."""
-    dashes = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
+    """Colour, dashes and marker of a figure's line; the first 28 all differ."""
     return {
         "color": COLOURS[index % len(COLOURS)],
-        "ls": dashes,
+        "ls": DASHES[(index + index // len(COLOURS)) % len(DASHES)],
         "marker": MARKERS[index % len(MARKERS)],
     }
 
 
 @contextmanager
 def figure(path: Path, height: float, panels: int = 1) -> Iterator[tuple[Axes, ...]]:
-    """The panels of a PNG, side by side; it is written when they are drawn. OSError if the file
-    cannot be written."""
+    """The panels of a PNG, side by side; the block draws them, its end writes the file.
+
+    `height` in inches. OSError if the file cannot be written.
+    """
     with matplotlib.rc_context(LOOK):
-        drawn = Figure(figsize=(panels * WIDTH, height))
-        yield tuple(drawn.add_subplot(1, panels, 1 + i) for i in range(panels))
+        image = Figure(figsize=(panels * WIDTH, height))
+        yield tuple(image.add_subplot(1, panels, 1 + i) for i in range(panels))
         with replacing(path) as temporary:
-            drawn.savefig(temporary, format="png", dpi=DPI)
+            image.savefig(temporary, format="png", dpi=DPI)
 
 
 def draw_lines(
@@ -100,9 +99,9 @@ def draw_lines(
 ) -> None:
     """A PNG of lines: means thick, intervals as bands, single runs thin.
 
-    A line has the same style in all figures that are given the same `names` (default: those of the
-    lines). `levels` are named dotted lines. `axes` are matplotlib's: title, xlabel, ylabel, xscale,
-    yscale, ylim, ... OSError if the file cannot be written.
+    A line's style follows from its place in `names` (default: the lines' names), so that it is the
+    same in several figures. `levels` are named dotted lines. `axes` are matplotlib's: title,
+    xlabel, ylabel, xscale, yscale, ylim, ... OSError if the file cannot be written.
     """
     with figure(path, 3.6) as (plot,):
         _draw_lines(plot, lines, names, levels or {}, axes)
@@ -113,45 +112,31 @@ def draw_lines(
 def draw_sweep(
     path: Path, scores: Mapping[str, Mapping[Observe, Sequence[float]]], title: str
 ) -> None:
-    """A PNG of scores [episodes] against the parameter of a screen, a line for each agent: the
-    generalisation figure of Hausknecht & Stone 2015.
+    """A PNG of scores against the parameter of a screen: agent -> screen -> scores [episodes].
 
-    The first screen of each agent hides nothing; the right panel shows the others' scores as shares
-    of its score. OSError if the file cannot be written.
+    The generalisation figure of Hausknecht & Stone 2015, a line for each agent. The first screen of
+    each agent hides nothing; the right panel shows scores as shares of the score on that screen.
+    OSError if the file cannot be written.
     """
     absolute, shares, kind = [], [], ""
     for name, of_screen in scores.items():
         clear, kind = next(iter(of_screen)), list(of_screen)[-1].kind
-        shown = sorted(
-            (screen for screen in of_screen if screen.kind == kind),
-            key=lambda screen: screen.parameter,
-        )
-        # The paper's axis: what is shown.
-        x = [1 - s.parameter if kind == "flicker" else s.parameter for s in shown]
-        mean, low, high = np.array(
-            [(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in shown], float
-        ).T
+        screens = sorted((s for s in of_screen if s.kind == kind), key=lambda s: s.parameter)
+        # The paper's axis is the probability that a frame is shown.
+        x = [1 - s.parameter if kind == "flicker" else s.parameter for s in screens]
+        points = [(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in screens]
+        mean, low, high = np.array(points, float).T
         absolute.append(Line(name, x, mean, low, high))
         # A share of a score of 0 or less has no meaning.
         if (whole := float(np.mean(of_screen[clear]))) > 0:
             shares.append(Line(name, x, 100 * mean / whole))
     axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
-    with figure(path, 3.6, panels=2) as (left, right):
+    units = "score, 95 % interval over episodes", "% of the score when nothing is hidden"
+    with figure(path, 3.6, panels=2) as panels:
+        for panel, lines, unit in zip(panels, (absolute, shares), units, strict=True):
+            _draw_lines(panel, lines, [*scores], {}, {"xlabel": axis, "ylabel": unit})
+        left, right = panels
         left.figure.suptitle(title)
-        _draw_lines(
-            left,
-            absolute,
-            [*scores],
-            {},
-            {"xlabel": axis, "ylabel": "score, 95 % interval over episodes"},
-        )
-        _draw_lines(
-            right,
-            shares,
-            [*scores],
-            {},
-            {"xlabel": axis, "ylabel": "% of the score when nothing is hidden"},
-        )
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
 
 
@@ -163,35 +148,23 @@ def draw_bars(
     levels: Mapping[str, float] | None = None,
     **axes: Any,
 ) -> None:
-    """A PNG of values with their intervals, one below the other. `names`, `levels`, `axes`, errors:
-    as above."""
+    """A PNG of values with their intervals, one below the other; arguments as of `draw_lines`.
+
+    OSError if the file cannot be written.
+    """
+    labels = [bar.name for bar in bars]
     with figure(path, 0.8 + 0.42 * len(bars)) as (plot,):
         for row, bar in enumerate(bars):
-            look: dict[str, Any] = {
-                **style((names or [bar.name for bar in bars]).index(bar.name)),
-                "ls": "none",
-            }
-            plot.plot(
-                [bar.low, bar.high],
-                [row, row],
-                color=look["color"],
-                lw=5,
-                alpha=0.3,
-                solid_capstyle="butt",
-            )
+            look: dict[str, Any] = style((names or labels).index(bar.name)) | {"ls": "none"}
+            band: dict[str, Any] = {"color": look["color"], "alpha": 0.3, "solid_capstyle": "butt"}
+            plot.plot([bar.low, bar.high], [row, row], lw=5, **band)
             plot.plot(bar.values, [row + 0.22] * len(bar.values), **look, ms=4, mfc="none")
             plot.plot([bar.value], [row], **look, ms=7)
+        upright: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right"}
         for name, level in (levels or {}).items():
             plot.axvline(level, **DOTTED)
-            plot.annotate(
-                name,
-                (level, 0.02),
-                xycoords=("data", "axes fraction"),
-                ha="right",
-                rotation=90,
-                **SMALL,
-            )
-        plot.set_yticks(range(len(bars)), [bar.name for bar in bars])
+            plot.annotate(name, (level, 0.02), rotation=90, **upright, **SMALL)
+        plot.set_yticks(range(len(bars)), labels)
         plot.set_ylim(len(bars) - 0.5, -0.5)
         plot.grid(axis="y", visible=False)
         plot.set(**axes)
@@ -209,18 +182,17 @@ def _draw_lines(
         every = max(1, -(-len(line.x) // 12))  # a marker at each of many points would hide the line
         for x, y in line.runs:
             plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
-        # Else not in the legend.
+        # The legend leaves out labels that begin with an underscore.
         label = f" {line.name}" if line.name.startswith("_") else line.name
         plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=label)
-    # Right and left in turn: levels may be close to each other.
-    for side, (name, level) in enumerate(levels.items()):
+    flat: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+    for index, (name, level) in enumerate(levels.items()):
         plot.axhline(level, **DOTTED)
-        end: dict[str, Any] = {"ha": ("right", "left")[side % 2], "va": "bottom"}
-        plot.annotate(
-            name, (1 - side % 2, level), xycoords=("axes fraction", "data"), **end, **SMALL
-        )
+        # At the right and left end in turn: levels may be close to each other.
+        x, side = ((1, "right"), (0, "left"))[index % 2]
+        plot.annotate(name, (x, level), ha=side, **flat, **SMALL)
     plot.set(**axes)
-    limits = plot.get_ylim()  # of the values alone: a wide interval is cut
+    limits = plot.get_ylim()  # of the values alone: they cut a wide interval
     for line, look in zip(lines, looks, strict=True):
         if len(line.low):
             plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]

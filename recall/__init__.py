@@ -1,10 +1,8 @@
-"""Recall from Python: `from recall import load_agent, train, metrics`; the commands and the
-environments as well.
+"""The Python interface: `from recall import load_agent, metrics, play, train`.
 
-A thin door. In a checkout the code lies beside this folder; an installed copy holds it inside this
-folder, so that agents, envs, train and so on stay free for other packages. The first use of a name
-from here puts its place at the front of Python's path: only a program that uses Recall has these
-names.
+In a checkout, the code is beside this folder. In an installed copy, it is inside this folder, so
+that other packages can use names such as agents, envs and train. The first use of a name of this
+module puts the code's folder at the front of Python's path; other programs never have it there.
 """
 
 import sys
@@ -31,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> int:
-    """recall train|evaluate|compare ...: the programs of that name."""
+    """recall train|evaluate|compare ...: run the program of that name; returns its exit status."""
     program, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if program not in PROGRAMS:
         print(f"usage: recall {{{','.join(PROGRAMS)}}} ...   (recall train --help tells the flags)")

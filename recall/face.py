@@ -1,4 +1,4 @@
-"""What a notebook needs: load an agent, play, look inside, train, and read metrics."""
+"""The functions for notebooks: load an agent, play, train, and read metrics."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,28 +17,28 @@ from experiment.store.metrics import read_rows
 if TYPE_CHECKING:
     import pandas
 
-# load_agent(folder, **overrides), such as eval_episodes=1, observe="flicker:0.5"
-load_agent = open_agent
+load_agent = open_agent  # load_agent(folder, eval_episodes=1, observe="flicker:0.5")
 
 
 class Episode(NamedTuple):
-    """One episode of T steps, as the agent lived it."""
+    """One episode of T steps, with the agent's inputs, values and states."""
 
-    record: EpisodeRecord  # replayable; record.score is the true score
-    frames: np.ndarray  # uint8 [T, H, W], what the agent saw
+    record: EpisodeRecord  # record.score is the true score
+    frames: np.ndarray  # uint8 [T, H, W], the agent's images
     actions: np.ndarray  # int64 [T]
     q: np.ndarray  # float32 [T, A]
-    core_states: np.ndarray  # float32 [T, S], after each step; S = 0 without a core
+    core_states: np.ndarray  # float32 [T, S], after each step; S = 0 without memory
 
     def render(self, every_frame: bool = False) -> Iterator[np.ndarray]:
-        """The game in colour, uint8 [height, width, 3], T + 1 images; with every_frame all that the
-        emulator drew."""
+        """T + 1 images in colour, uint8 [height, width, 3]; every_frame: all of the emulator's."""
         return replay_colour(self.record, every_frame)
 
 
 def play(agent: Agent) -> list[Episode]:
-    """Whole episodes, as many as the agent's setting eval_episodes, with the share eval_epsilon of
-    random actions."""
+    """Play whole episodes: eval_episodes of them, with eval_epsilon as the share of random actions.
+
+    Both are settings of the agent.
+    """
     records = agent.play().records
     traces = [trace(agent.network, agent.config, record) for record in records]
     return [
@@ -54,8 +54,8 @@ def train(
 ) -> Path:
     """Train as `train.py` does; settings are its flags with underscores. Returns the run's folder.
 
-    `callback` gets each row of metrics, every log_frames frames; when it returns False, training
-    stops, with a checkpoint.
+    `callback` gets each row of metrics, every log_frames frames. When it returns False, training
+    writes a checkpoint and stops.
     """
     with open_run(override(preset(agent), settings), quiet=True) as run:
         run.listeners.append(lambda row: callback(row) is False and run.stop())
@@ -65,13 +65,13 @@ def train(
 
 
 def metrics(*folders: Path | str) -> "pandas.DataFrame":
-    """The rows of metrics.jsonl of these runs, one under the other, with the run's name in the
-    column `run`."""
+    """The rows of metrics.jsonl of these runs; the column `run` holds the name of the run."""
     import pandas  # an extra
 
-    rows = [
-        {"run": Path(f).name} | row
-        for f in folders
-        for row in read_rows(Path(f) / "metrics.jsonl")[0]
-    ]
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(
+        [
+            {"run": Path(f).name} | row
+            for f in folders
+            for row in read_rows(Path(f) / "metrics.jsonl")[0]
+        ]
+    )

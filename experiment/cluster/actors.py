@@ -1,10 +1,9 @@
-"""Actors of one run on Ray: each plays some of its envs, and sends finished stretches of rows to
-the learner.
+"""Actors of one run on Ray: each plays some of its envs and sends stretches of rows to the learner.
 
-The learner asks: every player has one call open, with the newest weights. So nobody plays ahead of
-a learner that is behind, and weights are never much older than MAX_AGE updates. A call is answered
-once or never, and it is never repeated: no row is inserted twice. A player that is lost loses what
-was under way, and another begins in its place.
+Every player has one open call from the learner, with the newest weights. So no player plays ahead
+of a slow learner, and weights are never much older than MAX_AGE updates. A call is answered once or
+never, and never repeated: no row is inserted twice. The loss of a player costs its open call;
+another player begins in its place.
 """
 
 import contextlib
@@ -24,9 +23,9 @@ from experiment.cluster.connect import connected
 from experiment.runs.player import Player
 from experiment.settings.config import Config, UsageError
 
-MAX_AGE = 1_000  # updates: a player whose weights are older is waited for before any other
-WAIT = 1.0  # seconds: of a look for finished stretches
-PATIENCE = 900  # looks in a row that bring nothing, before the run gives up
+MAX_AGE = 1_000  # updates: the learner waits first for players with older weights
+WAIT = 1.0  # seconds that `recv` waits for a finished stretch
+PATIENCE = 900  # calls of `recv` in a row without an answer, before the run gives up
 EMPTY = Stretch(0, -1, np.empty((0, 0), ROW), np.empty(0), [], np.empty(0))
 
 
@@ -36,40 +35,40 @@ def stretch_rows(config: Config) -> int:
 
 
 class Answer(NamedTuple):
-    """What a player sends."""
+    """The answer of a player to a call: a stretch, and the records of the episodes ended in it."""
 
     stretch: Stretch
-    records: list[EpisodeRecord]  # of the episodes that ended in it
+    records: list[EpisodeRecord]
 
 
 class RemotePlayer:
-    """A player in a process of its own. It packs rows with a small replay of the last ones."""
+    """A player in a process of its own, with a small replay that packs its last rows."""
 
     def __init__(self, config: Config, index: int) -> None:
-        """Its envs and its exploration come from the seed of `config`."""
-        lanes, rows = (
-            config.num_envs // config.actors,
-            sum(build.lengths(config)) + 3 * stretch_rows(config),
+        """The player of number `index`; `config` is the run's, with the player's own seed."""
+        lanes = config.num_envs // config.actors
+        rows = sum(build.lengths(config)) + 3 * stretch_rows(config)
+        self.index = index
+        self.config = replace(
+            config,
+            actors=0,
+            ray="",
+            device="cpu",
+            compile=False,
+            threads=1,
+            num_envs=lanes,
+            replay_rows=lanes * rows,
         )
-        here = {
-            "device": "cpu",
-            "compile": False,
-            "threads": 1,
-            "num_envs": lanes,
-            "replay_rows": lanes * rows,
-        }
-        self.config, self.index = replace(config, actors=0, ray="", **here), index
         build.use_threads(self.config)
         actions = len(build.task(config).action_names)
         self.network = build.make_network(self.config, actions)
         self.ring = build.make_replay(self.config, self.network.state_size).rings[0]
-        # Of the rows in the ring.
-        self.q = np.zeros((self.ring.capacity, lanes, actions), np.float32)
+        self.q = np.zeros((self.ring.capacity, lanes, actions), np.float32)  # of the ring's rows
         self.player = Player(self.config, self.network)
         self.player.reset()
 
     def play(self, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer:
-        """Play a stretch with these weights; epsilon [N]."""
+        """Play a stretch with these weights, of `version` updates; epsilon [N]."""
         self.network.load_state_dict(weights)
         ring, records, offset = self.ring, [], self.index * self.config.num_envs
         first = ring.time
@@ -77,48 +76,51 @@ class RemotePlayer:
             self.player.act(epsilon)
             self.q[ring.time % ring.capacity] = self.player.actor.q
             ring.append(self.player.recv())
-            records += [
-                replace(record, env=record.env + offset) for record in self.player.finished()
-            ]
+            records += [replace(r, env=r.env + offset) for r in self.player.finished()]
         if self.config.priority_exponent:
             self._set_priorities(ring, ring.completed(first), version)
         return Answer(ring.stretch(first, self.index), records)
 
     def _set_priorities(self, ring: Ring, origin: np.ndarray, updates: int) -> None:
+        """First priorities of the sequences at `origin` [B], from the Q-values of play."""
         start, lane = np.divmod(origin, ring.lanes)
         rows = start * ring.stride + np.arange(ring.length)[:, None]  # [L, B]
         q = torch.from_numpy(self.q[rows % ring.capacity, lane])  # [L, B, A]
-        unseen = torch.empty(0, dtype=torch.uint8)  # Q is known: no frame is decompressed
         batch = ring.as_sequence(
-            *ring.gather(origin), unseen, np.ones(len(origin), np.float32), origin
+            *ring.gather(origin),
+            torch.empty(0, dtype=torch.uint8),  # Q is known: no frame is decompressed
+            np.ones(len(origin), np.float32),
+            origin,
         )
         ring.set_priorities(origin, first_priority(self.config, updates, batch, q).numpy())
 
 
 @dataclass(eq=False)
 class Seat:
-    """A player as the learner knows it."""
+    """A player, on the learner's side."""
 
     index: int
     handle: Any = None
     seed: int = -1
-    alive: bool = False  # has begun
-    steps: int = 0  # inserted since the last row of metrics
+    alive: bool = False  # has begun to play
+    steps: int = 0  # received since the last row of metrics
 
 
 class Players:
-    """All players of a run, in the place of one `Player` here: `act` asks them, `recv` takes a
-    finished stretch."""
+    """All players of a run on Ray, with the methods of a `Player` in this process.
+
+    `act` opens the calls; `recv` returns a finished stretch.
+    """
 
     def __init__(self, config: Config, learner: Learner) -> None:
         """UsageError if Ray is missing, or if there is no cluster with a core at the address."""
         self.config, self.learner = config, learner
-        self.rng = build.rng(config.seed, "exploration")  # gives each player its seed
+        self.rng = build.rng(config.seed, "exploration")  # of the players' seeds
         self.steps = stretch_rows(config) * config.num_envs // config.actors
         self.restarts = self.age = self._in_vain = 0
         self._version, self._weights = -1, None
         self._records: list[EpisodeRecord] = []
-        # Calls in their order: a player and the version of its weights.
+        # The open calls in order -> player, version of its weights.
         self._open: dict[Any, tuple[Seat, int]] = {}
         self._stack = contextlib.ExitStack()
         self._ray = self._stack.enter_context(connected(config.ray or "local"))
@@ -126,66 +128,57 @@ class Players:
         if not cores:
             self.close()
             raise UsageError(f"--ray {config.ray}: the cluster has no core")
-        share = 1 / -(-config.actors // int(cores))  # of a core, so that all find room
-        self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(
-            RemotePlayer
-        )
+        share = 1 / -(-config.actors // int(cores))  # of a core: all players have room
+        options = {"num_cpus": share, "max_restarts": 0, "max_task_retries": 0}
+        self._actor = self._ray.remote(**options)(RemotePlayer)
         self.seats = [Seat(index) for index in range(config.actors)]
 
     def _begin(self, seat: Seat) -> None:
-        """Another player, with a seed of its own, begins where there is room."""
+        """Start a new player with a new seed, on any node that has room."""
         seat.seed, seat.alive = int(self.rng.integers(2**31)), False
         seat.handle = self._actor.remote(replace(self.config, seed=seat.seed), seat.index)
 
     def reset(self) -> None:
-        """All players begin."""
+        """Start all players."""
         for seat in self.seats:
             self._begin(seat)
 
     def act(self, epsilon: np.ndarray) -> None:
-        """Ask every player that has no call open for a stretch with the newest weights; epsilon [N]
-        of all envs."""
+        """Call every idle player for a stretch with the newest weights; epsilon [N] of all envs."""
         busy, updates = [seat for seat, _ in self._open.values()], self.learner.updates
         for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
             if seat in busy:
                 continue
             if seat.alive:
                 call = seat.handle.play.remote(self._newest_weights(), self._version, own)
-            else:
+            else:  # answers once the player has begun
                 call = seat.handle.__ray_ready__.remote()
             self._open[call] = seat, updates
 
     def _newest_weights(self) -> Any:
-        """A reference to the acting network's weights in the object store: written once, for all
-        players."""
+        """The acting network's weights in the object store, written once for all players."""
         if self._version != self.learner.updates:
             weights = {k: v.cpu() for k, v in self.learner.acting.state_dict().items()}
             self._version, self._weights = self.learner.updates, self._ray.put(weights)
         return self._weights
 
     def recv(self) -> Stretch:
-        """The finished stretch that was asked for first; an empty one if none is finished within
-        WAIT seconds."""
-        self._records, oldest = [], self.learner.updates - MAX_AGE
-        late = [
-            ref for ref, (seat, version) in self._open.items() if seat.alive and version <= oldest
-        ]
+        """The finished stretch of the earliest call; an empty one if none ends within WAIT s."""
+        self._records, limit = [], self.learner.updates - MAX_AGE
+        calls = self._open.items()
+        late = [ref for ref, (seat, version) in calls if seat.alive and version <= limit]
         refs = late or [*self._open]
-        # Until one is finished: which one of several it names is left to chance.
-        self._ray.wait(refs, timeout=WAIT)
-        ready = self._finished(refs)
-        return (
-            self._take(ready[0])
-            if ready
-            else self._nothing("none had room, or none was quick enough")
-        )
+        self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
+        if ready := self._finished(refs):
+            return self._take(ready[0])
+        return self._nothing("none had room, or none was quick enough")
 
     def _finished(self, refs: list[Any]) -> list[Any]:
-        """The calls among these that are finished, in their order."""
+        """The finished ones of these calls, in their order."""
         return self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
 
     def _take(self, ref: Any) -> Stretch:
-        """The answer to a call, which has come."""
+        """The stretch in the answer to a finished call; after a loss, or a start, an empty one."""
         seat, version = self._open.pop(ref)
         errors = self._ray.exceptions
         try:
@@ -211,8 +204,7 @@ class Players:
         return stretch
 
     def _nothing(self, why: str) -> Stretch:
-        """An empty stretch. UsageError if there was nothing else for long: a node may be away for
-        minutes."""
+        """An empty stretch. UsageError after PATIENCE of them: a node may be away for minutes."""
         self._in_vain += 1
         if self._in_vain > PATIENCE:
             raise UsageError(f"--actors {len(self.seats)}: no player answers any more ({why})")
@@ -223,14 +215,10 @@ class Players:
         return self._records
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Of the time since the last row of metrics."""
+        """Metrics of the players in the `seconds` since the last row (docs/metrics.md)."""
         waiting = self._finished([ref for ref, (seat, _) in self._open.items() if seat.alive])
-        speeds = (
-            np.array([seat.steps for seat in self.seats])
-            * build.task(self.config).frame_skip
-            / seconds
-        )
-        age, self.age = self.age, 0
+        frames = np.array([seat.steps for seat in self.seats]) * build.task(self.config).frame_skip
+        speeds, age, self.age = frames / seconds, self.age, 0
         for seat in self.seats:
             seat.steps = 0
         return {
@@ -243,13 +231,14 @@ class Players:
         }
 
     def close(self) -> None:
+        """Disconnect from Ray, which ends the players."""
         self._stack.close()
 
     def state(self) -> dict[str, Mapping[str, Any]]:
-        """The players' envs and states are not kept: they begin anew."""
+        """The number of restarts alone: after a resume the players begin new episodes."""
         return {"players": {"restarts": np.array(self.restarts)}}
 
     def restore(self, training: Mapping[str, Tensor]) -> None:
-        """All players begin, with seeds of their own: `rng` goes on where it was."""
+        """Start all players, with seeds from the restored `rng`."""
         self.restarts = int(training["players.restarts"])
         self.reset()

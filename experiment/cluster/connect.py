@@ -1,4 +1,4 @@
-"""The one door to Ray."""
+"""The connection to Ray; only this module imports it."""
 
 import contextlib
 import logging
@@ -14,14 +14,15 @@ from experiment.store.files import refused
 from experiment.store.provenance import commit
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py"}  # what the nodes get, below 1 MB
+CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py"}  # the nodes' code, below 1 MB
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module `ray`, connected: "local" starts a cluster on this machine, which ends with the
-    block; "auto" and HOST:PORT join one. The workers import this process's code, and start in its
-    folder.
+    """The module `ray`, connected to a cluster for the length of the block.
+
+    "local" starts a cluster on this machine; "auto" and HOST:PORT join one. The workers import this
+    process's code, and start in its folder.
 
     UsageError if Ray is not installed, or if no cluster answers at the address.
     """
@@ -43,7 +44,7 @@ def connected(address: str) -> Iterator[Any]:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, port), timeout=10).close()
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
-    signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which would end this process at once
+    signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end this process at once
     try:
         yield ray
     finally:

@@ -1,9 +1,8 @@
-"""The cells of a study on a Ray cluster: each is an actor on any node that has room, and needs no
-shared file system.
+"""The cells of a study on a Ray cluster, each an actor on any node; no shared file system needed.
 
-The study's folder stays the truth. An actor gets the files of its run, works in a scratch folder of
-its node as a local study would, and hands back what has changed whenever it is asked. When its node
-is lost, another actor goes on from the checkpoint in the study's folder.
+The study's folder has the valid files. An actor gets the files of its run, works in a scratch
+folder of its node like a local study, and returns the changed files at every call. After the loss
+of its node another actor goes on from the checkpoint in the study's folder.
 """
 
 import contextlib
@@ -19,59 +18,56 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from experiment import build
-from experiment.settings.config import UsageError, save
+from experiment.settings.config import UsageError, to_yaml
 from experiment.store import checkpoint as checkpoints
-from experiment.store.files import reason, replacing
+from experiment.store.files import reason, replacing, write_text
 from experiment.studies.jobs import Children, StoppedError
 from experiment.studies.study import Cell, Study
 
-# A node's folders for runs, and the file in each that its owner locks.
-SCRATCH, IN_USE = "recall-node-", ".in-use"
-SECONDS = 2.0  # between two looks at a run
-LOSSES = 5  # of actors in a row that were lost before they answered: then no node can run the cell
-# Path of a file below runs/ -> its size and the time of its last change.
-States = dict[str, tuple[int, int]]
+SCRATCH, IN_USE = "recall-node-", ".in-use"  # a node's folders for runs, and their lock files
+SECONDS = 2.0  # between two answers of an actor
+LOSSES = 5  # actors in a row lost before their first answer, after which the cell fails
+States = dict[str, tuple[int, int]]  # path of a file below runs/ -> size, time of last change
 Files = dict[str, np.ndarray]  # path below runs/ -> its bytes
 
 
-# --- files that travel ----------------------------------------------------------------------------
+# --- the transfer of files ------------------------------------------------------------------------
 
 
 def changes(cell: Cell, known: States) -> tuple[Files, States]:
-    """The files of a run that have changed, and the states that are `known` with them: without its
-    older checkpoints.
+    """A run's files that differ from the states `known`, and the new states; no old checkpoints.
 
-    OSError if a file vanishes meanwhile. Nothing if a checkpoint came meanwhile: the rows that are
-    read are never ahead of a checkpoint that should be there, and never behind the one that is.
+    OSError if a file vanishes meanwhile. No files if a checkpoint appears meanwhile: so the rows of
+    metrics are never ahead of the checkpoints, and never behind them.
     """
     runs, newest = cell.config.runs_dir, checkpoints.candidates(cell.folder)[:1]
     now: States = {}
     for path in (*cell.folder.rglob("*"), cell.log):
-        old = cell.folder / "checkpoint" in path.parents and path.parent not in newest
-        if path.is_file() and not old and path.name != "lock" and not path.name.startswith("."):
+        is_old = cell.folder / "checkpoint" in path.parents and path.parent not in newest
+        if path.is_file() and not is_old and path.name != "lock" and not path.name.startswith("."):
             now[str(path.relative_to(runs))] = path.stat().st_size, path.stat().st_mtime_ns
-    files = {
-        name: np.fromfile(runs / name, np.uint8)
-        for name, state in now.items()
-        if known.get(name) != state
-    }
+    names = [name for name, state in now.items() if known.get(name) != state]
+    files = {name: np.fromfile(runs / name, np.uint8) for name in names}
     return (files, now) if checkpoints.candidates(cell.folder)[:1] == newest else ({}, known)
 
 
 def write(cell: Cell, files: Files) -> None:
-    """Write what `changes` returned to the same run elsewhere. A checkpoint appears whole, and
-    after all else."""
-    checkpoint = []
-    for path, data in ((cell.config.runs_dir / name, data) for name, data in files.items()):
+    """Write the files of `changes` to the same run elsewhere, the checkpoint whole and at the end.
+
+    OSError if a file cannot be written.
+    """
+    checkpoint: dict[Path, np.ndarray] = {}
+    for name, data in files.items():
+        path = cell.config.runs_dir / name
         if cell.folder / "checkpoint" in path.parents:
-            checkpoint.append((path, data))
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                data.tofile(temporary)
+            checkpoint[path] = data
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            data.tofile(temporary)
     if checkpoint:
-        with checkpoints.placed(checkpoint[0][0].parent) as temporary:
-            for path, data in checkpoint:
+        with checkpoints.placed(next(iter(checkpoint)).parent) as temporary:
+            for path, data in checkpoint.items():
                 data.tofile(temporary / path.name)
 
 
@@ -82,25 +78,28 @@ class Node:
     """One cell at work in a scratch folder; an actor of Ray."""
 
     def __init__(self, cell: Cell, study: Study, files: Files) -> None:
+        """Begin the work with the run's files."""
         for mark in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*/{IN_USE}"):
-            # Its owner was killed.
+            # Without a lock: the process that owned the folder was killed.
             with contextlib.suppress(Timeout, OSError), FileLock(mark, timeout=0):
                 shutil.rmtree(mark.parent)
         self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH)
         self._lock = FileLock(Path(self._scratch.name) / IN_USE).acquire()
-        # Nobody sees a page here.
+        # A node has no reader of a local page.
         track = {"local": "none", "all": "wandb"}.get(cell.config.track, cell.config.track)
-        self._cell = replace(
-            cell, config=replace(cell.config, runs_dir=Path(self._scratch.name), track=track)
-        )
+        config = replace(cell.config, runs_dir=Path(self._scratch.name), track=track)
+        self._cell = replace(cell, config=config)
         write(self._cell, files)
         self._known = changes(self._cell, {})[1]
         self._children, self._state = Children(), ""
         self._work = self._children.run(self._cell, study)
 
     def news(self, stop: bool) -> tuple[Files, str, str | None]:
-        """After SECONDS or at the end: the files that have changed; training or evaluating; None
-        while at work, an error, or "" when finished. With `stop` the run saves and ends."""
+        """After SECONDS or at the end: changed files, state (training, evaluating), outcome.
+
+        The outcome is None during the work, "" at the end, or an error. After `stop` the run
+        saves its state and ends.
+        """
         if stop:
             self._children.stop()
         error, end, files = None, time.monotonic() + SECONDS, {}
@@ -112,7 +111,7 @@ class Node:
             error = ""
         except Exception as problem:
             error = str(problem) or "stopped"
-        with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: next time
+        with contextlib.suppress(FileNotFoundError):  # a file was replaced: the next call has it
             files, self._known = changes(self._cell, self._known)
         if error is not None:
             self._scratch.cleanup()
@@ -126,7 +125,7 @@ class RayWorkers:
     """The nodes of a Ray cluster as workers of a study."""
 
     def __init__(self, ray: Any, cells: list[Cell], study: Study) -> None:
-        """UsageError if a cell fits on no node, or asks for a GPU that is not reserved."""
+        """UsageError if a cell fits on no node, or needs a GPU that is not reserved."""
         if not study.gpus_per_run and any(cell.config.device.startswith("cuda") for cell in cells):
             raise UsageError(
                 "--device cuda: reserve a GPU for each run with --gpus-per-run 1, or a share of one"
@@ -135,51 +134,49 @@ class RayWorkers:
         self._memory = {
             cell.name: sum(build.expected_bytes(cell.config).values()) for cell in cells
         }
-        needs = {
-            "CPU": study.cpus_per_run,
-            "GPU": study.gpus_per_run,
-            "memory": max(self._memory.values()),
-        }
+        cpus, gpus, memory = study.cpus_per_run, study.gpus_per_run, max(self._memory.values())
+        needs = {"CPU": cpus, "GPU": gpus, "memory": memory}
         nodes = [{"CPU": 0, "GPU": 0} | node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node[kind] >= need for kind, need in needs.items()) for node in nodes):
             room = [
                 f"{n['CPU']:g} cores, {n['GPU']:g} GPUs, {n['memory'] / 1e9:.1f} GB" for n in nodes
             ]
             raise UsageError(
-                f"--cpus-per-run {study.cpus_per_run} --gpus-per-run {study.gpus_per_run:g}: a "
-                "run, which needs "
-                f"{needs['memory'] / 1e9:.1f} GB, fits on no node of the cluster: {'; '.join(room)}"
+                f"--cpus-per-run {cpus} --gpus-per-run {gpus:g}: a run, which needs "
+                f"{memory / 1e9:.1f} GB, fits on no node of the cluster: {'; '.join(room)}"
             )
 
     def stop(self) -> None:
+        """Let the cells at work save, and start no more."""
         self._stopped = True
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
-        """Train and score a cell wherever there is room, and elsewhere when its node is lost."""
+        """Train and score a cell on a node that has room; after the loss of the node on another.
+
+        Yields the state without waiting. StoppedError after `stop`, UsageError if the cell fails.
+        """
         errors, losses = self._ray.exceptions, 0
-        resources = {
-            "num_cpus": study.cpus_per_run,
-            "num_gpus": study.gpus_per_run,
-            "memory": self._memory[cell.name],
-        }
+        node = self._ray.remote(Node).options(
+            num_cpus=study.cpus_per_run,
+            num_gpus=study.gpus_per_run,
+            memory=self._memory[cell.name],
+        )
         cell.folder.mkdir(exist_ok=True)
         with checkpoints.lock(cell.folder):
             while not self._stopped:
-                actor = (
-                    self._ray.remote(Node).options(**resources).remote(cell, study, to_go_on(cell))
-                )
-                begun, error = False, None
+                actor = node.remote(cell, study, to_go_on(cell))
+                is_at_work, error = False, None
                 state = "node lost, waiting for another" if losses else "waiting for room"
                 try:
                     while error is None:
-                        look = actor.news.remote(self._stopped)
-                        while not self._ray.wait([look], timeout=0)[0]:
-                            if self._stopped and not begun:
+                        call = actor.news.remote(self._stopped)
+                        while not self._ray.wait([call], timeout=0)[0]:
+                            if self._stopped and not is_at_work:
                                 raise StoppedError
                             yield state
-                        files, state, error = self._ray.get(look)
+                        files, state, error = self._ray.get(call)
                         write(cell, files)
-                        begun, losses = True, 0
+                        is_at_work, losses = True, 0
                     if error:
                         raise StoppedError if self._stopped else UsageError(error)
                     return
@@ -187,7 +184,7 @@ class RayWorkers:
                     raise UsageError(f"on its node: {reason(failure.cause)}") from None
                 except errors.RayError as loss:
                     losses += 1
-                    # Such as a missing package.
+                    # The start of an actor fails on a node without a package, for example.
                     if losses == LOSSES or getattr(loss, "actor_init_failed", False):
                         raise UsageError(
                             f"no node can run the cell: {str(loss).strip().splitlines()[-1]}"
@@ -198,7 +195,6 @@ class RayWorkers:
 
 
 def to_go_on(cell: Cell) -> Files:
-    """The files of a run, new or old: on the node it goes on from its newest checkpoint."""
-    with replacing(cell.folder / "config.yaml") as temporary:
-        save(cell.config, temporary)
+    """The files with which a run begins on a node, or goes on from its newest checkpoint."""
+    write_text(cell.folder / "config.yaml", to_yaml(cell.config))
     return changes(cell, {})[0]

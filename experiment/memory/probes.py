@@ -1,11 +1,10 @@
-"""Memory, seen: what the cores can remember, and how far back a trained agent looks.
+"""Measurements of memory: of each core on a small task, and of a trained agent.
 
 python -m experiment.memory recall               each core on a small task that needs memory
 python -m experiment.memory gradient runs/NAME   how fast the gradient of Q fades, step by step back
 python -m experiment.memory horizon runs/NAME    the score when the memory is wiped every k steps
 
-Each writes its figures as JSON and a picture of them beside it. docs/memory.md tells the story.
---help after a name shows its flags.
+Each writes a JSON file, and a picture beside it (docs/memory.md). --help after a name shows flags.
 """
 
 import shlex
@@ -41,20 +40,23 @@ from experiment.store.files import refused, write_json
 
 
 def check_out(out: Path) -> None:
-    """UsageError if the figures could not be written there: before the work, not after it."""
+    """Before the work: UsageError if the results cannot be written there."""
     if out.suffix != ".json":
         raise UsageError(f"--out {out}: must end in .json; the picture goes beside it as .png")
     check_writable(out.parent)
 
 
 def write_figures(
-    out: Path, words: list[str], numbers: dict[str, Any], lines: list[Line], **drawn: Any
+    out: Path, words: list[str], numbers: dict[str, Any], lines: list[Line], **options: Any
 ) -> None:
-    """JSON, and a picture beside it. words: of the command line; `drawn` goes to `draw_lines`."""
+    """Write JSON with the command line `words`, and a picture beside it.
+
+    `options` are those of `draw_lines`. UsageError if a file cannot be written.
+    """
     picture = out.with_suffix(".png")
     with refused(out, "written"):
         write_json(out, {"command": f"python -m experiment.memory {shlex.join(words)}", **numbers})
-        draw_lines(picture, lines, **drawn)
+        draw_lines(picture, lines, **options)
     print(f"figures  {out}\npicture  {picture}")
 
 
@@ -63,51 +65,52 @@ def write_figures(
 
 @dataclass(frozen=True, config=FORBID)
 class RecallConfig(Settings):
-    """Train every core on the recall task, and draw its success against the wait."""
+    """Train every core on the recall task; draw its success against the wait."""
 
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Networks of each core."""
     updates: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Gradient steps of each network."""
     out: Folder = Path("runs/recall.json")
-    """Where the figures go; the picture goes beside them."""
+    """JSON file of the results; the picture goes beside it."""
 
 
 def recall_once(core: str, seed: int, updates: int) -> list[float]:
-    """The success of a newly trained network after each of the waits. On one thread."""
+    """Train a network on one thread; its success after each of the waits."""
     config = recall.settings(core, seed, updates)
     network = recall.train(config)
     return [recall.success(config, network, wait) for wait in WAITS]
 
 
-def recall_command(asked: RecallConfig, words: list[str]) -> None:
-    check_out(asked.out)
-    jobs = [(core, seed, asked.updates) for core in CORES for seed in range(1, asked.seeds + 1)]
+def recall_command(options: RecallConfig, words: list[str]) -> None:
+    """`python -m experiment.memory recall`."""
+    check_out(options.out)
+    updates, seeds = options.updates, options.seeds
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
     print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in WAITS))
-    # Ctrl-C ends them unheard
+    jobs = [(core, seed, updates) for core in CORES for seed in range(1, seeds + 1)]
+    # Ctrl-C ends the processes without a traceback.
     quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
-        for (core, seed, _), shares in zip(
-            jobs, pool.map(recall_once, *zip(*jobs, strict=True)), strict=True
-        ):
+        results = pool.map(recall_once, *zip(*jobs, strict=True))
+        for (core, seed, _), shares in zip(jobs, results, strict=True):
             runs[core].append(shares)
-            print(
-                f"{core:8} {seed:4}  " + "  ".join(f"{share:<5.2f}" for share in shares), flush=True
-            )
-    ranges = {
-        core: [f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max)]
-        for core, shares in runs.items()
-    }
-    lines = [Line(core, [*map(str, WAITS)], *of_core) for core, of_core in ranges.items()]
-    title = (
-        f"See a cue, wait, name it. {asked.updates} updates; mean and range of {asked.seeds} seeds"
-    )
-    axes = {"xlabel": "wait, in steps", "ylabel": "right answers", "ylim": (0, 1.03)}
-    numbers = {"updates": asked.updates, "waits": WAITS, "success": runs}
+            print(f"{core:8} {seed:4}  " + "  ".join(f"{x:<5.2f}" for x in shares), flush=True)
+    lines = []
+    for core, shares in runs.items():
+        mean, low, high = (f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max))
+        lines.append(Line(core, [*map(str, WAITS)], mean, low, high))
     write_figures(
-        asked.out, words, numbers, lines, levels={"guessing": 1 / CUES}, title=title, **axes
+        options.out,
+        words,
+        {"updates": updates, "waits": WAITS, "success": runs},
+        lines,
+        levels={"guessing": 1 / CUES},
+        title=f"See a cue, wait, name it. {updates} updates; mean and range of {seeds} seeds",
+        xlabel="wait, in steps",
+        ylabel="right answers",
+        ylim=(0, 1.03),
     )
 
 
@@ -116,74 +119,78 @@ def recall_command(asked: RecallConfig, words: list[str]) -> None:
 
 @dataclass(frozen=True, config=FORBID)
 class ProbeConfig(Settings):
-    """Flags that both probes of a trained agent share."""
+    """Flags of both probes of a trained agent."""
 
     run: Annotated[Folder | None, Positional] = None
     """Folder of a run, such as runs/NAME."""
     episodes: Episodes = 10
     """Whole episodes to play."""
     epsilon: Share = 0.01
-    """Share of random actions. More than in evaluate.py: a wiped agent may wait for ever for a ball
-    it never serves."""
+    """Probability of a random action; more than in evaluate.py, since an agent with a wiped memory
+    may never serve the ball."""
     seed: Seed = 1
-    """Of the games and the random actions."""
+    """Seed of the games and the random actions."""
     threads: Whole = 0
     """CPU threads. 0: all cores."""
     out: Folder | None = None
-    """Where the figures go; the picture goes beside them. Default: in the run's folder."""
+    """JSON file of the results; the picture goes beside it. Default: in the run's folder."""
 
 
 @dataclass(frozen=True, config=FORBID)
 class GradientConfig(ProbeConfig):
-    """Flags of `gradient`."""
+    """Measure how fast the gradient of Q fades, step by step back."""
 
     steps: Annotated[int, Field(ge=1, le=1000)] = 64
     """Largest k: steps into the past."""
     states: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """States s_t, spread evenly over the episodes."""
+    """Number of states s_t, at equal distances in the episodes."""
     fresh: Annotated[int, Field(ge=0, le=100)] = 3
     """Untrained networks of each core, for comparison."""
 
 
 @dataclass(frozen=True, config=FORBID)
 class HorizonConfig(ProbeConfig):
-    """Flags of `horizon`."""
+    """Score an agent whose memory is wiped every k steps."""
 
     every: Annotated[tuple[Count, ...], Field(strict=False)] = (1, 2, 4, 8, 16, 32, 64, 128)
-    """The k to try; never wiping comes after them."""
+    """The values of k; after them comes a score without wiping."""
 
 
-def recurrent(asked: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
-    """The agent, a title, and where its figures go. UsageError on an agent without memory or a
-    wrong setting."""
-    if asked.run is None:
+def recurrent(options: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
+    """The agent, a title, and the file of the results.
+
+    UsageError on an agent without memory, or on a wrong setting.
+    """
+    if options.run is None:
         raise UsageError(f"{kind} needs the folder of one run, such as runs/NAME")
-    changes = {"eval_episodes": asked.episodes, "eval_epsilon": asked.epsilon, "seed": asked.seed}
-    agent = open_agent(asked.run, **changes, threads=asked.threads)
-    core, out = agent.config.core, asked.out or asked.run / f"{kind}.json"
+    agent = open_agent(
+        options.run,
+        eval_episodes=options.episodes,
+        eval_epsilon=options.epsilon,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    preset, core = agent.config.preset, agent.config.core
     if not agent.network.state_size:
         raise UsageError(
-            f"{asked.run}: {agent.config.preset} has no memory (core {core}), so it cannot be "
-            "probed"
+            f"{options.run}: {preset} has no memory (core {core}), so it cannot be probed"
         )
+    out = options.out or options.run / f"{kind}.json"
     check_out(out)
     frames = f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
-    title = f"{agent.config.preset} ({core}) on {agent.config.game}, {frames}"
-    return (
-        replace(agent, trained={**agent.trained, "core": core, "episodes": asked.episodes}),
-        title,
-        out,
-    )
+    title = f"{preset} ({core}) on {agent.config.game}, {frames}"
+    about = agent.trained | {"core": core, "episodes": options.episodes}
+    return replace(agent, trained=about), title, out
 
 
 def gradient_norms(
     network: QNetwork, inputs: Inputs, action: Tensor, ends: list[int], steps: int
 ) -> np.ndarray:
-    """|dQ(s_t, a_t) / dx_{t-k}| for each t in `ends` (rising, not below `steps`), k = 0 ... steps:
-    [S, steps + 1].
+    """Norms |dQ(s_t, a_t) / dx_{t-k}| for each t in `ends`, k = 0 ... steps: [S, steps + 1].
 
-    x is what enters the convolutions: the stack of images of that step, one image if frame_stack is
-    1. The core state at t - steps is the agent's own; last action and reward are held fixed.
+    `ends` has S rising values, none below `steps`. x is the input of the convolutions: the stack of
+    images of that step, one image if frame_stack is 1. The core state at t - steps is the agent's
+    own; last action and reward are constant.
     """
     state, at, norms = network.initial_state(1), 0, []
     for t in ends:
@@ -198,40 +205,37 @@ def gradient_norms(
     return np.array(norms)
 
 
-def gradient_command(asked: GradientConfig, words: list[str]) -> None:
-    agent, title, out = recurrent(asked, "gradient")
-    config, steps = agent.config, asked.steps
+def gradient_command(options: GradientConfig, words: list[str]) -> None:
+    """`python -m experiment.memory gradient`."""
+    agent, title, out = recurrent(options, "gradient")
+    config, steps = agent.config, options.steps
     records = [record for record in agent.play().records if record.steps > steps]
     if not records:
-        raise UsageError(f"--steps {steps}: none of the {asked.episodes} episodes is longer")
-    share = -(-asked.states // len(records))
-    ends = [
-        np.unique(np.linspace(steps, record.steps - 1, share, dtype=int)).tolist()
-        for record in records
-    ]
-    rows = [inputs_of(record, config.frame_stack) for record in records]
+        raise UsageError(f"--steps {steps}: none of the {options.episodes} episodes is longer")
     networks = {f"{config.core}, trained": [agent.network]}
     for core in CORES:
-        changed = [
-            replace(config, core=core, seed=agent.trained["train_seed"] + i)
-            for i in range(asked.fresh)
-        ]
-        networks[f"{core}, new"] = [
-            build.make_network(c, agent.network.num_actions) for c in changed
-        ]
+        seeds = [agent.trained["train_seed"] + i for i in range(options.fresh)]
+        fresh = [replace(config, core=core, seed=seed) for seed in seeds]
+        networks[f"{core}, new"] = [build.make_network(c, agent.network.num_actions) for c in fresh]
+    states = -(-options.states // len(records))  # in each episode
+    episodes = []
+    for record in records:
+        inputs, action = inputs_of(record, config.frame_stack)
+        ends = np.unique(np.linspace(steps, record.steps - 1, states, dtype=int)).tolist()
+        episodes.append((inputs, action, ends))
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
-    shown = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
-    print(f"{'core':16}" + "".join(f"k={k:<7}" for k in shown))
+    columns = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
+    print(f"{'core':16}" + "".join(f"k={k:<7}" for k in columns))
     lines, curves = [], {}
     for name, group in networks.items():
         if not any(network.state_size for network in group):
             continue
-        shares = [
-            gradient_norms(n, *row, end, steps)
-            for n in group
-            for row, end in zip(rows, ends, strict=True)
+        parts = [
+            gradient_norms(network, inputs, action, ends, steps)
+            for network in group
+            for inputs, action, ends in episodes
         ]
-        norms = np.concatenate(shares)  # [S, steps + 1]
+        norms = np.concatenate(parts)  # [S, steps + 1]
         low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
         curves[name] = {
             "networks": len(group),
@@ -241,55 +245,49 @@ def gradient_command(asked: GradientConfig, words: list[str]) -> None:
             "quartile_high": high,
         }
         lines.append(Line(name, [*range(steps + 1)], median, low, high))
-        print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in shown), flush=True)
-    title = (
-        f"Gradient of Q(s_t, a_t) to the input k steps back\n{title}; median and quartiles over "
-        "states"
-    )
-    axes = {"xlabel": "k, in steps", "ylabel": "against k = 0", "yscale": "log"}
-    write_figures(out, words, {**agent.about, "curves": curves}, lines, title=title, **axes)
-
-
-def horizon_command(asked: HorizonConfig, words: list[str]) -> None:
-    agent, title, out = recurrent(asked, "horizon")
-    rows: dict[str, dict[str, Any]] = {}
-    for k in (*asked.every, 0):
-        name, played = str(k or "never"), agent.play(wipe_every=k)
-        rows[name] = summary = played.summary(agent.config.game) | {"scores": played.scores}
-        print(
-            f"wiped every {name:>5} steps   mean {summary['mean']:.1f}   {spread(summary)}",
-            flush=True,
-        )
-    bounds = np.array(
-        [[row["mean"], *row["interval_95"]] for row in rows.values()], float
-    ).T.tolist()
-    random = rows["never"]["random_score"]
-    levels = {} if random is None else {"random play": random}
-    rules = f"{asked.episodes} episodes, epsilon {asked.epsilon:g}, mean and 95 % interval"
-    title = f"Score when the memory is wiped every k steps\n{title};\n{rules}"
-    drawn = {"levels": levels, "title": title, "xlabel": "k, in steps", "ylabel": "score"}
+        print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in columns), flush=True)
     write_figures(
-        out, words, {**agent.about, "wiped_every": rows}, [Line("score", [*rows], *bounds)], **drawn
+        out,
+        words,
+        {**agent.about, "curves": curves},
+        lines,
+        title="Gradient of Q(s_t, a_t) to the input k steps back\n"
+        f"{title}; median and quartiles over states",
+        xlabel="k, in steps",
+        ylabel="against k = 0",
+        yscale="log",
     )
 
 
-# Name: what runs it, its settings, its help.
-COMMANDS: dict[str, tuple[Callable[[Any, list[str]], None], Settings, str]] = {
-    "recall": (
-        recall_command,
-        RecallConfig(),
-        "Train every core on the recall task; draw its success against the wait",
-    ),
-    "gradient": (
-        gradient_command,
-        GradientConfig(),
-        "Measure how fast the gradient of Q fades, step by step back",
-    ),
-    "horizon": (
-        horizon_command,
-        HorizonConfig(),
-        "Score an agent whose memory is wiped every k steps",
-    ),
+def horizon_command(options: HorizonConfig, words: list[str]) -> None:
+    """`python -m experiment.memory horizon`."""
+    agent, title, out = recurrent(options, "horizon")
+    rows: dict[str, dict[str, Any]] = {}
+    for k in (*options.every, 0):
+        name, result = str(k or "never"), agent.play(wipe_every=k)
+        rows[name] = summary = result.summary(agent.config.game) | {"scores": result.scores}
+        score = f"mean {summary['mean']:.1f}   {spread(summary)}"
+        print(f"wiped every {name:>5} steps   {score}", flush=True)
+    points = [[row["mean"], *row["interval_95"]] for row in rows.values()]
+    random = rows["never"]["random_score"]
+    write_figures(
+        out,
+        words,
+        {**agent.about, "wiped_every": rows},
+        [Line("score", [*rows], *np.array(points, float).T.tolist())],
+        levels={} if random is None else {"random play": random},
+        title=f"Score when the memory is wiped every k steps\n{title};\n"
+        f"{options.episodes} episodes, epsilon {options.epsilon:g}, mean and 95 % interval",
+        xlabel="k, in steps",
+        ylabel="score",
+    )
+
+
+# Name -> function, settings.
+COMMANDS: dict[str, tuple[Callable[[Any, list[str]], None], Settings]] = {
+    "recall": (recall_command, RecallConfig()),
+    "gradient": (gradient_command, GradientConfig()),
+    "horizon": (horizon_command, HorizonConfig()),
 }
 
 
@@ -303,6 +301,6 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"{name!r} is not one of {', '.join(COMMANDS)}.{near(name, list(COMMANDS))} See --help."
         )
-    run, settings, text = COMMANDS[name]
-    run(parse(f"experiment.memory {name}", argv[1:], settings, text), argv)
+    run, settings = COMMANDS[name]
+    run(parse(f"experiment.memory {name}", argv[1:], settings), argv)
     return 0

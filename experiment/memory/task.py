@@ -1,5 +1,4 @@
-"""Training and scoring on the recall task (envs/recall.py), through the loop and the evaluation
-that play Atari."""
+"""Training and scoring on the recall task (envs/recall.py), by the loop and evaluation of Atari."""
 
 import tempfile
 from dataclasses import replace
@@ -19,11 +18,11 @@ STEPS_AN_UPDATE = 8  # of each env
 
 
 def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
-    """The drqn preset, with what a small task asks for; the same for all cores. Epsilon falls over
-    70 % of the run.
+    """The drqn preset, changed for a small task; the same for all cores.
 
-    The last action stays hidden: an agent without memory would write the cue down in its actions.
-    Unrolls are longer than the longest episode, so that none is cut everywhere.
+    Epsilon falls over 70 % of the run. The last action is no input: an agent without memory could
+    store the cue in its actions. Unrolls are longer than the longest episode, so that every episode
+    is whole in some unroll.
     """
     small = {
         "game": "recall/Recall-v0",
@@ -58,8 +57,7 @@ def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
 
 
 def train(config: Config) -> QNetwork:
-    """A network trained by the loop of train.py. Its run leaves nothing behind. KeyboardInterrupt
-    after a signal."""
+    """A network trained by the loop of train.py in a temporary folder; stop: KeyboardInterrupt."""
     with (
         tempfile.TemporaryDirectory() as home,
         open_run(replace(config, runs_dir=Path(home)), quiet=True) as run,
@@ -71,8 +69,7 @@ def train(config: Config) -> QNetwork:
 
 
 def success(config: Config, network: QNetwork, wait: int, episodes: int = 500) -> float:
-    """The share of right answers after exactly this wait, without exploration."""
-    asked = replace(
-        config, game=f"recall/Recall{wait}-v0", eval_episodes=episodes, eval_epsilon=0.0
-    )
-    return float(np.mean(np.array(evaluate(network, asked, build.rules(asked)).scores) > 0))
+    """The share of right answers after exactly `wait` steps, without exploration."""
+    game = f"recall/Recall{wait}-v0"
+    config = replace(config, game=game, eval_episodes=episodes, eval_epsilon=0.0)
+    return float(np.mean(np.array(evaluate(network, config, build.rules(config)).scores) > 0))

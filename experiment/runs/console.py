@@ -11,33 +11,25 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-LINE = (
-    "frames",
-    "frames_per_second",
-    "actors_alive",
-    "return_mean",
-    "loss",
-    "epsilon",
-    "eval_score",
-)  # of a plain line
-LINE_SECONDS = 10.0  # between plain lines
+# The metrics in a plain line, and the seconds between such lines.
+LINE = "frames frames_per_second actors_alive return_mean loss epsilon eval_score".split()
+LINE_SECONDS = 10.0
 
 
 def duration(seconds: float) -> str:
-    """3725 -> '1:02:05'."""
+    """Seconds as hours, minutes and seconds: 3725 -> '1:02:05'."""
     return str(timedelta(seconds=int(max(seconds, 0))))
 
 
 def text(value: Any) -> str:
-    """A metric as the panel and reports show it."""
+    """A metric as text, for the panel and the reports."""
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 class Screen:
-    """A console with one live panel, where it is a terminal. One that was closed must not end the
-    program."""
+    """A console, on a terminal with one live panel. A closed terminal does not end the program."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -55,8 +47,7 @@ class Screen:
         try:
             if not self.console.quiet:
                 write()
-        # The terminal or the pipe was closed; rich itself exits on a broken pipe.
-        except (OSError, SystemExit):
+        except (OSError, SystemExit):  # a closed terminal or pipe: rich exits on a broken pipe
             self.console.quiet = True
 
     def say(self, text: str) -> None:
@@ -64,14 +55,13 @@ class Screen:
         self._try(lambda: self.console.print(text, markup=False, soft_wrap=True))
 
     def update(self, panel: Callable[[], RenderableType]) -> bool:
-        """Show the panel. False where there is none."""
+        """Show the panel, on a terminal. Returns whether the output is one."""
         self._try(lambda: self._live.update(panel()))
         return self.console.is_terminal
 
 
 class Display(Screen):
-    """Shows every metric as rows come. A plain line at most every LINE_SECONDS where the output is
-    no terminal."""
+    """Shows every metric of a run; without a terminal, a line at most every LINE_SECONDS."""
 
     def __init__(self, title: str, total_frames: int, console: Console | None = None) -> None:
         super().__init__(console)
@@ -82,9 +72,9 @@ class Display(Screen):
         self._task = self._progress.add_task("frames", total=total_frames)
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """The newest metrics; those that `row` lacks stay as they were."""
+        """Show a row of metrics; those that it lacks keep their last values."""
         values = self._values
-        values |= {k: v for k, v in row.items() if v is not None}
+        values |= {name: value for name, value in row.items() if value is not None}
         self._progress.update(self._task, completed=values.get("frames", 0))
         if not self.update(self._panel) and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
@@ -94,7 +84,5 @@ class Display(Screen):
             self.say(", ".join(words))
 
     def _panel(self) -> RenderableType:
-        cells = [
-            Text.assemble((f"{name} ", "cyan"), text(value)) for name, value in self._values.items()
-        ]
+        cells = [Text.assemble((f"{k} ", "cyan"), text(v)) for k, v in self._values.items()]
         return Group(Columns(cells, equal=True, title=self._title), self._progress)

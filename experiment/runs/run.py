@@ -1,5 +1,4 @@
-"""One training run: its parts, its counters, and its schedule of rows, evaluations and
-checkpoints."""
+"""One training run: its parts, its counters, its schedule of rows, evaluations, checkpoints."""
 
 import contextlib
 import shlex
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from agents.learner import NonFiniteError
 from experiment import build
+from experiment.cluster.actors import Players
 from experiment.runs.console import Display
 from experiment.runs.player import Player
 from experiment.scores.evaluation import evaluate, spread, write_evaluation
@@ -32,24 +32,23 @@ from experiment.store.provenance import commit, machine
 
 @dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Counters:
-    """A run's counts and sums; a checkpoint holds them all. Lengths in emulator frames."""
+    """A run's counts and sums, all in its checkpoints. Lengths are in emulator frames."""
 
     frames: int = 0
-    learning_since: int | None = None  # frames when the first sequences could be drawn
+    learning_since: int | None = None  # frames at the first moment with a sequence to draw
     seconds: float = 0.0  # of training, without evaluations, over all sittings
     episodes: int = 0
     best_score: float | None = None  # of a training episode
     evaluation_due: bool = False
     row_frames: int = 0  # frames at the last row of metrics
     returns: list[float] = field(default_factory=list)  # of the episodes since that row
-    # Of update metrics since that row: numbers, or tensors.
+    # Of update metrics since that row; numbers or tensors.
     sums: dict[str, Any] = field(default_factory=dict)
     updates_in_row: int = 0
 
 
-# Bytes of free memory beside what a checkpoint needs: what a run may take between two rows.
-RESERVE = 2**28
-# Activities whose seconds are measured -> the part of the run and the method that does them.
+RESERVE = 2**28  # bytes that a run may allocate between two rows of metrics
+# The activities in the metrics time_*, each with its part of the run and its method.
 TIMED = {
     "environment": ("player", "recv"),
     "acting": ("player", "act"),
@@ -59,13 +58,12 @@ TIMED = {
 
 
 class Run:
-    """The parts of a run and its place in time. `advance` is called once for each step of the
-    envs."""
+    """The parts and counters of a run. Call `advance` after each step of the envs."""
 
     def __init__(self, config: Config, folder: Path, saved: Checkpoint | None = None) -> None:
-        """A run at its first frame, or as it was at `saved`; then the envs play their tapes again.
+        """A run at its first frame, or at a checkpoint, to which the envs play their tapes again.
 
-        UsageError if the checkpoint does not fit the settings; then metrics.jsonl stays as it is.
+        UsageError if the checkpoint does not fit the settings; metrics.jsonl is then unchanged.
         """
         self.config, self.folder, self.commit = config, folder, commit()
         self.protocol, self.task = build.rules(config), build.task(config)
@@ -74,17 +72,13 @@ class Run:
         self.parameters = sum(p.numel() for p in network.parameters())
         self.learner = build.make_learner(config, network)
         self.replay = build.make_replay(config, network.state_size)
-        self.player: Any
-        if config.actors:
-            from experiment.cluster.actors import Players  # Ray is an extra
-
-            self.player = Players(config, self.learner)
-        else:
-            self.player = Player(config, self.learner.acting)
+        self.player: Any = (
+            Players(config, self.learner) if config.actors else Player(config, self.learner.acting)
+        )
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
         self.stop_asked = self._save_failed = self._memory_warned = False
-        # Each is called with every row of metrics.
+        # Callables that get every row of metrics.
         self.listeners: list[Callable[[dict[str, Any]], object]] = []
         self.display = Display(f"{config.preset} on {config.game}", config.frames)
         try:
@@ -110,35 +104,32 @@ class Run:
     def frames(self) -> int:
         return self.counters.frames
 
-    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, which adds its seconds to `_times`."""
+    def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The method, with its seconds added to `_times`."""
 
-        def timed(*arguments: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
-            result = call(*arguments, **named)
-            self._times[name] += time.perf_counter() - begun
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = method(*args, **kwargs)
+            self._times[name] += time.perf_counter() - start
             return result
 
         return timed
 
-    # --- the learner's share ----------------------------------------------------------------------
+    # --- updates ----------------------------------------------------------------------------------
 
     def updates_due(self) -> int:
-        """Updates to make during this step.
+        """The number of updates to make during this step.
 
-        Once the replay is ready, all updates together are floor(samples_per_step * steps / rows of
-        an update), with the steps of all envs since then, those under way included.
+        All updates so far are floor(samples_per_step * steps / rows of an update), where `steps`
+        are those of all envs since the replay became ready, with the step under way.
         """
         config, counters = self.config, self.counters
         if counters.learning_since is None:
             if not self.replay.ready:
                 return 0
             counters.learning_since = self.frames
-        steps = self._learning_steps() + self.player.steps
-        return (
-            int(config.samples_per_step * steps // (config.batch_size * config.unroll))
-            - self.learner.updates
-        )
+        samples = config.samples_per_step * (self._learning_steps() + self.player.steps)
+        return int(samples // (config.batch_size * config.unroll)) - self.learner.updates
 
     def _learning_steps(self) -> int:
         """Steps of all envs since learning began."""
@@ -146,21 +137,20 @@ class Run:
         return 0 if since is None else (self.frames - since) // self.task.frame_skip
 
     def record_update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add an update's metrics to the next row, which shows their means. They are fetched with
-        the row."""
+        """Add an update's metrics to the means of the next row; the device is not waited for."""
         sums = self.counters.sums
-        for key, value in metrics.items():
-            sums[key] = sums.get(key, 0.0) + value
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + value
         self.counters.updates_in_row += 1
 
     def stop(self) -> None:
-        """End at the next step, with a checkpoint."""
+        """Let the run end at the next step, with a checkpoint."""
         self.stop_asked = True
 
     # --- the schedule -----------------------------------------------------------------------------
 
     def advance(self, steps: int, epsilon: float) -> None:
-        """The envs have made so many steps, all together: count, report, evaluate, save."""
+        """After `steps` steps of all envs together: count, report, evaluate and save as is due."""
         before = self.frames
         self.counters.frames += self.task.frame_skip * steps
         self._record_episodes()
@@ -174,35 +164,36 @@ class Run:
         if passed(self.config.eval_frames) or (done and self.config.eval_frames):
             self.counters.evaluation_due = True
         self.evaluate_if_due()
-        # A checkpoint comes after the rows of its frame. One that failed is tried again with every
-        # row.
-        if passed(self.config.checkpoint_frames) or (
-            self._save_failed and passed(self.config.log_frames)
-        ):
+        # After the rows of its frame. After a failure every row is followed by another attempt.
+        retry = self._save_failed and passed(self.config.log_frames)
+        if passed(self.config.checkpoint_frames) or retry:
             self.save()
 
     def _record_episodes(self) -> None:
-        """Keep the best episode of training and every 20th, as records of a few KB."""
+        """Write the best episode of training and every 20th, as records of a few KB."""
         counters, folder = self.counters, self.folder / "episodes"
         for record in self.player.finished():
             counters.episodes += 1
             counters.returns.append(record.score)
-            is_best = counters.best_score is None or record.score > counters.best_score
-            counters.best_score = record.score if is_best else counters.best_score
+            names = ["latest"] if counters.episodes % 20 == 1 else []
+            if counters.best_score is None or record.score > counters.best_score:
+                counters.best_score = record.score
+                names.append("best")
             with contextlib.suppress(OSError):  # a full disk costs the record, not the run
                 folder.mkdir(exist_ok=True)
-                for name in ["best"] * is_best + ["latest"] * (counters.episodes % 20 == 1):
+                for name in names:
                     replace(record, finished_at=self.frames).save(folder / f"{name}.json")
 
     def _write_row(self, epsilon: float) -> None:
         self._check_finite()
-        counters, config = self.counters, self.config
+        counters, config, skip = self.counters, self.config, self.task.frame_skip
         since = max(time.monotonic() - self._row_time, 1e-9)
         self._count_time()
         samples = self.learner.updates * config.batch_size * config.unroll
+        frames = self.frames - counters.row_frames
         row: dict[str, Any] = {
             "frames": self.frames,
-            "steps": self.frames // self.task.frame_skip,
+            "steps": self.frames // skip,
             "updates": self.learner.updates,
             "samples": samples,
             "samples_per_step": samples / max(self._learning_steps(), 1),
@@ -214,19 +205,13 @@ class Run:
             "replay_rows": len(self.replay),
             "replay_bytes": self.replay.nbytes,
             "seconds": round(counters.seconds, 3),
-            "frames_per_second": round((self.frames - counters.row_frames) / since, 1),
-            "steps_per_second": round(
-                (self.frames - counters.row_frames) / self.task.frame_skip / since, 1
-            ),
+            "frames_per_second": round(frames / since, 1),
+            "steps_per_second": round(frames / skip / since, 1),
             **self.player.metrics(since),
             **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
         }
-        counters.sums, counters.updates_in_row, counters.returns, counters.row_frames = (
-            {},
-            0,
-            [],
-            self.frames,
-        )
+        counters.sums, counters.updates_in_row = {}, 0
+        counters.returns, counters.row_frames = [], self.frames
         self._times = dict.fromkeys(self._times, 0.0)
         self._publish(row)
         self._watch_memory()
@@ -246,8 +231,8 @@ class Run:
         if free < used + RESERVE:
             self.save()
             raise UsageError(
-                f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. Resume it with more "
-                "memory"
+                f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. "
+                "Resume it with more memory"
             )
 
     def _publish(self, row: dict[str, Any]) -> None:
@@ -255,21 +240,20 @@ class Run:
             listen(row)
 
     def _count_time(self) -> None:
-        """Add what passed since the last row or save to `seconds`. The monotonic clock: no one can
-        set it back."""
+        """Add the time since the last row or save to `seconds`, by the monotonic clock."""
         now = time.monotonic()
         self.counters.seconds += now - self._row_time
         self._row_time = now
 
     def _check_finite(self) -> None:
-        """NonFiniteError if a metric, a weight or the optimiser's memory is no longer a number."""
-        self.counters.sums = {name: float(total) for name, total in self.counters.sums.items()}
-        if names := [name for name, total in self.counters.sums.items() if not np.isfinite(total)]:
+        """NonFiniteError if a metric, a weight or the optimiser's memory is NaN or infinite."""
+        sums = self.counters.sums = {k: float(v) for k, v in self.counters.sums.items()}
+        if names := [name for name, total in sums.items() if not np.isfinite(total)]:
             raise NonFiniteError(f"update {self.learner.updates}: {', '.join(names)}")
         self.learner.check_finite()
 
     def evaluate_if_due(self) -> None:
-        """Evaluate if the schedule asks for it. A stop puts it off to the resumed run."""
+        """Evaluate if that is due. After a stop it stays due, for the resumed run."""
         if not self.counters.evaluation_due:
             return
         self._count_time()
@@ -281,7 +265,7 @@ class Run:
         if len(result.scores) < config.eval_episodes:
             return
         self.counters.evaluation_due = False
-        summary = result.summary(config.game)
+        summary, title = result.summary(config.game), f"evaluation at {self.frames:,} frames"
         about = {
             "preset": config.preset,
             "game": config.game,
@@ -294,31 +278,29 @@ class Run:
         try:
             write_evaluation(stem, result, summary, about)
         except OSError as error:
-            self.display.say(
-                f"evaluation at {self.frames:,} frames: its file is not written ({error.strerror})"
-            )
+            self.display.say(f"{title}: its file is not written ({error.strerror})")
         low, high = summary["interval_95"]
-        score = {
-            "eval_score": summary["mean"],
-            "eval_low": low,
-            "eval_high": high,
-            "eval_protocol": self.protocol.name,
-        }
-        self._publish({"frames": self.frames} | score)
+        self._publish(
+            {
+                "frames": self.frames,
+                "eval_score": summary["mean"],
+                "eval_low": low,
+                "eval_high": high,
+                "eval_protocol": self.protocol.name,
+            }
+        )
         self.display.say(
-            f"evaluation at {self.frames:,} frames: {summary['mean']:.1f} "
-            f"({spread(summary)}, {summary['episodes']} episodes)"
+            f"{title}: {summary['mean']:.1f} ({spread(summary)}, {summary['episodes']} episodes)"
         )
 
-    # --- saving and going on ----------------------------------------------------------------------
+    # --- saving and resuming ----------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint. A full or forbidden disk pauses saving, says so, and training goes
-        on."""
+        """Write a checkpoint. If the disk is full or forbidden, training goes on with a message."""
         self._check_finite()
         trouble = ""
         try:
-            # Rows first: a checkpoint must not remember rows that are not on the disk.
+            # Rows first: a checkpoint must not count rows that are not on the disk.
             self.metrics.sync()
             if self._saved != (self.frames, self.metrics.position):
                 checkpoints.save(self.folder / "checkpoint", self.state())
@@ -333,7 +315,10 @@ class Run:
         self._save_failed = bool(trouble)
 
     def finish(self) -> None:
-        """Save, whether the run is over or was asked to stop."""
+        """Save at the end or after a stop, and print the command that goes on with the run.
+
+        UsageError if the checkpoint cannot be written.
+        """
         self.save()
         if self._save_failed:
             raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
@@ -345,7 +330,7 @@ class Run:
         )
 
     def state(self) -> Checkpoint:
-        """Everything, for a checkpoint."""
+        """The whole state of the run, for a checkpoint."""
         self._count_time()
         meta = {
             **asdict(self.counters),
@@ -363,14 +348,12 @@ class Run:
             },
             "metrics_position": self.metrics.position,
         }
-        parts = {
-            "learner": self.learner.state(),
-            "replay": self.replay.state(),
-        } | self.player.state()
-        return Checkpoint(meta, self.learner.acting.state_dict(), tensor_tree(**parts))
+        parts = {"learner": self.learner.state(), "replay": self.replay.state()}
+        tensors = tensor_tree(**parts, **self.player.state())
+        return Checkpoint(meta, self.learner.acting.state_dict(), tensors)
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Take back what `state` gave. Any error if it does not fit this run."""
+        """Restore what `state` returned. Any error if it does not fit this run."""
         meta, training = saved.meta, saved.training
         self.counters = Counters(**{f.name: meta[f.name] for f in fields(Counters)})
         self.learner.restore(subtree(training, "learner"))

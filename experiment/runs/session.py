@@ -1,4 +1,4 @@
-"""One sitting of a run: its folder, its lock, resuming, signals and the tracker."""
+"""A process's work on a run: its folder, its lock, resuming, signals and trackers."""
 
 import contextlib
 import os
@@ -20,31 +20,23 @@ from experiment.settings import config as settings
 from experiment.settings.cli import command
 from experiment.settings.config import Config, UsageError
 from experiment.store import checkpoint as checkpoints
-from experiment.store.files import refused, replacing
+from experiment.store.files import refused, write_text
 from experiment.store.metrics import read_rows
 from experiment.store.provenance import exactness_lost, machine
 
-# Settings that may differ when a run goes on: they change where and how it runs, not what it
-# computes.
+# Settings that may differ after a resume: where a run computes, how far, and how it is stored.
 FREE_ON_RESUME = frozenset(
-    {
-        "runs_dir",
-        "name",
-        "frames",
-        "track",
-        "checkpoint_frames",
-        "device",
-        "threads",
-        "compile",
-        "ray",
-    }
+    "runs_dir name frames track checkpoint_frames device threads compile ray".split()
 )
 
 
 @contextlib.contextmanager
 def open_run(config: Config, resume: Path | None = None, quiet: bool = False) -> Iterator[Run]:
-    """A new run in its own folder, or an old one from its last checkpoint; locked, signals caught,
-    tracker on."""
+    """A new run in its own folder, or the run in `resume` from its last checkpoint.
+
+    In the block the folder is locked, signals stop the run, and the trackers follow it. UsageError
+    if the run cannot begin or go on, or if it stops because a number is no longer finite.
+    """
     build.check_config(config)
     name = config.name or f"{config.preset}-{settings.file_name(config.game)}-s{config.seed}"
     folder = resume or config.runs_dir / name
@@ -57,7 +49,7 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
             run = (_resume if resume else Run)(config, folder)
         except BaseException:
             if resume is None:
-                shutil.rmtree(folder, ignore_errors=True)  # nothing has begun: the name stays free
+                shutil.rmtree(folder, ignore_errors=True)  # no run yet: the name stays free
             raise
         stack.callback(run.player.close)
         stack.callback(run.metrics.close)
@@ -71,14 +63,11 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
         try:
             yield run
         except NonFiniteError as error:
-            last = [
-                f"the last good checkpoint, of {n:,} frames, is kept"
-                for n in checkpoints.saved_frames(folder)
-            ]
+            saved = checkpoints.saved_frames(folder)
+            last = f"the last good checkpoint, of {saved[0]:,} frames, is kept" if saved else ""
             raise UsageError(
                 f"{folder}: stopped after {run.frames:,} frames, not finite at {error}; "
-                f"{last[0] if last else 'there is no checkpoint'}; start a new run with other "
-                "settings"
+                f"{last or 'there is no checkpoint'}; start a new run with other settings"
             ) from None
 
 
@@ -86,15 +75,15 @@ def announce(run: Run) -> None:
     """Print game, protocol, network, replay, learning, device and length."""
     c, images = run.config, "frame" if run.config.frame_stack == 1 else "frames"
     core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
+    size = f"{build.expected_bytes(c)['replay'] / 1e9:.2f} GB"
     lines = {
         "run": f"{run.folder}" + f", resumed at {run.frames:,} frames" * (run.frames > 0),
         "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",
         "network": f"{c.preset}: {c.torso} torso, {c.frame_stack} {images}, core {core}, "
         f"{run.parameters:,} parameters, {len(run.task.action_names)} actions",
-        "replay": f"{c.replay_rows:,} rows, about {build.expected_bytes(c)['replay'] / 1e9:.2f} GB "
-        "when full",
-        "learning": f"{c.samples_per_step:g} samples a step, {c.batch_size} x {c.unroll} rows an "
-        "update",
+        "replay": f"{c.replay_rows:,} rows, about {size} when full",
+        "learning": f"{c.samples_per_step:g} samples a step, "
+        f"{c.batch_size} x {c.unroll} rows an update",
         "device": f"{c.device}, {build.precision(c)}, {build.threads(c)} threads",
         "length": f"{c.frames:,} frames; the first row of metrics tells the speed",
     }
@@ -102,8 +91,7 @@ def announce(run: Run) -> None:
 
 
 def _resume(config: Config, folder: Path) -> Run:
-    """The run as its last checkpoint has it; a run that was killed before its first one begins
-    again."""
+    """The run at its last checkpoint; at its first frame if it was killed before the first one."""
     path, saved = folder / "config.yaml", None
     if not checkpoints.saved_frames(folder) and is_young(folder, config):
         check_same(settings.load(path), config)
@@ -121,17 +109,15 @@ def _resume(config: Config, folder: Path) -> Run:
             for line in exactness_lost(before, now):
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, folder, saved)
-    try:  # config.yaml follows, so that the next resume need not be told again
-        with replacing(path) as temporary:
-            settings.save(config, temporary)
+    try:  # so that the next resume has the same settings
+        write_text(path, settings.to_yaml(config))
     except OSError as error:
         print(f"{path}: not updated ({error})")
     return run
 
 
 def is_young(folder: Path, config: Config) -> bool:
-    """Whether the rows of a run end before its first checkpoint was due: then nothing but the seed
-    is needed."""
+    """Whether a run's rows end before its first checkpoint is due: then its seed is enough."""
     with refused(path := folder / "metrics.jsonl", "read"):
         rows = read_rows(path)[0] if path.exists() else []
         due = config.checkpoint_frames + build.task(config).frame_skip * config.num_envs
@@ -139,8 +125,7 @@ def is_young(folder: Path, config: Config) -> bool:
 
 
 def _make_folder(folder: Path, config: Config) -> None:
-    """The run's folder with its settings: whole or not there. UsageError if it exists or cannot be
-    made."""
+    """Make the run's folder with its settings, at once. UsageError if it exists or on failure."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         (temporary / "episodes").mkdir(parents=True, exist_ok=True)
@@ -148,44 +133,39 @@ def _make_folder(folder: Path, config: Config) -> None:
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if folder.exists():
-            resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
+        if not folder.exists():
             raise UsageError(
-                f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose "
-                "another --name"
+                f"--runs-dir {folder.parent}: cannot be written ({error.strerror})"
             ) from None
+        resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
         raise UsageError(
-            f"--runs-dir {folder.parent}: cannot be written ({error.strerror})"
+            f"--name {folder.name}: {folder} exists; "
+            f"go on with it ({resume}) or choose another --name"
         ) from None
 
 
 def check_same(stored: Config, new: Config) -> None:
-    """Print the settings that may change and do. UsageError if one would change what the run
-    means."""
-    changes = settings.differences(stored, new)
-    if refusals := [line for k, line in changes.items() if k not in FREE_ON_RESUME]:
-        free = ", ".join(sorted(map(settings.flag, FREE_ON_RESUME - {"name", "runs_dir"})))
+    """Print the changes that a resume allows. UsageError on one that would change the results."""
+    changes, free = settings.differences(stored, new), FREE_ON_RESUME - {"name", "runs_dir"}
+    if refusals := [line for name, line in changes.items() if name not in FREE_ON_RESUME]:
+        flags = ", ".join(sorted(map(settings.flag, free)))
         raise UsageError(
             f"--resume: would change the meaning of the run: {', '.join(refusals)}; start a new "
-            "run for that "
-            f"({free} may change)"
+            f"run for that ({flags} may change)"
         )
-    for k in FREE_ON_RESUME & set(changes) - {"name", "runs_dir"}:
-        print(f"changed     {changes[k]}")
+    for name in free & changes.keys():
+        print(f"changed     {changes[name]}")
 
 
 @contextlib.contextmanager
 def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal call `stop`, so that work in progress is saved.
 
-    A signal that the parent process ignored stays ignored: nohup, or a shell's background job.
+    An ignored signal stays ignored, as with nohup and in a shell's background jobs.
     """
-    caught = [
-        n
-        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(n) is not signal.SIG_IGN
-    ]
-    old = {number: signal.signal(number, lambda *_: stop()) for number in caught}
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    active = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, lambda *_: stop()) for number in active}
     try:
         yield
     finally:

@@ -30,7 +30,7 @@ from experiment.store.metrics import read_rows
 ROOT = Path(__file__).resolve().parents[2]  # `experiment` lies here
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
-# CleanRL's names where they mean the same; every other metric keeps its own.
+# CleanRL's names for the same metrics; every other metric has its own name.
 NAMES = {
     "return_mean": "charts/episodic_return",
     "steps_per_second": "charts/SPS",
@@ -39,8 +39,8 @@ NAMES = {
     "eval_score": "eval/episodic_return",
 }
 POLL_SECONDS = 1.0
-DRAIN_SECONDS = 300.0  # how long a process may outlive training
-WANDB_SECONDS = 10.0  # to connect, and again to finish
+DRAIN_SECONDS = 300.0  # at most, of a tracker's process after the end of training
+WANDB_SECONDS = 10.0  # at most, to connect and to log in
 FILM_FRAMES = 1800  # 30 seconds of an evaluation
 
 
@@ -48,55 +48,47 @@ FILM_FRAMES = 1800  # 30 seconds of an evaluation
 def tracking(
     run: Path, track: str, timeout: float = 20.0
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that send `run`/metrics.jsonl on. After the block they send what is written, then
-    they are ended whatever they do, within `timeout` seconds each. Trouble at the start is one
-    line, never an exception."""
-    processes = []
+    """Start the processes that send `run`/metrics.jsonl to the trackers `track` (of KINDS).
+
+    After the block each process has `timeout` seconds to send the rest before it is killed. A
+    process that cannot start is one line on standard error, never an exception.
+    """
+    processes, module = [], (sys.executable, "-m", "experiment.runs.trackers")
+    # A new session: Ctrl-C in the terminal is for training only.
+    own: dict[str, Any] = {"cwd": ROOT, "start_new_session": True, "stdin": subprocess.PIPE}
     for kind in KINDS[track]:
-        command = [
-            sys.executable,
-            "-m",
-            "experiment.runs.trackers",
-            str(run.resolve()),
-            "--track",
-            kind,
-            "--follow",
-        ]
-        # Ctrl-C in the terminal is for training only
-        own: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
         try:
             with open(run / "tracking.log", "ab") as log:
-                processes.append(
-                    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, **own)
-                )
+                command = [*module, str(run.resolve()), "--track", kind, "--follow"]
+                processes.append(subprocess.Popen(command, stdout=log, stderr=log, **own))
         except OSError as error:
             print(
-                f"tracking did not start ({error}); metrics.jsonl is still written", file=sys.stderr
+                f"tracking did not start ({error}); metrics.jsonl is still written",
+                file=sys.stderr,
             )
     try:
         yield processes
     finally:
         for process in processes:
             assert process.stdin
-            process.stdin.close()  # the process reads the end of its input: send the rest and leave
+            process.stdin.close()  # at the end of its input the process sends the rest and ends
         for process in processes:
             try:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
-                # It leads its own session, with the processes that wandb starts.
+                # The process leads its own session, with the processes that wandb starts.
                 os.killpg(process.pid, 9)
                 process.wait()
 
 
 def trackio_folder(run: Path) -> Path:
-    """Where trackio keeps its data: TRACKIO_DIR, else beside the runs, so that one page shows them
-    all."""
+    """trackio's data: TRACKIO_DIR, else beside the runs, so that one page shows all of them."""
     return Path(os.environ.get("TRACKIO_DIR") or run.resolve().parent / "trackio")
 
 
 def page_command(run: Path) -> str:
-    """The shell command that opens the local page. `--host` keeps it off the network."""
-    # Whether or not the environment is active.
+    """The shell command that opens the local page, on this machine only (`--host`)."""
+    # The full path: the environment need not be active.
     paths = trackio_folder(run), Path(sys.executable).with_name("trackio")
     folder, program = (shlex.quote(str(path)) for path in paths)
     return f"TRACKIO_DIR={folder} {program} show --project {PROJECT} --host 127.0.0.1"
@@ -104,12 +96,12 @@ def page_command(run: Path) -> str:
 
 # --- the process ----------------------------------------------------------------------------------
 
-# A tracker's run, with `log` and `finish`; and its video of a file.
+# A tracker's run, with `log` and `finish`; a function from a file to the tracker's video.
 Sink = tuple[Any, Callable[[str], Any]]
 
 
 def local(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
-    """trackio writes straight into its SQLite file: no server, no network."""
+    """trackio, which writes to its SQLite file: no server, no network."""
     import trackio
 
     resume = "allow" if note["sent"] else "never"  # a new folder with an old name is a new run
@@ -118,81 +110,68 @@ def local(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
 
 
 def wandb(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
-    """wandb, online where a key is configured, else offline: files in the run's folder for `wandb
-    sync`."""
+    """wandb, online with a configured key, else offline: files in the run for `wandb sync`."""
     import wandb
 
-    # For the life of the folder: a resumed run is one run.
-    note.setdefault("id", uuid.uuid4().hex[:12])
-    quiet: dict[str, Any] = {
-        "silent": True,
-        "console": "off",
-        "disable_git": True,
-        "x_disable_stats": True,
-    }
+    note.setdefault("id", uuid.uuid4().hex[:12])  # of the folder: a resumed run is one run
     settings = wandb.Settings(
-        init_timeout=WANDB_SECONDS, login_timeout=WANDB_SECONDS, save_code=False, **quiet
+        init_timeout=WANDB_SECONDS,
+        login_timeout=WANDB_SECONDS,
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        x_disable_stats=True,
     )
-    start = partial(
-        wandb.init,
-        project=PROJECT,
-        id=note["id"],
-        resume="allow",
-        dir=str(run),
-        settings=settings,
-        **about,
-    )
-    mode: Any = os.environ.get("WANDB_MODE") or (
-        "online" if wandb.login(prompt=False, verify=False) else "offline"
-    )
+    own: dict[str, Any] = {"id": note["id"], "dir": str(run), "resume": "allow"}
+    start = partial(wandb.init, project=PROJECT, settings=settings, **own, **about)
+    mode: Any = os.environ.get("WANDB_MODE")
+    if not mode:
+        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
     try:
-        started = start(mode=mode)
-    except Exception as error:  # its text is left out: it might quote a request with the key
+        sink = start(mode=mode)
+    except Exception as error:  # without its message, which might quote a request with the key
         print(
-            f"wandb: {mode} failed ({type(error).__name__}); offline now, `wandb sync` sends it "
-            "later",
+            f"wandb: {mode} failed ({type(error).__name__}); "
+            "offline now, `wandb sync` sends it later",
             flush=True,
         )
-        wandb.teardown()  # its service still holds the run's id
-        started = start(mode="offline")
-    started.define_metric("*", step_metric="frames")
-    return started, lambda path: wandb.Video(path, format="mp4")
+        wandb.teardown()  # its service still has the run's id
+        sink = start(mode="offline")
+    sink.define_metric("*", step_metric="frames")
+    return sink, lambda path: wandb.Video(path, format="mp4")
 
 
-SINKS: dict[str, Callable[[Path, dict[str, Any], dict[str, Any]], Sink]] = {
-    "local": local,
-    "wandb": wandb,
-}
+# Each takes the run's folder, its note (see `follow`) and the name, group and config of the run.
+SINKS = {"local": local, "wandb": wandb}
 
 
 def film(run: Path, frames: int) -> Path | None:
-    """The first 30 seconds of the middle episode of the evaluation at `frames`; None if it kept no
-    records."""
+    """A film of the evaluation at `frames`: 30 seconds of its median episode; None without records.
+
+    RuntimeError if the game does not repeat the record, OSError if the film cannot be written.
+    """
     from envs.episodes import EpisodeRecord, replay_colour
     from experiment.scores.video import write_video
 
     path, folder = run / "videos" / f"training-{frames:012d}.mp4", run / "eval" / f"{frames:012d}"
-    records = sorted(
-        (EpisodeRecord.load(p) for p in folder.glob("*.json")), key=lambda record: record.score
-    )
+    records = [EpisodeRecord.load(file) for file in folder.glob("*.json")]
     if not records:
         return None
     path.parent.mkdir(exist_ok=True)
-    images = replay_colour(records[len(records) // 2], every_frame=True)
     if not path.exists():  # the other tracker may have made it
-        write_video(itertools.islice(images, FILM_FRAMES), path)
+        median = sorted(records, key=lambda record: record.score)[len(records) // 2]
+        write_video(itertools.islice(replay_colour(median, every_frame=True), FILM_FRAMES), path)
     return path
 
 
 def follow(run: Path, kind: str, done: threading.Event) -> None:
-    """Send the rows and films of a run to one tracker until `done` is set and the file is read to
-    its end.
+    """Send a run's rows and films to one tracker until `done` is set and all rows are sent.
 
-    A resumed run writes the rows since its checkpoint again, bit for bit: those sent already are
-    counted off.
+    A resumed run writes the rows since its checkpoint again, bit for bit: the file
+    tracking-KIND.json counts the rows sent and filmed, which are not sent again.
     """
     mark, metrics = run / f"tracking-{kind}.json", run / "metrics.jsonl"
-    # rows
     note = {"sent": 0, "filmed": 0} | (json.loads(mark.read_text()) if mark.exists() else {})
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     plain = {name: value for name, value in config.items() if value is not None}
@@ -200,22 +179,21 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
     sink, video = SINKS[kind](run, note, about)
     position, count, last_frames, films = 0, 0, 0, []
     while True:
-        last = done.is_set()  # asked before reading: what was written before `done` is still read
+        last = done.is_set()  # before reading: rows from before `done` are still read
         rows, position = read_rows(metrics, position) if metrics.exists() else ([], 0)
         for row in rows:
             count, last_frames = count + 1, row["frames"]
             if count > note["sent"]:
-                sink.log(
-                    {NAMES.get(k, k): v for k, v in row.items() if v is not None}, step=last_frames
-                )
+                values = {NAMES.get(k, k): v for k, v in row.items() if v is not None}
+                sink.log(values, step=last_frames)
                 note["sent"] = count
             if "eval_score" in row and count > note["filmed"]:
                 films.append((count, last_frames))
         write_json(mark, note)
-        if films:  # one at a time: rows do not wait for them
+        if films:  # one at a time: rows do not wait for films
             note["filmed"], frames = films.pop(0)
             if path := film(run, frames):
-                # wandb takes no step before the last one.
+                # wandb refuses a step before the last one.
                 sink.log({"film": video(str(path)), "film_frames": frames}, step=last_frames)
         elif last:
             break
@@ -225,8 +203,7 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
 
 
 def _watch_training(done: threading.Event) -> None:
-    """Set `done` when training closes our input or is gone. Then end this process, whatever
-    hangs."""
+    """Set `done` when training closes our input or ends; DRAIN_SECONDS later exit in any case."""
     sys.stdin.read()
     done.set()
     threading.Event().wait(DRAIN_SECONDS)
@@ -234,23 +211,21 @@ def _watch_training(done: threading.Event) -> None:
 
 
 def main(words: list[str] | None = None) -> None:
+    """The command in this module's docstring; `words` in place of sys.argv."""
     parser = argparse.ArgumentParser(
         "python -m experiment.runs.trackers", description="Send a run to a tracker."
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument(
-        "--track", choices=[kind for kind in KINDS if kind != "none"], default="local"
-    )
+    parser.add_argument("--track", choices=["local", "wandb", "all"], default="local")
     parser.add_argument("--follow", action="store_true", help="go on until the standard input ends")
     options = parser.parse_args(words)
     run, done = options.run.resolve(), threading.Event()
     if not (run / "config.yaml").is_file():
         parser.error(f"{options.run}: not a run's folder")
-    # Little CPU, no GPU, and nothing on the network but what was asked for: trackio alone would
-    # look for a token.
+    # Little CPU, no GPU, and no other connections: trackio alone would look for a token.
     quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     os.environ.update(quiet, WANDB_ERROR_REPORTING="false", TRACKIO_DIR=str(trackio_folder(run)))
-    # They make "local" remote.
+    # These would make "local" remote.
     for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL"):
         os.environ.pop(name, None)
     os.nice(10)
@@ -260,8 +235,8 @@ def main(words: list[str] | None = None) -> None:
         done.set()
     for kind in KINDS[options.track]:
         try:
-            # Two processes on one folder would send every row twice. A resumed run waits for the
-            # old one.
+            # Two processes on one folder would send every row twice; a resumed run waits for the
+            # process of its predecessor.
             with FileLock(run / f"tracking-{kind}.lock", timeout=-1 if options.follow else 0):
                 follow(run, kind, done)
         except Timeout:

@@ -1,8 +1,9 @@
-"""Trained agents: a network with its weights, and the settings it is scored with."""
+"""Trained agents: a network with its weights, and the settings of its evaluation."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from experiment.store.files import refused
 
 @dataclass(frozen=True)
 class Agent:
-    """A trained network, and how it is scored."""
+    """A trained network and the rules of its evaluation."""
 
     folder: Path
     config: Config  # of the evaluation: screen, episodes, epsilon, seed
     protocol: Protocol
     network: QNetwork
-    # Frames, train_seed, parameters, network_sha256; untrained: it made no update.
+    # frames, train_seed, parameters, network_sha256; `untrained` if the run made no update.
     trained: dict[str, Any]
 
     @property
@@ -37,20 +38,20 @@ class Agent:
 
     @property
     def warning(self) -> str:
-        """Comes before the frames of the training: "UNTRAINED, " where the run made no update, else
-        nothing."""
+        """Text before the frames of the training: "UNTRAINED, " if the run made no update."""
         return "UNTRAINED, " * ("untrained" in self.trained)
 
     @property
     def about(self) -> dict[str, Any]:
-        """Describes the agent and the evaluation in every file of scores."""
+        """The agent and the rules of the evaluation, for every file of scores."""
         c = self.config
-        played = {"epsilon": c.eval_epsilon, "eval_seed": c.seed, "observe": str(self.screen)}
         return {
             "preset": c.preset,
             "game": c.game,
             "protocol": self.protocol.name,
-            **played,
+            "epsilon": c.eval_epsilon,
+            "eval_seed": c.seed,
+            "observe": str(self.screen),
             **self.trained,
         }
 
@@ -62,7 +63,7 @@ class Agent:
         return f"{self.trained['frames']:012d}-{rules}-n{c.eval_episodes}-s{c.seed}"
 
     def on(self, screen: Observe) -> "Agent":
-        """The same agent, scored on another screen."""
+        """The same agent, with another screen in its evaluation."""
         return replace(self, config=replace(self.config, observe=str(screen)))
 
     def play(
@@ -72,28 +73,22 @@ class Agent:
         c = self.config
 
         def report(scores: list[float], steps: int) -> None:
-            bar(
-                len(scores),
-                f"mean {np.mean(scores):.1f}  {steps:,} steps" if scores else f"{steps:,} steps",
-            )
+            mean = f"mean {np.mean(scores):.1f}  " if scores else ""
+            bar(len(scores), f"{mean}{steps:,} steps")
 
         with progress(f"{c.game} {self.screen}", c.eval_episodes, "episodes") as bar:
             return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)
 
 
 def open_agent(folder: Path | str, **overrides: Any) -> Agent:
-    """The agent of a run's newest whole checkpoint, or of a folder that `export` wrote, on the CPU;
-    scored with the settings of its training, but for `overrides`.
+    """The agent of a run's newest whole checkpoint, or of an exported folder, on the CPU.
 
-    UsageError if there is no checkpoint, or if the checkpoint or an override is invalid.
+    `overrides` replace settings of the training in the evaluation. UsageError if there is no
+    checkpoint, or if the checkpoint or an override is invalid.
     """
-    folder = Path(folder)
-    if (folder / zoo.WEIGHTS).is_file():
-        saved = zoo.load(folder)
-    else:
-        saved = load_latest(
-            folder, training=False, report=lambda text: print(text, file=sys.stderr)
-        )
+    folder, report = Path(folder), partial(print, file=sys.stderr)
+    is_exported = (folder / zoo.WEIGHTS).is_file()
+    saved = zoo.load(folder) if is_exported else load_latest(folder, training=False, report=report)
     trained = from_dict(saved.meta.get("config", {}), str(folder))
     config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
     protocol = build.rules(config)
@@ -113,8 +108,10 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:
-    """The trained network, on the CPU. UsageError if the action set does not fit; any error if the
-    weights do not."""
+    """The trained network, on the CPU.
+
+    UsageError if the number of actions does not fit; RuntimeError if the weights do not.
+    """
     num_actions, trained = len(build.task(config).action_names), saved.meta.get("num_actions")
     if trained != num_actions:
         raise UsageError(

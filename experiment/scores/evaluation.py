@@ -1,4 +1,4 @@
-"""Playing whole episodes with a network: true, unclipped scores, apart from training."""
+"""Whole episodes played by a network: true, unclipped scores, apart from training."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +23,16 @@ MAX_ENVS = 32
 
 @dataclass
 class Evaluation:
-    """Scores of whole episodes, in env order, and their records."""
+    """Scores of whole episodes and their records, in the order of the envs."""
 
     scores: list[float] = field(default_factory=list)
     records: list[EpisodeRecord] = field(default_factory=list)
 
     def summary(self, game: str) -> dict[str, Any]:
-        """Mean, median, standard error and 95 % interval (Student's t) of the true scores."""
+        """Mean, median, standard error and 95 % interval (Student's t) of the true scores.
+
+        Beside them the game's random and human scores; None where a value is not known.
+        """
         scores = np.array(self.scores)
         return {
             "episodes": len(scores),
@@ -44,27 +47,27 @@ class Evaluation:
 
 
 def _finite(value: float) -> float | None:
-    """None for NaN, which JSON lacks: one episode has no spread."""
+    """None for NaN, which JSON lacks."""
     return float(value) if np.isfinite(value) else None
 
 
 def ranked(scores: Sequence[float]) -> list[int]:
-    """Indices from the best score to the worst, of equals the earlier first."""
+    """Indices from the best score to the worst; of equal scores the earlier index comes first."""
     return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
 def middle_and_best(scores: Sequence[float]) -> tuple[int, int]:
-    """Which episode, or run, is the median one, and which the best."""
+    """The index of the median score, and that of the best."""
     order = ranked(scores)
     return order[len(order) // 2], order[0]
 
 
 def spread(summary: Mapping[str, Any]) -> str:
-    """The interval of a summary in words."""
+    """The interval of a summary as text."""
     low, high = summary["interval_95"]
-    return (
-        "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
-    )
+    if low is None:
+        return "no interval from one episode"
+    return f"95 % interval {low:.1f} to {high:.1f}"
 
 
 def evaluate(
@@ -75,45 +78,41 @@ def evaluate(
     wipe_every: int = 0,
     report: Callable[[list[float], int], object] = lambda scores, steps: None,
 ) -> Evaluation:
-    """Play `config.eval_episodes` whole episodes, the same number in every env: no bias towards
-    short ones.
+    """Play `config.eval_episodes` whole episodes, the same number in each env, short or long.
 
-    At most 32 envs play side by side; where they do not divide the episodes, the last env plays
-    fewer, which is settled before play. `config.eval_epsilon` is the share of random actions,
+    At most 32 envs play side by side; if the episodes do not divide evenly, the last env plays
+    fewer, a number fixed before play. `config.eval_epsilon` is the share of random actions,
     `config.seed` the seed of the games and of these actions. The random streams are the
     evaluation's own: training is not disturbed.
 
-    Before each step `should_stop` may end the evaluation early: the result then holds the episodes
-    that have ended. Short ones end first, so their mean is biased. After each step `report` is
-    called with the scores so far, in the order in which episodes ended, and the number of steps.
-    With `wipe_every` k the core states of all envs are reset before the steps 0, k, 2 k ...:
-    nothing is remembered for longer than k steps.
+    If `should_stop` returns True before a step, the evaluation ends early with the finished
+    episodes; short ones end first, so their mean is biased. After each step `report` is called
+    with the scores so far, in the order in which episodes ended, and the number of steps. With
+    `wipe_every` k the core states of all envs are reset before the steps 0, k, 2 k ...: the
+    network remembers nothing for longer than k steps.
 
     The network computes only envs that have episodes left to play. Random draws do not depend on
     that, but the last bits of a Q-value may depend on the size of the batch.
     """
-    episodes, seed = config.eval_episodes, config.seed
+    episodes = config.eval_episodes
     per_env = -(-episodes // MAX_ENVS)
     num_envs = -(-episodes // per_env)
     left = np.full(num_envs, per_env)  # episodes that each env has yet to play
     left[-1] = episodes - per_env * (num_envs - 1)
-    games = build.make_envs(config, protocol, build.EVAL_ENVS, num_envs=num_envs, seed=seed)
-    actor = build.make_actor(config, network, num_envs, build.rng(seed, "evaluation"))
+    games = build.make_envs(config, protocol, build.EVAL_ENVS, num_envs)
+    actor = build.make_actor(config, network, num_envs, build.rng(config.seed, "evaluation"))
     epsilon = np.full(num_envs, config.eval_epsilon)
     records: list[EpisodeRecord] = []  # in the order in which they ended
     steps = 0
     with closing(games):
-        frame, is_first, reward = (
-            games.reset(),
-            np.ones(num_envs, bool),
-            np.zeros(num_envs, np.float32),
-        )
+        is_first, reward = np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
+        frame = games.reset()
         while left.any() and not should_stop():
             if wipe_every and steps % wipe_every == 0:
                 actor.core_state = network.initial_state(num_envs)
             games.send(actor.act(frame, is_first, reward, epsilon, playing=left > 0))
-            moved = games.recv()
-            frame, is_first, reward, steps = moved.frame, moved.is_first, moved.reward, steps + 1
+            step = games.recv()
+            frame, is_first, reward, steps = step.frame, step.is_first, step.reward, steps + 1
             for record in games.finished():
                 if left[record.env]:
                     left[record.env] -= 1
@@ -124,8 +123,7 @@ def evaluate(
 
 
 def check_writable(*folders: Path) -> None:
-    """Make the folders. UsageError if no file can be written there: before the work, not after
-    it."""
+    """Make the folders before the work begins. UsageError if no file can be written there."""
     for folder in folders:
         with refused(folder, "written"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -140,8 +138,10 @@ def record_name(episode: int) -> str:
 def write_evaluation(
     stem: Path, result: Evaluation, summary: dict[str, Any], about: dict[str, Any]
 ) -> Path:
-    """`stem`.json with scores and summary, and the episodes' records in the folder `stem`. OSError
-    if it cannot."""
+    """Write `stem`.json (about, summary, scores) and the folder `stem` of the episodes' records.
+
+    OSError if they cannot be written.
+    """
     stem.mkdir(parents=True, exist_ok=True)
     for i, record in enumerate(result.records):
         record.save(stem / record_name(i))

@@ -1,5 +1,4 @@
-"""Films of recorded episodes: the game alone or with what the agent saw and expected, side by side,
-in a terminal."""
+"""Films of recorded episodes: the game, the agent's view and values, two games, in a terminal."""
 
 import shutil
 import time
@@ -24,71 +23,68 @@ from experiment.scores.video import FPS, Frame, write_video
 
 @dataclass(frozen=True)
 class Film:
-    """Pictures of one size, `fps` a second, about `length` of them."""
+    """About `length` pictures of one size, `fps` a second."""
 
     pictures: Iterable[Frame]
     fps: int
     length: int
     scale: int = 1
-    fast: bool = False  # encoded at once, at the price of size
+    fast: bool = False  # encode fast, to a larger file
 
     def write(self, path: Path, caption: str | None = None) -> Path:
-        """Encode under a progress bar; a picture of a moment at three quarters lies beside the
-        film. OSError."""
+        """Encode under a progress bar; beside the film lies a still at three quarters of it.
+
+        OSError if a file cannot be written.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        poster = self.length * 3 // 4
         with progress(path.name, self.length, "pictures") as bar:
 
-            def counted() -> Iterator[Frame]:
+            def frames() -> Iterator[Frame]:
                 for i, picture in enumerate(self.pictures, start=1):
                     yield picture
                     bar(i, "")
 
-            poster = self.length * 3 // 4
-            write_video(
-                counted(), path, caption, self.scale, fps=self.fps, poster=poster, fast=self.fast
-            )
+            write_video(frames(), path, caption, self.scale, self.fps, poster, self.fast)
         return path
 
 
 def chosen(scores: list[float], which: str) -> list[int]:
-    """The episodes that `which` names: best, median, all (the best first) or none."""
+    """The indices of the best, the median, all (the best first) or none of the episodes."""
     middle, best = middle_and_best(scores)
     return {"best": [best], "median": [middle], "all": ranked(scores), "none": []}[which]
 
 
 def game_film(record: EpisodeRecord) -> Film:
-    """Every frame of the game, as a human sees it."""
+    """A film of every frame of the game, in colour."""
     skip = task(record.game, rules(record.game, record.protocol)).frame_skip
     return Film(replay_colour(record, every_frame=True), FPS, record.steps * skip, scale=2)
 
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
-    """A picture a step: the game, and beside it what this agent sees and expects in it, and its
-    memory."""
-    numbers = trace(agent.network, agent.config, record, saliency)
+    """A film of one picture a step: the game, and beside it this agent's view, Q and memory."""
     c, title = agent.config, f"{agent.config.preset}  {record.game}  {record.observe}"
-    drawn = overlay.pictures(record, numbers, build.task(c).action_names, title, c.core_size)
-    return Film(drawn, overlay.FPS, record.steps, fast=True)
+    numbers = trace(agent.network, c, record, saliency)
+    images = overlay.pictures(record, numbers, build.task(c).action_names, title, c.core_size)
+    return Film(images, overlay.FPS, record.steps, fast=True)
 
 
 def beside(one: Film, other: Film) -> Film:
-    """Two films next to each other; the one that ends first keeps its last picture."""
+    """Two films next to each other; the shorter one stays at its last picture."""
 
     def pictures() -> Iterator[Frame]:
-        last: list[Frame] = []
-        for pair in zip_longest(one.pictures, other.pictures):
-            last = [last[i] if new is None else new for i, new in enumerate(pair)]
-            height = max(map(len, last))
-            yield np.concatenate(
-                [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in last], axis=1
-            )
+        pair: list[Frame] = []
+        for new in zip_longest(one.pictures, other.pictures):
+            pair = [pair[i] if picture is None else picture for i, picture in enumerate(new)]
+            height = max(map(len, pair))
+            padded = [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in pair]
+            yield np.concatenate(padded, axis=1)
 
     return replace(one, pictures=pictures(), length=max(one.length, other.length))
 
 
 def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Play a film in a terminal that shows 24-bit colours, two pixels a character, not faster than
-    real time."""
+    """Play a film in a terminal with 24-bit colours, at most at the film's own speed."""
     size, every = shutil.get_terminal_size(), max(1, film.fps // 15)
     out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear
     due = time.monotonic()
@@ -103,13 +99,10 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
 
 
 def blocks(picture: Frame, columns: int, rows: int) -> str:
-    """A picture [H, W, 3] as lines of half blocks: a character is two pixels, one above the
-    other."""
+    """A picture [H, W, 3] as lines of half blocks: a character shows one pixel above another."""
     shrink = max(1, -(-picture.shape[1] // columns), -(-picture.shape[0] // rows))
     small = picture[::shrink, ::shrink]
-    # [rows / 2, columns, 6]
-    pairs = np.concatenate([small[: len(small) // 2 * 2 : 2], small[1::2]], axis=2)
+    upper, lower = small[: len(small) // 2 * 2 : 2], small[1::2]
+    pairs = np.concatenate([upper, lower], axis=2).tolist()  # [rows / 2, columns, 6]
     block = "\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580"
-    return "\n".join(
-        "".join(block.format(*pair) for pair in line) + "\x1b[0m" for line in pairs.tolist()
-    )
+    return "\n".join("".join(block.format(*pair) for pair in line) + "\x1b[0m" for line in pairs)

@@ -1,12 +1,12 @@
 """Statistics of a few runs.
 
 The measures and their intervals follow Agarwal et al. 2021, "Deep Reinforcement Learning at the
-Edge of the Statistical Precipice" (arXiv:2108.13264). The tests compare them with that paper's own
-library, rliable.
+Edge of the Statistical Precipice" (arXiv:2108.13264). The tests compare them with rliable, the
+library of the paper's authors.
 
-`scores` is `[runs, games]`, normalised where games are put together; one game may be given as
-`[runs]`. The measures also take leading axes, `[..., runs, games]`, and return `[...]`: so a
-bootstrap is one call for many resamples. Generators are passed in, never global.
+`scores` is `[runs, games]`, normalised for measures over several games; `[runs]` is one game. The
+measures also accept leading axes, `[..., runs, games]`, and return `[...]`: so a bootstrap is one
+call for many resamples. Random generators are arguments, never global.
 """
 
 import warnings
@@ -22,8 +22,7 @@ CHUNK = 1_000  # resamples at once, to bound a bootstrap's memory
 
 
 def _table(scores: ArrayLike) -> Array:
-    """Scores as floats `[..., runs, games]`. No scores, or NaN among them, is an error: it is no
-    result."""
+    """Scores as floats `[..., runs, games]`. ValueError on no scores, NaN or infinity."""
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim == 0 or table.size == 0:
         raise ValueError(
@@ -38,25 +37,26 @@ def _table(scores: ArrayLike) -> Array:
 
 
 def standard_error(scores: ArrayLike) -> float:
-    """Standard deviation (n - 1) over the root of n. NaN for one score: it says nothing of the
-    spread."""
+    """Standard deviation (n - 1) of `scores` [n] over the root of n; NaN for one score."""
     values = _table(scores).ravel()
     return float(np.std(values, ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
 
 
 def mean_interval(scores: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean of `scores` [n]. (NaN, NaN) for one score."""
+    """Student's t interval (low, high) of the mean of `scores` [n]; (NaN, NaN) for one score."""
     values = _table(scores).ravel()
     half = stats.t.ppf((1 + level) / 2, max(values.size - 1, 1)) * standard_error(values)
     return float(values.mean() - half), float(values.mean() + half)
 
 
 def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Welch's t interval of mean(x) - mean(y), scores [n] and [m] with spreads of their own. (NaN,
-    NaN) if one is a single score."""
-    with warnings.catch_warnings(action="ignore"):  # scipy's, of one score or of equal ones
-        compared = stats.ttest_ind(_table(x).ravel(), _table(y).ravel(), equal_var=False)
-        low, high = compared.confidence_interval(level)  # type: ignore[attr-defined]
+    """Welch's t interval (low, high) of mean(x) - mean(y), for scores x [n] and y [m].
+
+    The spreads may differ. (NaN, NaN) if x or y is a single score.
+    """
+    with warnings.catch_warnings(action="ignore"):  # scipy's, for one score or equal scores
+        test = stats.ttest_ind(_table(x).ravel(), _table(y).ravel(), equal_var=False)
+        low, high = test.confidence_interval(level)  # type: ignore[attr-defined]
     return float(low), float(high)
 
 
@@ -66,25 +66,26 @@ def difference_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> tupl
 def interquartile_mean(scores: ArrayLike) -> Array:
     """IQM: the mean of the middle half of all runs of all games (Agarwal et al. 2021, section 4.3).
 
-    As robust as the median to a few lucky games, with the smaller interval of a mean.
+    `scores` [..., runs, games] -> [...].
+
+    The IQM is as robust to a few lucky games as the median, and its interval is smaller.
     """
     table = _table(scores)
-    flat = table.reshape(*table.shape[:-2], -1)  # [..., runs * games]
-    return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
+    return np.asarray(stats.trim_mean(table.reshape(*table.shape[:-2], -1), 0.25, axis=-1))
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
-    """How often a run of X beats a run of Y on the same game, ties half; the mean over games.
+    """Share of pairs in which a run of X beats one of Y on the same game; a tie counts half.
 
-    `x` is [..., runs_x, games] and `y` [..., runs_y, games]. The Mann-Whitney U over the number of
-    pairs.
+    `x` [..., runs_x, games], `y` [..., runs_y, games] -> [...], the mean over games: of each game
+    the Mann-Whitney U over the number of pairs. ValueError if the numbers of games differ.
     """
     table_x, table_y = _table(x), _table(y)
     if table_x.shape[-1] != table_y.shape[-1]:
         raise ValueError(
             f"X has {table_x.shape[-1]} games, Y {table_y.shape[-1]}: they must be the same games"
         )
-    # [..., runs_x, runs_y, games]
+    # They broadcast to [..., runs_x, runs_y, games].
     pair_x, pair_y = table_x[..., :, None, :], table_y[..., None, :, :]
     wins = (pair_x > pair_y).mean(axis=(-3, -2, -1))
     ties = (pair_x == pair_y).mean(axis=(-3, -2, -1))
@@ -92,10 +93,10 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
 
 
 def performance_profile(scores: ArrayLike, levels: ArrayLike) -> Array:
-    """The share of runs, of all games together, that score above each of `levels` [K]: [..., K].
+    """Share of the runs of all games with a score above each of `levels` [K]: [..., K].
 
-    Higher everywhere is better; the area between two curves says where (Agarwal et al. 2021,
-    section 4.2).
+    Performance profile of Agarwal et al. 2021, section 4.2: a curve above another at all levels
+    belongs to the better agent.
     """
     table = _table(scores)
     flat = table.reshape(*table.shape[:-2], 1, -1)  # [..., 1, runs * games]
@@ -105,13 +106,6 @@ def performance_profile(scores: ArrayLike, levels: ArrayLike) -> Array:
 # --- their intervals ------------------------------------------------------------------------------
 
 
-def _resample(table: Array, resamples: int, rng: np.random.Generator) -> Array:
-    """Draw runs with replacement, for each game by itself: [resamples, runs, games]."""
-    runs, games = table.shape
-    drawn = rng.integers(runs, size=(resamples, runs, games))
-    return table[drawn, np.arange(games)]
-
-
 def stratified_bootstrap(
     *scores: ArrayLike,
     statistic: Callable[..., Array],
@@ -119,19 +113,16 @@ def stratified_bootstrap(
     resamples: int = 50_000,
     level: float = 0.95,
 ) -> tuple[Array, Array]:
-    """Percentile interval (low, high) of `statistic`, one of the measures above, of one table or of
-    two, from `resamples` in thousands.
+    """Percentile interval (low, high) of a measure above of one or two tables [runs, games].
 
-    Runs are drawn anew for each game and each table, the games stay: the interval says what other
-    seeds on the same games might have given (Agarwal et al. 2021, section 4.1). With two or three
-    runs of one game it is too narrow.
+    `resamples` is a multiple of CHUNK. Each resample draws runs for each game and table, and keeps
+    the games: the interval covers other seeds on the same games (Agarwal et al. 2021, section 4.1).
+    With two or three runs of one game it is too narrow.
     """
-    tables = [_table(table) for table in scores]
-    values = np.concatenate(
-        [
-            statistic(*(_resample(table, CHUNK, rng) for table in tables))
-            for _ in range(resamples // CHUNK)
-        ]
-    )
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    tables, values = [_table(table) for table in scores], []
+    for _ in range(resamples // CHUNK):
+        runs = [rng.integers(len(table), size=(CHUNK, *table.shape)) for table in tables]
+        samples = [t[r, np.arange(t.shape[1])] for t, r in zip(tables, runs, strict=True)]
+        values.append(statistic(*samples))
+    low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

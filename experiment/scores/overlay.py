@@ -1,5 +1,4 @@
-"""Films that teach: beside the game, what the agent saw, expected and remembered. Drawn for a
-telephone's width."""
+"""Films of the game beside the agent's view, values and memory, for the width of a telephone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -15,32 +14,27 @@ from experiment.scores.video import Frame
 Colour = tuple[int, int, int]
 
 FPS = 15  # pictures a second, one for each step of the agent
-# In pixels. The height of the game is native, its width twice that: about the shape that a
-# television gave it.
+# In pixels. The game has its native height and twice its native width, about the shape on a
+# television.
 WIDTH, MARGIN, GAME_WIDTH, VIEW = 528, 10, 320, 168
 GAME_Y, VIEW_X, LINE_HEIGHT = 42, MARGIN + GAME_WIDTH + 16, 26
-AXIS_X, MARK = 208, 6  # where the axis of an action's line begins; width of the mark on it
+AXIS_X, MARK = 208, 6  # left end of the axis in an action's line; width of the mark on it
 STEP = 4  # pixels of a step in the strips, which show the last WINDOW steps
 WINDOW = (WIDTH - 2 * MARGIN) // STEP
 CELLS = 32  # rows of the memory strip
 SMALL, LARGE = 18, 22  # heights of text, pixels
 GROUND, PANEL, GREY, WHITE = (14, 16, 22), (26, 30, 40), (150, 156, 168), (238, 240, 244)
-PLAYED, CHANCE, LINE, BAND, RED = (
-    (76, 195, 120),
-    (240, 160, 60),
-    (90, 170, 250),
-    (44, 72, 112),
-    (235, 80, 80),
-)
+PLAYED, CHANCE = (76, 195, 120), (240, 160, 60)  # the action: the best one, or a random one
+LINE, BAND, RED = (90, 170, 250), (44, 72, 112), (235, 80, 80)
 GATES = (LINE, CHANCE, PLAYED)  # in the order of the core's names
 
 
 def _put(canvas: Frame, tile: Frame, x: int, y: int) -> None:
-    """Copy a tile to x, y; what does not fit to the right is cut off."""
+    """Copy a tile to x, y, cut off at the right edge of the canvas."""
     canvas[y : y + len(tile), x : x + tile.shape[1]] = tile[:, : canvas.shape[1] - x]
 
 
-@lru_cache(maxsize=8192)  # far faster than to draw the letters of each picture anew
+@lru_cache(maxsize=8192)  # far faster than new letters in each picture
 def _text(text: str, size: int, colour: Colour) -> Frame:
     font = ImageFont.load_default(size)
     image = Image.new("RGB", (round(font.getlength(text)) + 2, round(size * 1.3)), GROUND)
@@ -51,7 +45,7 @@ def _text(text: str, size: int, colour: Colour) -> Frame:
 def _write(
     canvas: Frame, text: str, x: int, y: int, colour: Colour, size: int = SMALL, right: bool = False
 ) -> int:
-    """Put text at x, y (its left or right upper corner). Returns its left end."""
+    """Put text at x, y: its upper left corner, or its right one. Returns the left end, pixels."""
     glyphs = _text(text, size, colour)
     left = max(0, x - glyphs.shape[1]) if right else x
     _put(canvas, glyphs, left, y)
@@ -59,26 +53,23 @@ def _write(
 
 
 def _game(screen: Frame) -> Frame:
-    """The game GAME_WIDTH pixels wide: twice the native width of Atari, which leaves the height as
-    it is."""
+    """The game GAME_WIDTH pixels wide; Atari keeps its native height at twice its native width."""
     height, width = screen.shape[:2]
     size = GAME_WIDTH, height if 2 * width == GAME_WIDTH else GAME_WIDTH * height // width
     return np.asarray(Image.fromarray(screen).resize(size, Image.Resampling.NEAREST))
 
 
 def _view(trace: Trace, t: int) -> Frame:
-    """The agent's view at step t; tinted red where a pixel moves the value of the action played."""
+    """The agent's view at step t; a red tint shows the pixels that move Q of the action played."""
     view = Image.fromarray(trace.frames[t]).convert("RGB")
     if trace.saliency is not None:
         strength = trace.saliency[t] / (trace.saliency[t].max() + 1e-12)
-        blurred = Image.fromarray((255 * strength).astype(np.uint8)).filter(
-            ImageFilter.GaussianBlur(1.5)
-        )
-        view.paste(RED, mask=ImageOps.autocontrast(blurred))
+        tint = Image.fromarray((255 * strength).astype(np.uint8))
+        view.paste(RED, mask=ImageOps.autocontrast(tint.filter(ImageFilter.GaussianBlur(1.5))))
     return np.asarray(view.resize((VIEW, VIEW), Image.Resampling.NEAREST))
 
 
-# --- strips, which scroll -------------------------------------------------------------------------
+# --- scrolling strips -----------------------------------------------------------------------------
 
 
 def _curves(
@@ -87,8 +78,7 @@ def _curves(
     limits: Sequence[float] | np.ndarray,
     band: Sequence[np.ndarray] = (),
 ) -> Frame:
-    """A strip [height, T STEP, 3] of lines [T], and of a band between two, from the lowest limit to
-    the highest."""
+    """A strip [height, T STEP, 3] of lines [T] and a band between two, scaled to the limits."""
     steps, low, high = len(next(iter(curves.values()))), np.min(limits), np.max(limits)
     image = Image.new("RGB", (steps * STEP, height), PANEL)
     draw = ImageDraw.Draw(image)
@@ -106,21 +96,20 @@ def _curves(
 
 
 def _memory(state: np.ndarray) -> Frame:
-    """A strip of cell activity [T, H]: blue below the cell's mean, orange above; cells that change
-    slowly on top."""
+    """A strip [2 CELLS, T STEP, 3] of cells of `state` [T, H], slowly changing ones on top.
+
+    Blue is below the cell's mean, orange above.
+    """
     activity = (state - state.mean(0)) / (2 * state.std(0) + 1e-6)
     order = np.argsort(np.abs(np.diff(activity, axis=0)).sum(0))
-    # [CELLS, T]
-    shown = activity[:, order[np.linspace(0, state.shape[1] - 1, CELLS).round().astype(int)]].T
-    level = np.clip(shown, -1, 1)[..., None]
-    colours = np.where(level > 0, level * np.array(CHANCE), -level * np.array(LINE)).astype(
-        np.uint8
-    )
-    return colours.repeat(2, axis=0).repeat(STEP, axis=1)
+    cells = order[np.linspace(0, state.shape[1] - 1, CELLS).round().astype(int)]
+    level = np.clip(activity[:, cells].T, -1, 1)[..., None]  # [CELLS, T, 1]
+    colours = np.where(level > 0, level * np.array(CHANCE), -level * np.array(LINE))
+    return colours.astype(np.uint8).repeat(2, axis=0).repeat(STEP, axis=1)
 
 
 def _strips(trace: Trace, cells: int) -> dict[str, Frame]:
-    """The strips of the whole episode by their label, WINDOW empty steps before each."""
+    """The strips of the whole episode by their labels, each after WINDOW empty steps."""
     value, score = trace.q.max(-1), np.cumsum(trace.reward)
     band = trace.returns[:, np.arange(len(value)), trace.action]  # [2, T]
     strips = {
@@ -130,12 +119,11 @@ def _strips(trace: Trace, cells: int) -> dict[str, Frame]:
     if trace.state.shape[1]:
         strips["memory: cells, slow ones on top"] = _memory(trace.state[:, -cells:])
     if trace.gates:
-        strips["gates, mean"] = _curves(
-            48, dict(zip(GATES, trace.gates.values(), strict=False)), (0, 1)
-        )
+        lines = dict(zip(GATES, trace.gates.values(), strict=False))
+        strips["gates, mean"] = _curves(48, lines, (0, 1))
     for label, strip in strips.items():
         before = np.full((len(strip), WINDOW * STEP, 3), GROUND, np.uint8)
-        before[:, -2:] = RED  # the core state is reset where the episode starts
+        before[:, -2:] = RED  # the start of the episode resets the core state
         strips[label] = np.concatenate([before, strip], axis=1)
     return strips
 
@@ -144,13 +132,13 @@ def _strips(trace: Trace, cells: int) -> dict[str, Frame]:
 
 
 def _bars(trace: Trace) -> np.ndarray:
-    """Places on the axis of the bars, 0 to 1, relative to the best action: of the 10 % and 90 %
-    quantiles of the returns and of Q, [T, A, 3]."""
+    """Places 0 to 1 on the axis of the 10 % and 90 % quantiles of returns and of Q, [T, A, 3].
+
+    The values are relative to the best action's Q.
+    """
     ends = np.stack([*trace.returns, trace.q], axis=-1) - trace.q.max(-1)[:, None, None]
-    left, right = (
-        float(np.quantile(ends[..., 0], 0.01)),
-        max(float(np.quantile(ends[..., 1], 0.99)), 1e-3),
-    )
+    left = float(np.quantile(ends[..., 0], 0.01))
+    right = max(float(np.quantile(ends[..., 1], 0.99)), 1e-3)
     return ((ends - left) / (right - left)).clip(0, 1)
 
 
@@ -159,13 +147,13 @@ def pictures(
 ) -> Iterator[Frame]:
     """The picture [H, WIDTH, 3] of each step.
 
-    actions: names [A]; cells: the last so many numbers of the core's state are its cells.
-    RuntimeError if the episode does not come out as recorded.
+    actions: names [A]; cells: the number of cells, which come last in the core's state.
+    RuntimeError if the game does not repeat the record.
     """
     columns = 1 if len(actions) <= 9 else 2
     lines, column = -(-len(actions) // columns), (WIDTH - 2 * MARGIN) // columns
     axis = column - 8 - AXIS_X  # pixels
-    # Some games draw a thing in every second frame only.
+    # Pooled: some games draw an object in every second frame only.
     screens = replay_colour(record, pooled=True)
     first = next(screens)
     bars_y, right = GAME_Y + len(_game(first)) + 38, WIDTH - MARGIN
@@ -174,15 +162,13 @@ def pictures(
         for a in range(len(actions))
     ]
     bars, strips, score = _bars(trace), _strips(trace, cells), np.cumsum(trace.reward)
-    tops = np.cumsum(
-        [bars_y + lines * LINE_HEIGHT + 6, *(LINE_HEIGHT + len(s) for s in strips.values())]
-    ).tolist()
+    heights = [LINE_HEIGHT + len(strip) for strip in strips.values()]
+    tops = np.cumsum([bars_y + lines * LINE_HEIGHT + 6, *heights]).tolist()
 
-    ground = np.full((tops[-1] + 8, WIDTH, 3), GROUND, np.uint8)  # what is the same in all pictures
+    ground = np.full((tops[-1] + 8, WIDTH, 3), GROUND, np.uint8)  # common to all pictures
     _write(ground, title, MARGIN, 8, WHITE, LARGE)
-    _write(
-        ground, "the agent sees" if trace.saliency is None else "red: moves Q", VIEW_X, GAME_Y, GREY
-    )
+    label = "the agent sees" if trace.saliency is None else "red: moves Q"
+    _write(ground, label, VIEW_X, GAME_Y, GREY)
     _write(ground, "Q, and 10-90 % of returns", MARGIN, bars_y - 28, GREY)
     left = _write(ground, "  played by chance", right, bars_y - 28, CHANCE, right=True)
     _write(ground, "played", left, bars_y - 28, PLAYED, right=True)
@@ -200,27 +186,17 @@ def pictures(
         picture, q = ground.copy(), trace.q[t]
         _put(picture, _game(screen), MARGIN, GAME_Y)
         _put(picture, _view(trace, t), VIEW_X, GAME_Y + 28)
-        _write(
-            picture,
-            f"{score[t]:g} points   {t // 900}:{t // 15 % 60:02d}",
-            right,
-            8,
-            WHITE,
-            LARGE,
-            right=True,
-        )
+        points = f"{score[t]:g} points   {t // 900}:{t // 15 % 60:02d}"
+        _write(picture, points, right, 8, WHITE, LARGE, right=True)
         _write(picture, f"{q.max():.2f}", right, tops[0] + 2, LINE, right=True)
         for a, (x, y) in enumerate(places):
             colour = GREY if a != trace.action[t] else PLAYED if a == q.argmax() else CHANCE
-            low, high, mark = (
-                x + AXIS_X + int(share * (axis - MARK)) for share in bars[t, a].tolist()
-            )
+            low, high, mark = (x + AXIS_X + int(s * (axis - MARK)) for s in bars[t, a].tolist())
             _write(picture, actions[a], x, y, colour)
             _write(picture, f"{q[a]:.2f}", x + AXIS_X - 8, y, colour, right=True)
             picture[y + 8 : y + 18, low : high + MARK] = BAND
             picture[y + 4 : y + 22, mark : mark + MARK] = colour
         for strip, y in zip(strips.values(), tops, strict=False):
-            _put(
-                picture, strip[:, (t + 1) * STEP : (t + 1 + WINDOW) * STEP], MARGIN, y + LINE_HEIGHT
-            )
+            window = strip[:, (t + 1) * STEP : (t + 1 + WINDOW) * STEP]
+            _put(picture, window, MARGIN, y + LINE_HEIGHT)
         yield picture

@@ -14,19 +14,19 @@ LINE_SECONDS = 60.0
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error; a line there every minute while it is no terminal.
+    """A bar on standard error, or a line a minute if that is no terminal.
 
     Yields `report(done, note)`, with done from 0 to `total`.
     """
-    columns = (
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn(f"{escape(unit)}  {{task.fields[note]}}"),
         TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
     ) as bar:
         task, last_line = bar.add_task(escape(title), total=total, note=""), time.monotonic()
 

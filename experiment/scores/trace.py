@@ -1,4 +1,4 @@
-"""A network's inputs, values and core states in a recorded episode: the numbers behind a film."""
+"""A network's inputs, values and core states in a recorded episode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Trace:
-    """An episode of T steps, step by step. A core without memory has S = 0, and no gates."""
+    """An episode of T steps with A actions. A core without memory has S = 0 and no gates."""
 
     frames: np.ndarray  # [T, H, W] uint8, as the agent saw them
     action: np.ndarray  # [T] int64, the actions played
@@ -34,12 +34,11 @@ class Trace:
 
 @contextmanager
 def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[list[Tensor]]:
-    """What the convolutions are given, a tensor [L, K C, H', W'] for each call: leaves that
-    gradients can reach."""
+    """The inputs of the convolutions, [L, K C, H', W'] for each call: leaves for autograd.grad."""
     images: list[Tensor] = []
 
-    def watch(_: nn.Module, given: tuple[Tensor]) -> Tensor:
-        images.append(given[0].detach().requires_grad_(differentiable))
+    def watch(_: nn.Module, arguments: tuple[Tensor]) -> Tensor:
+        images.append(arguments[0].detach().requires_grad_(differentiable))
         return images[-1]
 
     with network.conv.register_forward_pre_hook(watch):
@@ -47,14 +46,16 @@ def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[l
 
 
 def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
-    """The rows of a whole episode as a network with `frame_stack` saw them, B = 1; the actions
-    taken [T] int64."""
+    """An episode as input of a network with `frame_stack`, and its actions [T] int64.
+
+    The inputs have T rows of B = 1, after frame_stack - 1 rows of black images. RuntimeError if
+    the game does not repeat the record.
+    """
     frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
     action = record.actions[record.start :].astype(np.int64)
     before = np.zeros((frame_stack - 1, *frames.shape[1:]), np.uint8)
     is_first = np.arange(1 - frame_stack, record.steps) == 0
-    # The first row's previous action and reward are the last ones here: the network does not look
-    # at them.
+    # roll puts the last action and reward into the first row, where the network ignores them.
     rows = np.concatenate([before, frames[:-1]]), is_first, np.roll(action, 1), np.roll(reward, 1)
     return Inputs(*(torch.from_numpy(row[:, None]) for row in rows)), torch.from_numpy(action)
 
@@ -62,14 +63,14 @@ def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
 def trace(
     network: QNetwork, config: Config, record: EpisodeRecord, saliency: bool = False
 ) -> Trace:
-    """Run the network on a record, at the precision of `config`: torso and head on CHUNK rows at
-    once, as in an evaluation of as many envs, the core row by row.
+    """The trace of a network on a record, at the precision of `config`.
 
-    The last bits of a value may differ from those in the evaluation, whose batches held other rows.
+    Torso and head compute CHUNK rows at once, as in an evaluation of CHUNK envs, the core row by
+    row. The last bits of a value may differ from the evaluation's, whose batches had other rows.
     """
     inputs, action = inputs_of(record, network.settings.frame_stack)
-    # The first state is zeros anyway.
-    autocast, is_first = build.autocast(config), torch.zeros(1, 1, dtype=torch.bool)
+    autocast = build.autocast(config)
+    is_first = torch.zeros(1, 1, dtype=torch.bool)  # no reset: the first state is zeros anyway
     samples, features, states, tints = [], [], [network.initial_state(1)], []
     with progress("values", record.steps, "steps") as bar, torch.set_grad_enabled(saliency):
         for start in range(0, record.steps, CHUNK):
@@ -85,18 +86,14 @@ def trace(
             if saliency:
                 value = z.take_along_dim(played, 2).mean(-1).sum()
                 (gradient,) = torch.autograd.grad(value, images)
-                # Channels hold tiles of side x side pixels.
+                # An image enters as side * side channels, one for each pixel of its tiles.
                 side = inputs.frames.shape[-1] // gradient.shape[-1]
-                # [L, 1, H, W]
-                newest = nn.functional.pixel_shuffle(
-                    gradient[:, -side * side :].float().abs(), side
-                )
-                tints.append(newest[:, 0])
+                newest = gradient[:, -side * side :].float().abs()
+                tints.append(nn.functional.pixel_shuffle(newest, side)[:, 0])  # [L, H, W]
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")
-    with torch.no_grad():
-        # From the states before each step.
+    with torch.no_grad():  # the gates depend on the state before the step
         gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
     sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(

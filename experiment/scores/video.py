@@ -1,4 +1,4 @@
-"""Episodes as small H.264 files that every browser plays. The only file that imports av."""
+"""Videos as small H.264 files that every browser plays. The only module that imports av."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -17,16 +17,12 @@ Frame = NDArray[np.uint8]  # RGB [H, W, 3]
 FPS = 60  # the console's
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
-# `cpu-independent`: without it x264's AVX-512 code gives other bytes for the same frames from one
-# run to the next (its macroblock tree does; measured with av 18.1).
+# `cpu-independent`: without it x264's macroblock tree, in AVX-512 code, gives other bytes for the
+# same frames from one run to the next (measured with av 18.1).
 ENCODER = {"preset": "veryfast", "crf": "23", "x264-params": "cpu-independent=1"}
-# `ultrafast`, with the three of its savings undone that cost size and no time: half the time of
-# `superfast`.
-FAST = {
-    "preset": "ultrafast",
-    "crf": "30",
-    "x264-params": "cpu-independent=1:cabac=1:aq-mode=1:bframes=3",
-}
+# Half the time of `superfast`: `ultrafast`, with three options that save size and cost no time.
+SMALLER = "cpu-independent=1:cabac=1:aq-mode=1:bframes=3"
+FAST = {"preset": "ultrafast", "crf": "30", "x264-params": SMALLER}
 
 
 def write_video(
@@ -42,8 +38,8 @@ def write_video(
 
     `caption` is a line of text below the picture. `fast` encodes with FAST. Players can jump to
     every fourth second. Frame number `poster` also becomes a picture, PATH with the suffix .jpg.
-    The files appear under their names only when they are whole; the same frames give the same
-    bytes.
+    The files appear only as a whole; the same frames give the same bytes. ValueError without
+    frames, OSError if a file cannot be written.
     """
     pictures = (_compose(frame, caption, scale) for frame in frames)
     first = next(pictures, None)
@@ -53,10 +49,9 @@ def write_video(
         replacing(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        stream = container.add_stream(
-            "libx264", rate=fps, options=(FAST if fast else ENCODER) | {"g": str(4 * fps)}
-        )
-        stream.thread_count = 1  # the other cores stay with training
+        options = (FAST if fast else ENCODER) | {"g": str(4 * fps)}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.thread_count = 1  # the other cores are training's
         stream.height, stream.width = first.shape[:2]
         for index, picture in enumerate(chain([first], pictures)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -67,7 +62,7 @@ def write_video(
 
 
 def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
-    """The frame enlarged, even in both sizes (yuv420p asks for it), with its caption below."""
+    """The frame enlarged to even height and width (for yuv420p), with its caption below."""
     picture = frame if scale == 1 else frame.repeat(scale, axis=0).repeat(scale, axis=1)
     odd = len(picture) % 2, picture.shape[1] % 2
     if any(odd):
@@ -77,7 +72,7 @@ def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
 
 @lru_cache(maxsize=4)  # the same for every frame
 def _caption(text: str, width: int) -> Frame:
-    """White text on black [CAPTION_ROWS, width, 3]; what does not fit is cut off."""
+    """White text on black [CAPTION_ROWS, width, 3], cut off at the right edge."""
     band = Image.new("RGB", (width, CAPTION_ROWS))
     font = ImageFont.load_default(CAPTION_TEXT)
     ImageDraw.Draw(band).text((6, CAPTION_ROWS // 2), text, fill="white", font=font, anchor="lm")

@@ -1,5 +1,4 @@
-"""Command lines: from words to a record of settings; every error is one line, with exit status
-2."""
+"""Command lines: from words to a record of settings; every error is one line, exit status 2."""
 
 import argparse
 import functools
@@ -36,21 +35,20 @@ Main = Callable[[list[str]], int]
 
 
 def exit_on_usage_error(main: Main) -> Main:
-    """The one door for errors: what is wrong with the user's input or files becomes one line and
-    status 2."""
+    """A decorator: an error in the user's input or files becomes one line and status 2."""
 
     @functools.wraps(main)
     def wrapped(argv: list[str]) -> int:
         if isinstance(sys.stdout, TextIOWrapper):
-            # No encoding ends a run whose name it lacks.
+            # A character that the terminal's encoding lacks ends no run.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 return main(argv)
             finally:
                 sys.stdout.flush()
-        except BrokenPipeError:  # the reader of our output has left, such as head
-            # Else Python complains as it ends.
+        except BrokenPipeError:  # the reader of our output has ended, such as head
+            # Python itself writes to standard output once more, as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except (UsageError, UnicodeError) as error:
@@ -60,7 +58,7 @@ def exit_on_usage_error(main: Main) -> Main:
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130
-        # The user's words may have lines.
+        # The user's words may contain line ends.
         print("error: " + r"\n".join(message.splitlines()), file=sys.stderr)
         return 2
 
@@ -68,11 +66,21 @@ def exit_on_usage_error(main: Main) -> Main:
 
 
 def command(program: str) -> str:
-    """The command that starts train, evaluate or compare: an installed copy has one command for
-    all."""
-    # In a checkout it lies deeper: recall/__init__.py.
-    installed = Path(__file__).resolve().parents[2] / "face.py"
-    return f"recall {program}" if installed.exists() else f"python {program}.py"
+    """The command for train, evaluate or compare: `recall train` in an installed copy."""
+    # Only there face.py lies beside this package (recall/__init__.py).
+    is_installed = (Path(__file__).resolve().parents[2] / "face.py").exists()
+    return f"recall {program}" if is_installed else f"python {program}.py"
+
+
+# JSON schema's limits and types, as the help shows them.
+LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+TYPES = {
+    "integer": "INT",
+    "number": "NUMBER",
+    "boolean": "True|False",
+    "string": "NAME",
+    "array": "VALUE",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,14 +89,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(prog: str, default: Settings, description: str) -> _Parser:
-    """A flag for each field of the record, in the groups of its classes; the help shows
-    explanation, range, default."""
+    """A flag for each field, in groups of the record's classes; help: text, range, default."""
     kind = type(default)
     fields = TypeAdapter(kind).json_schema()["properties"]
-    words = [k.upper() for k, field in fields.items() if field.get("positional")]
-    usage = " ".join([prog, *words, "[--SETTING VALUE ...]"])
+    words = [name.upper() for name, field in fields.items() if field.get("positional")]
     parser = _Parser(
-        usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        usage=" ".join([prog, *words, "[--SETTING VALUE ...]"]),
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     for owner in filter(is_dataclass, kind.__mro__):
         group = parser.add_argument_group((owner.__doc__ or "").partition("\n")[0].rstrip("."))
@@ -101,85 +110,77 @@ def _parser(prog: str, default: Settings, description: str) -> _Parser:
             limit = f"{' and '.join(limits)}; " if limits else ""
             text = f"{about} ({limit}default: {getattr(default, name)})".replace("%", "%%")
             if field.get("positional"):
-                group.add_argument(
-                    name, metavar=name.upper(), nargs="*" if many else "?", help=text
-                )
-            else:
-                metavar = "|".join(variants[0].get("enum", [TYPES[variants[0]["type"]]]))
-                alone = field.get("alone", "True" if variants[0].get("type") == "boolean" else None)
-                takes: dict[str, Any] = (
-                    {"nargs": "?", "const": alone} if alone else {"nargs": "+" if many else None}
-                )
-                names = [flag(name), *field.get("aliases", [])]
-                group.add_argument(*names, dest=name, **takes, metavar=metavar, help=text)
+                nargs = "*" if many else "?"
+                group.add_argument(name, nargs=nargs, metavar=name.upper(), help=text)
+                continue
+            type_name, names = variants[0]["type"], [flag(name), *field.get("aliases", [])]
+            metavar = "|".join(variants[0].get("enum", [TYPES[type_name]]))
+            # The value of a flag that stands alone.
+            alone = field.get("alone", "True" if type_name == "boolean" else None)
+            nargs = "?" if alone else "+" if many else None
+            group.add_argument(
+                *names, dest=name, nargs=nargs, const=alone, metavar=metavar, help=text
+            )
     return parser
 
 
-# of JSON schema
-LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-TYPES = {
-    "integer": "INT",
-    "number": "NUMBER",
-    "boolean": "True|False",
-    "string": "NAME",
-    "array": "VALUE",
-}
-
-
 def given(prog: str, argv: list[str], default: Settings, description: str = "") -> dict[str, Any]:
-    """The fields that the command line names, as words; the record validates them. --help leaves
-    with status 0."""
+    """The fields that the command line names, as words that the record has yet to validate.
+
+    UsageError on an unknown flag, and on a flag that comes twice. --help exits with status 0.
+    """
     parser = _parser(prog, default, description)
     argv = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in argv]
     names = [word.partition("=")[0] for word in argv if word.startswith("--")]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]}: given twice")
     values, rest = parser.parse_known_args(argv)
-    for name in (word.partition("=")[0] for word in rest):
+    if rest:
+        name = rest[0].partition("=")[0]
         hint = f"unknown flag {name}.{near(name, parser._option_string_actions)} See --help."
         raise UsageError(hint if name.startswith("-") else f"{name}: not expected")
     return vars(values)
 
 
 def parse(prog: str, argv: list[str], default: T, description: str = "") -> T:
-    """A record of settings from its flags, over a default. UsageError on the first that is
-    wrong."""
+    """The record `default`, changed by its flags. UsageError on the first wrong one."""
     return override(default, given(prog, argv, default, description))
 
 
 @dataclass(frozen=True, config=FORBID)
 class TrainCommand(Config):
-    """Where the settings come from."""
+    """Sources of the settings."""
 
     resume: Folder | None = None
-    """Go on with the run in this folder, from its last checkpoint, in place of PRESET."""
+    """In place of PRESET: go on with the run in this folder, from its last checkpoint."""
     config: Folder | None = None
-    """Start from the settings in this YAML file, such as a run's config.yaml, in place of
-    PRESET."""
+    """In place of PRESET: the settings in this YAML file, such as a run's config.yaml."""
 
 
 def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
-    """[PRESET | --resume FOLDER | --config FILE] flags -> (settings, folder to resume or None)."""
+    """[PRESET | --resume FOLDER | --config FILE] flags -> (settings, folder to resume or None).
+
+    UsageError on wrong flags, and on flags without effect.
+    """
     name = argv[0] if argv and argv[0] in PRESETS else "drqn"
     about = f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}."
     flags = given(command("train"), argv, TrainCommand(**vars(preset(name))), about)
     sources = [name for name in ("preset", "resume", "config") if name in flags]
     if len(sources) > 1:
-        raise UsageError(
-            f"{flag(sources[1])} {flags[sources[1]]}: takes the place of {sources[0]} "
-            f"{flags[sources[0]]}"
-        )
+        one, other = sources[:2]
+        raise UsageError(f"{flag(other)} {flags[other]}: takes the place of {one} {flags[one]}")
     resume, file = flags.pop("resume", None), flags.pop("config", None)
     if resume:
         for name in flags.keys() & {"name", "runs_dir"}:
             raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
         return override(load(Path(resume) / "config.yaml"), flags), Path(resume)
     if file is None:
-        config, chosen = override(preset(flags.get("preset", "drqn")), flags), flags.keys()
+        start, explicit = preset(flags.get("preset", "drqn")), flags.keys()
     else:
         data = read_yaml(Path(file))
-        config = override(from_dict(data, file), flags)
-        # The file of a run has every setting; in a file by hand each one was chosen.
-        chosen = flags.keys() | (data.keys() if len(data) < len(vars(config)) else set())
-    check_effect(config, chosen)
+        start, explicit = from_dict(data, file), flags.keys()
+        if len(data) < len(vars(start)):  # a file by hand; the file of a run has every setting
+            explicit |= data.keys()
+    config = override(start, flags)
+    check_effect(config, explicit)
     return config, resume

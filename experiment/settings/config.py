@@ -1,5 +1,4 @@
-"""The settings of a run: one flat, typed record. The range and the explanation of each setting
-stand at the setting."""
+"""The settings of a run: one flat, typed record. Each field has its range and its explanation."""
 
 import json
 import re
@@ -25,32 +24,33 @@ T = TypeVar("T", bound="Settings")
 MAX_BYTES = 65_536  # of a YAML file of settings; a run's config.yaml has 2 KB
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Episodes = Annotated[int, Field(ge=1, le=10_000)]
-Folder = Annotated[Path, Field(strict=False)]  # a string, in YAML
+Folder = Annotated[Path, Field(strict=False)]  # a string in YAML
 Folders = Annotated[tuple[Path, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
+Game = Annotated[str, AfterValidator(check_env), Field(json_schema_extra={"aliases": ["--env"]})]
 Screen = Annotated[str, AfterValidator(lambda word: str(parse_screen(word)))]
-# A word of the command line without a flag.
-Positional = Field(json_schema_extra={"positional": True})
+Positional = Field(json_schema_extra={"positional": True})  # a word without a flag
 
 
 class UsageError(Exception):
-    """Bad input from the user: one clear line, exit status 2.
+    """Bad input from the user: one line, exit status 2.
 
-    Not a ValueError: pydantic would wrap those, and lets this one through.
+    Not a ValueError: pydantic would wrap a ValueError from a validator.
     """
 
 
 def flag(field: str) -> str:
+    """`eval_frames` -> `--eval-frames`."""
     return "--" + field.replace("_", "-")
 
 
 def file_name(game: str) -> str:
-    """The game as a part of a file's name: an id of gymnasium holds slashes and colons."""
+    """The game as a part of a file's name: ids of gymnasium contain slashes and colons."""
     return re.sub(r"[^\w.-]+", "-", game)
 
 
 def like(pattern: str, words: str) -> AfterValidator:
-    """Validates text against a regular expression, which `words` explain."""
+    """Validates text against a regular expression; `words` explain it in the error."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -62,8 +62,7 @@ def like(pattern: str, words: str) -> AfterValidator:
 
 @dataclass(frozen=True, config=FORBID)
 class Settings:
-    """Base of every record that is filled from flags or YAML: a wrong value is a UsageError that
-    names its flag."""
+    """Base of the records from flags or YAML. UsageError with flag and value on a wrong value."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -75,38 +74,35 @@ class Settings:
 
 
 def _sentence(error: ValidationError, kind: type) -> str:
-    """The first complaint of pydantic as `--flag value: reason`."""
+    """The first error of pydantic as `--flag value: reason`."""
     first = error.errors(include_url=False)[0]
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if not first["loc"]:
         return reason
     name, value = str(first["loc"][0]), f"{first['input']!s:.60}"
-    extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
-    place = name if extra.get("positional") else flag(name)
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
-    return (
-        f"{place} {value if value.isprintable() else repr(value)}: {reason[0].lower()}{reason[1:]}"
-    )
+    extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
+    place = name if extra.get("positional") else flag(name)
+    value = value if value.isprintable() else repr(value)
+    return f"{place} {value}: {reason[0].lower()}{reason[1:]}"
 
 
 @dataclass(frozen=True, config=FORBID)
 class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
-    """The run: its environments, its schedule, and the machine. It has the settings of all parts.
+    """The run: its environments, its schedule and the machine, with the settings of all parts.
 
     A frame is one frame of the emulator. A step is one decision of the agent: 4 frames. A row is
     one step of one environment in the replay. A sample is one row that is trained once.
     """
 
-    # --- what is trained
+    # --- the task
     preset: Annotated[str, one_of(PRESETS), Positional] = "drqn"
     """Settings to start from; a flag overrides one of them."""
-    game: Annotated[
-        str, AfterValidator(check_env), Field(json_schema_extra={"aliases": ["--env"]})
-    ] = "breakout"
-    """Any one-player game of ale-py in snake case, such as space_invaders; or the id of a gymnasium
+    game: Game = "breakout"
+    """A one-player game of ale-py in snake case, such as space_invaders; or the id of a gymnasium
     environment with images and discrete actions, such as minigrid:MiniGrid-MemoryS7-v0
-    (package:id). Then a step is one frame."""
+    (package:id), in which a step is one frame."""
     frames: Count = 10_000_000
     """Length of the run, in emulator frames."""
     seed: Seed = 1
@@ -117,12 +113,11 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """Folder that holds the runs."""
     protocol: Annotated[str, one_of(PROTOCOLS)] = "v5"
     """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or
-    dqn-2015 (no sticky actions, up to 30 no-ops at the start, the loss of a life is terminal in
-    training)."""
+    dqn-2015 (no sticky actions, up to 30 initial no-ops; in training a lost life is terminal)."""
     observe: Screen = "full"
     """The agent's view of the screen: full, flicker:PROBABILITY that a frame is black,
     blackout:FRAMES in a row, delay:STEPS, blinkered:SHARE of the height, or noise:SIGMA in grey
-    levels. Without a number: the kind's default."""
+    levels. A kind without a number has its default."""
 
     # --- acting
     num_envs: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -131,11 +126,9 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """Processes on Ray that share the environments and send their rows to the learner
     (docs/scale.md). 0: the learner's own process plays, and Ray is not needed."""
     ray: Annotated[str, Field(json_schema_extra={"alone": "local"})] = ""
-    """Where the actors play: auto or HOST:PORT joins a Ray cluster; empty, or without a value: one
-    is started here."""
+    """Ray cluster of the actors: auto or HOST:PORT joins one; empty or no value starts one here."""
     exploration: Literal["linear", "per-actor"] = "linear"
-    """linear: one epsilon that falls linearly. per-actor: a fixed epsilon for each environment
-    (R2D2)."""
+    """linear: one epsilon, which falls linearly. per-actor: a fixed one per environment (R2D2)."""
     epsilon_start: Share = 1.0
     """Probability of a random action at the start."""
     epsilon_final: Share = 0.01
@@ -158,13 +151,11 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     log_frames: Count = 20_000
     """Frames between rows of metrics.jsonl."""
     track: Literal["none", "local", "wandb", "all"] = "local"
-    """Where metrics go besides metrics.jsonl: local (a trackio page), wandb (offline unless a key
-    is configured)."""
+    """Trackers of the metrics: local (a trackio page), wandb (offline without a key) or all."""
 
     # --- the machine
     threads: Whole = 0
-    """CPU threads that compute parts of batches, and of the emulators; no bit depends on it. 0: one
-    for each core."""
+    """CPU threads of batches and emulators; no bit depends on them. 0: one for each core."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16: mixed precision with fp32 weights. auto: bf16 where the hardware computes it."""
     device: Annotated[str, like(r"cpu|cuda(:\d{1,3})?", "cpu, cuda or cuda:N")] = "cpu"
@@ -174,12 +165,11 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        """Settings that exclude each other."""
-        if self.value_rescaling and self.reward_clip is not None:
-            raise UsageError(
-                f"--value-rescaling True: needs --reward-clip None, not {self.reward_clip:g}"
-            )
-        if (rows := self.burn_in + self.unroll + self.n_step) > 2000:
+        """UsageError on settings that exclude each other."""
+        rows, clip = self.burn_in + self.unroll + self.n_step, self.reward_clip
+        if self.value_rescaling and clip is not None:
+            raise UsageError(f"--value-rescaling True: needs --reward-clip None, not {clip:g}")
+        if rows > 2000:
             raise UsageError(
                 f"--burn-in, --unroll and --n-step: {rows} rows together; at most 2000"
             )
@@ -190,67 +180,46 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
         return self
 
 
+EPSILON = ("epsilon_start", "epsilon_final", "epsilon_frames")
 LAMBDA = ("trace_lambda", "trace_lambda_start", "trace_lambda_updates")
-# Settings that have no effect where the predicate holds for the values of the others: (settings,
-# others, predicate).
+# (settings, others, predicate): the settings have no effect where the predicate is true of the
+# values of the others.
 IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] = (
-    (
-        ("epsilon_start", "epsilon_final", "epsilon_frames"),
-        ("exploration",),
-        lambda kind: kind == "per-actor",
-    ),
-    (("epsilon_start",), ("epsilon_frames",), lambda frames: frames == 0),
-    (("epsilon_frames",), ("epsilon_start", "epsilon_final"), lambda start, final: start == final),
-    (
-        ("importance_exponent", "priority_eta"),
-        ("priority_exponent",),
-        lambda exponent: exponent == 0,
-    ),
-    # Its weight is always 1.
-    (("importance_exponent",), ("batch_size",), lambda sequences: sequences == 1),
-    # The greatest error is the mean error.
-    (("priority_eta",), ("unroll",), lambda rows: rows == 1),
-    (("core_size", "burn_in", "update"), ("core",), lambda core: core == "identity"),
-    # One network selects and values.
-    (("double",), ("target_period", "average"), lambda *target: not any(target)),
-    (("loss",), ("head",), lambda head: head != "mean"),
-    # One row ahead in any case.
-    (LAMBDA, ("unroll", "n_step"), lambda rows, ahead: rows == ahead == 1),
-    (
-        ("trace_lambda_start", "trace_lambda_updates"),
-        ("trace_lambda",),
-        lambda final: final is None,
-    ),
-    (("trace_lambda_start",), ("trace_lambda_updates",), lambda updates: updates == 0),
-    (
-        ("trace_lambda_updates",),
-        ("trace_lambda_start", "trace_lambda"),
-        lambda start, final: start == final,
-    ),
-    (("double", "target_period", *LAMBDA), ("discount",), lambda discount: discount == 0),
-    (("ray",), ("actors",), lambda actors: actors == 0),
+    (EPSILON, ("exploration",), lambda x: x == "per-actor"),
+    (("epsilon_start",), ("epsilon_frames",), lambda x: x == 0),
+    (("epsilon_frames",), ("epsilon_start", "epsilon_final"), lambda x, y: x == y),
+    (("importance_exponent", "priority_eta"), ("priority_exponent",), lambda x: x == 0),
+    (("importance_exponent",), ("batch_size",), lambda x: x == 1),  # the weight is always 1
+    (("priority_eta",), ("unroll",), lambda x: x == 1),  # the greatest error is the mean error
+    (("core_size", "burn_in", "update"), ("core",), lambda x: x == "identity"),
+    # One network selects and evaluates the action.
+    (("double",), ("target_period", "average"), lambda x, y: not (x or y)),
+    (("loss",), ("head",), lambda x: x != "mean"),
+    (LAMBDA, ("unroll", "n_step"), lambda x, y: x == y == 1),  # one row ahead in any case
+    (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda x: x is None),
+    (("trace_lambda_start",), ("trace_lambda_updates",), lambda x: x == 0),
+    (("trace_lambda_updates",), ("trace_lambda_start", "trace_lambda"), lambda x, y: x == y),
+    (("double", "target_period", *LAMBDA), ("discount",), lambda x: x == 0),
+    (("ray",), ("actors",), lambda x: x == 0),
     # Other environments have rules of their own.
-    (("protocol",), ("game",), lambda game: not is_atari(game)),
-    (("parts",), ("device",), lambda device: device != "cpu"),
-    (("parts",), ("batch_size",), lambda sequences: sequences == 1),
-    (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda frames: frames == 0),
+    (("protocol",), ("game",), lambda x: not is_atari(x)),
+    (("parts",), ("device",), lambda x: x != "cpu"),
+    (("parts",), ("batch_size",), lambda x: x == 1),
+    (("eval_episodes", "eval_epsilon"), ("eval_frames",), lambda x: x == 0),
 )
 
 
 def idle(config: Config, setting: str) -> str:
-    """The flags that leave a setting without effect, such as "--core identity"; "" if it has an
-    effect."""
+    """The flags that leave a setting without effect, such as "--core identity"; else ""."""
     for settings, others, without_effect in IDLE:
-        values = [getattr(config, other) for other in others]
-        if setting in settings and without_effect(*values):
-            return " ".join(
-                f"{flag(other)} {value}" for other, value in zip(others, values, strict=True)
-            )
+        values = {other: getattr(config, other) for other in others}
+        if setting in settings and without_effect(*values.values()):
+            return " ".join(f"{flag(other)} {value}" for other, value in values.items())
     return ""
 
 
 def without_effect(config: Config, given: Iterable[str]) -> list[str]:
-    """A line for each of the given settings that differs from its preset and has no effect."""
+    """A line for each setting in `given` that differs from its preset and has no effect."""
     start = preset(config.preset)
     return [
         f"{flag(name)} {value}: has no effect with {others}"
@@ -261,8 +230,7 @@ def without_effect(config: Config, given: Iterable[str]) -> list[str]:
 
 
 def check_effect(config: Config, given: Iterable[str]) -> None:
-    """UsageError on the first of the given settings that differs from its preset and has no
-    effect."""
+    """UsageError on the first setting in `given` that differs from its preset and has no effect."""
     if lines := without_effect(config, given):
         raise UsageError(lines[0])
 
@@ -273,15 +241,13 @@ def preset(name: str) -> Config:
 
 
 def override(settings: T, words: Mapping[str, Any]) -> T:
-    """Settings with others in their place, given as the words of a command line. UsageError on the
-    first wrong one."""
-    return replace(
-        settings, **{name: None if word == "None" else word for name, word in words.items()}
-    )
+    """The settings, changed by the words of a command line. UsageError on the first wrong one."""
+    values = {name: None if word == "None" else word for name, word in words.items()}
+    return replace(settings, **values)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain values for YAML and JSON."""
+    """The settings as plain values for YAML and JSON."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
 
@@ -296,41 +262,40 @@ def differences(old: Config, new: Config) -> dict[str, str]:
 
 
 def from_dict(data: Mapping[str, Any], source: str) -> Config:
-    """Settings from a mapping of YAML or JSON, over those of its preset; its types must be exact.
+    """Settings from a mapping of YAML or JSON, over those of its preset; types must be exact.
 
-    UsageError names the source. Settings of older versions are translated, for the results of past
-    studies.
+    UsageError names the source. Settings of older versions load too, for results of past studies.
     """
-    data = dict(data)
-    number = [
-        value
-        for old in ("hide_probability", "observe_parameter")
-        if (value := data.pop(old, None)) is not None
-    ]
-    data |= {"observe": f"{data.get('observe')}:{number[0]}"} if number else {}
+    start = PRESETS.get(str(data.get("preset", "drqn")), {})
+    data = {**start, **data}
+    for old in ("hide_probability", "observe_parameter"):
+        if (number := data.pop(old, None)) is not None:
+            data["observe"] = f"{data.get('observe')}:{number}"
     if data.get("munchausen") is False:  # as in every past result
         del data["munchausen"]
     try:
-        start = PRESETS.get(str(data.get("preset", "drqn")), {})
-        return TypeAdapter(Config).validate_json(json.dumps({**start, **data}), strict=True)
+        return TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
 
 
-def save(config: Config, path: Path) -> None:
+def to_yaml(config: Config) -> str:
     """All settings as YAML, for `train.py --config`."""
-    path.write_text(
-        yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def save(config: Config, path: Path) -> None:
+    """Write all settings as YAML. OSError if the file cannot be written."""
+    path.write_text(to_yaml(config), encoding="utf-8")
 
 
 def load(path: Path) -> Config:
-    """The settings of a YAML file. UsageError if they cannot be read or are wrong."""
+    """The settings in a YAML file. UsageError if they cannot be read or are wrong."""
     return from_dict(read_yaml(path), str(path))
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases, which can make a small file huge."""
+    """A loader without aliases, with which a small file can become huge."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -339,15 +304,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, of values that JSON also knows. UsageError if there is none."""
+    """The mapping in a YAML file, of JSON's types of values. UsageError if there is none."""
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError("no such file")
         with path.open("rb") as file:
             data = yaml.load(file.read(MAX_BYTES).decode(), _Loader)
         json.dumps(data, allow_nan=False)
-    # PyYAML passes on whatever its constructors raise, such as IndexError.
-    except Exception as error:
+    except Exception as error:  # PyYAML's constructors raise several types, such as IndexError
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise UsageError(f"{path}: must hold settings, as NAME: VALUE")

@@ -1,7 +1,6 @@
-"""The presets: each is its difference from the defaults of `experiment.settings.config.Config`, or
-from another preset.
+"""The presets: each is a difference from the defaults of `Config` or from another preset.
 
-docs/presets.md tells where every number comes from.
+docs/presets.md has the source of every number.
 """
 
 from typing import Any
@@ -26,7 +25,7 @@ PRESETS["dqn"] = PRESETS["drqn"] | {
     "sequence_stride": 1,
     "last_action_reward": False,
 }
-# What the papers have in common: the network of Mnih et al. 2015, whose newest weights act.
+# Common to the papers: the network of Mnih et al. 2015, whose newest weights act.
 PLAIN = PRESETS["dqn"] | {
     "torso": "nature",
     "center": True,

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import psutil
 
-# Linux only; absent elsewhere.
-CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # Linux only
 
 
 def _read(path: Path) -> str:
@@ -17,8 +16,7 @@ def _read(path: Path) -> str:
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of this process's control groups, version 1 or 2, and of the groups around
-    them."""
+    """The folders of this process's control groups (version 1 or 2) and of those around them."""
     for line in _read(MEMBERSHIP).splitlines():
         _, controllers, path = line.split(":", 2)
         base = CGROUPS / controllers
@@ -28,32 +26,24 @@ def _groups() -> Iterator[Path]:
 
 def cores() -> int:
     """Cores that this process may use, at least 1: by affinity and by the container's quota."""
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    quotas = [float(allowed)]
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    limit = float(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
     for group in _groups():
-        words = _read(group / "cpu.max") or _read(group / "cpu.cfs_quota_us") + _read(
-            group / "cpu.cfs_period_us"
-        )
-        match = re.fullmatch(r"(\d+)\s+(\d+)\s*", words)  # no quota: max, or -1
-        quotas += [int(match[1]) / int(match[2])] if match else []
-    return max(1, math.floor(min(quotas)))
+        version_1 = _read(group / "cpu.cfs_quota_us") + _read(group / "cpu.cfs_period_us")
+        # Without a quota the first word is "max" or -1.
+        if quota := re.fullmatch(r"(\d+)\s+(\d+)\s*", _read(group / "cpu.max") or version_1):
+            limit = min(limit, int(quota[1]) / int(quota[2]))
+    return max(1, math.floor(limit))
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: those of the machine, or of its container if that has
-    fewer."""
+    """Bytes that this process may still allocate, on the machine and in its container."""
     free = psutil.virtual_memory().available
     for group in _groups():
-        for limit, usage in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            most, used = _read(group / limit).strip(), _read(group / usage)
-            if most.isdigit() and used:
-                cache = re.search(
-                    r"^(?:total_)?inactive_file (\d+)", _read(group / "memory.stat"), re.MULTILINE
-                )
-                free = min(free, int(most) - int(used) + int(cache[1] if cache else 0))
+        most = (_read(group / "memory.max") or _read(group / "memory.limit_in_bytes")).strip()
+        used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
+        if most.isdigit() and used:
+            stat = _read(group / "memory.stat")
+            cache = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)
+            free = min(free, int(most) - int(used) + int(cache[1] if cache else 0))
     return max(free, 0)

@@ -1,9 +1,9 @@
-"""Checkpoints: everything a run is, written so that it is whole or not there.
+"""Checkpoints: the whole state of a run, on the disk as a whole or not at all.
 
 A checkpoint is a folder `checkpoint/FRAMES/` with `manifest.json` (counters, generators, settings,
 the SHA-256 of the other files and of itself), `network.safetensors` (the weights that act: all that
 evaluation needs) and `training.safetensors` (the rest). It is written under a temporary name,
-flushed and renamed. The last two are kept. Loading runs no code from it: JSON and safetensors only.
+flushed and renamed. The last two stay. Loading runs no code from it: JSON and safetensors only.
 """
 
 import contextlib
@@ -35,12 +35,11 @@ MANIFEST, NETWORK, TRAINING = "manifest.json", "network.safetensors", "training.
 
 @dataclass
 class Checkpoint:
-    """`meta` is plain JSON; `weights` the network that acts; `training` every other tensor, empty
-    if not asked for."""
+    """The contents of a checkpoint."""
 
-    meta: dict[str, Any]
-    weights: dict[str, Tensor]
-    training: dict[str, Tensor] = field(default_factory=dict)
+    meta: dict[str, Any]  # plain JSON
+    weights: dict[str, Tensor]  # of the network that acts
+    training: dict[str, Tensor] = field(default_factory=dict)  # the rest; empty for evaluation
 
 
 def _sync(path: Path) -> None:
@@ -64,11 +63,10 @@ def signature(manifest: Mapping[str, Any]) -> str:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `folder`/FRAMES, keep the last two. OSError (disk full, no permission) leaves the older
-    ones whole.
+    """Write `folder`/FRAMES and keep the last two checkpoints; one process at a time (`lock`).
 
-    The run's folder must be there: one that was moved away is not made anew. One process at a time
-    (`lock`).
+    OSError on a full disk, without permission, or if the run's folder was moved away. An error
+    leaves the older checkpoints whole.
     """
     target = folder / f"{checkpoint.meta['frames']:012d}"
     same = [path for path in candidates(folder.parent) if path.stem == target.name]
@@ -79,7 +77,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         for name, tensors in ((NETWORK, checkpoint.weights), (TRAINING, checkpoint.training)):
             try:
                 save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / name)
-            except SafetensorError as error:  # how safetensors tells of a full disk
+            except SafetensorError as error:  # safetensors' error on a full disk
                 raise OSError(errno.ENOSPC, f"cannot write {name}: {error}") from None
             files[name] = digest(temporary / name)
         manifest = {"version": VERSION, **checkpoint.meta, "files": files}
@@ -90,8 +88,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 @contextlib.contextmanager
 def placed(target: Path) -> Iterator[Path]:
-    """A folder for the files of a checkpoint: it becomes `target` when the block ends, and the last
-    KEEP stay."""
+    """A temporary folder that becomes the checkpoint `target` at the end; the last KEEP stay."""
     folder, temporary = target.parent, target.with_name(".writing")
     folder.mkdir(exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
@@ -116,16 +113,14 @@ def candidates(run: Path) -> list[Path]:
 
 
 def load(path: Path, *, training: bool) -> Checkpoint:
-    """Read one checkpoint folder. UsageError if anything is missing, cut, changed or foreign."""
+    """Read one checkpoint folder. UsageError if a file is missing, cut, changed or foreign."""
     with refused(path, "read"):
         manifest, tensors = json.loads(read(path / MANIFEST)), []
         if manifest["version"] != VERSION or manifest["sha256"] != signature(manifest):
-            raise ValueError(
-                f"{MANIFEST}: not of version {VERSION}, or the checksum does not match"
-            )
+            raise ValueError(f"{MANIFEST}: not of version {VERSION}, or checksum does not match")
         for name in (NETWORK, TRAINING)[: 1 + training]:
             file = path / name
-            # Opening a pipe would wait for ever.
+            # is_file first: opening a pipe would wait for ever.
             if not file.is_file() or digest(file) != manifest["files"][name]:
                 raise ValueError(f"{name}: missing, or the checksum does not match")
             tensors.append(load_file(file))
@@ -133,8 +128,10 @@ def load(path: Path, *, training: bool) -> Checkpoint:
 
 
 def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> Checkpoint:
-    """The newest whole checkpoint of a run; damaged ones are reported and passed over. UsageError
-    if there is none."""
+    """The newest whole checkpoint of a run; `report` gets a line about each damaged one.
+
+    UsageError if there is none.
+    """
     problems: list[str] = []
     for path in candidates(run):
         if problems:
@@ -143,9 +140,9 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
             return load(path, training=training)
         except UsageError as error:
             problems.append(str(error))
-    raise UsageError(
-        f"no whole checkpoint: {problems[0]}" if problems else f"{run}: holds no checkpoint"
-    )
+    if problems:
+        raise UsageError(f"no whole checkpoint: {problems[0]}")
+    raise UsageError(f"{run}: holds no checkpoint")
 
 
 def saved_frames(run: Path) -> list[int]:
@@ -155,25 +152,22 @@ def saved_frames(run: Path) -> list[int]:
 
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[None]:
-    """Hold the run's folder for this process. UsageError if another process holds it."""
+    """Lock the run's folder for this process. UsageError if another process has the lock."""
     with refused(run / "lock", "opened"):
         try:
-            held = FileLock(run / "lock", timeout=0).acquire()
+            acquired = FileLock(run / "lock", timeout=0).acquire()
         except Timeout:
             raise UsageError(f"{run}: another process is using this run") from None
-    with held:
+    with acquired:
         yield
 
 
 def tensor_tree(**parts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """{part: {name: array or tensor}} -> {"part.name": tensor}, copied where torch would warn of a
-    read-only array."""
+    """{part: {name: array or tensor}} -> {"part.name": tensor}; read-only arrays are copied."""
+    flat = {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()}
     return {
-        f"{part}.{k}": v
-        if isinstance(v, Tensor)
-        else torch.from_numpy(np.require(v, requirements="W"))
-        for part, state in parts.items()
-        for k, v in state.items()
+        name: v if isinstance(v, Tensor) else torch.from_numpy(np.require(v, requirements="W"))
+        for name, v in flat.items()
     }
 
 

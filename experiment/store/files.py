@@ -1,5 +1,4 @@
-"""Files that are whole or not there, and one door through which whatever is wrong with a file
-becomes one line."""
+"""Files that appear whole or not at all; every error of a file becomes one line."""
 
 import contextlib
 import json
@@ -12,31 +11,25 @@ from experiment.settings.config import UsageError
 
 
 @contextlib.contextmanager
-def refused(place: Path | str, what: str) -> Iterator[None]:
-    """UsageError `place: cannot be WHAT (reason)` in place of any error within, whichever library
-    raises it."""
+def refused(place: Path | str, action: str) -> Iterator[None]:
+    """UsageError `place: cannot be ACTION (reason)` in place of any other error in the block."""
     try:
         yield
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{place}: cannot be {what} ({reason(error)})") from error
+        raise UsageError(f"{place}: cannot be {action} ({reason(error)})") from error
 
 
 def reason(error: Exception) -> str:
-    """An error in a few words of one line; its type too, unless the words are meant for the
-    user."""
+    """An error's message on one line; before it the type, except of OSError and ValueError."""
     words = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return (
-        words
-        if words and isinstance(error, OSError | ValueError)
-        else f"{type(error).__name__}: {words}"
-    )
+    is_clear = words and isinstance(error, OSError | ValueError)
+    return words if is_clear else f"{type(error).__name__}: {words}"
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a regular file; opening a pipe would wait for ever. UsageError if there is
-    none."""
+    """The bytes of a regular file: opening a pipe would wait for ever. UsageError if it fails."""
     with refused(path, "read"):
         if not path.is_file():
             raise UsageError(f"{path}: missing, or not a file")
@@ -45,8 +38,10 @@ def read(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path`, of this process alone, to write to: the file that is whole at the end
-    replaces `path`."""
+    """A temporary name beside `path`, of this process alone; its file replaces `path` at the end.
+
+    After an error in the block `path` is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -56,11 +51,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8, never seen half written. OSError if it cannot."""
+    """Write a UTF-8 file; no reader sees a part of it. OSError if it cannot be written."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a JSON object, never seen half written. OSError if it cannot."""
+    """Write a JSON object; no reader sees a part of it. OSError if it cannot be written.
+
+    ValueError on NaN and infinity.
+    """
     write_text(path, json.dumps(fields, indent=1, allow_nan=False) + "\n")

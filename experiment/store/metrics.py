@@ -1,5 +1,4 @@
-"""metrics.jsonl: what a run measures, one JSON object a line, with no gap and no double after a
-resume."""
+"""metrics.jsonl: a run's measurements, one JSON object a line; a resume leaves no gap or double."""
 
 import errno
 import json
@@ -12,15 +11,17 @@ from typing import Any
 
 from pydantic_core import to_json
 
-MAX_PENDING_ROWS = 10_000  # a few MB: what a full disk may cost in memory
+MAX_PENDING_ROWS = 10_000  # a few MB of memory while the disk is full
 
 
 class MetricsFile:
     """Append-only `metrics.jsonl`: one JSON object per line.
 
-    Opening truncates the file to `position` bytes, the number a checkpoint remembers: after a
-    resume no row is missing and none is there twice. ValueError if no row ends there. A row that
-    cannot be written (a full disk) waits in memory and goes first at the next write.
+    Opening truncates the file to `position` bytes, the number in a checkpoint: after a resume no
+    row is missing and none is there twice. A row that cannot be written (a full disk) waits in
+    memory for the next write.
+
+    ValueError if no row ends at `position`, OSError if the file cannot be opened.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
@@ -34,15 +35,16 @@ class MetricsFile:
             )
         self._file.truncate(position)
         self.position = position  # bytes: the end of the last whole row
-        # Rows that wait for room; the oldest are dropped.
+        # Rows that wait for room on the disk; the oldest are dropped.
         self.pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers (numpy's too), strings and nulls; NaN becomes null. A full disk
-        is no error."""
-        self.pending.append(
-            to_json(row, inf_nan_mode="null", fallback=lambda number: number.item()) + b"\n"
-        )
+        """Append a row of numbers (numpy's too), strings and nulls; NaN becomes null.
+
+        A full disk is no error.
+        """
+        line = to_json(row, inf_nan_mode="null", fallback=lambda number: number.item())
+        self.pending.append(line + b"\n")
         with suppress(OSError):
             self._write_pending()
 
@@ -52,14 +54,13 @@ class MetricsFile:
             if self._file.write(rows) != len(rows):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part went in
         except OSError:
-            self._file.truncate(self.position)  # half a row must never stay
+            self._file.truncate(self.position)  # no part of a row may stay
             raise
         self.position += len(rows)
         self.pending.clear()
 
     def sync(self) -> None:
-        """Force all rows to the disk, before a checkpoint remembers `position`. OSError if one
-        cannot be written."""
+        """Force all rows to the disk before a checkpoint stores `position`. OSError if it fails."""
         self._write_pending()
         os.fsync(self._file.fileno())
 
@@ -69,7 +70,9 @@ class MetricsFile:
 
 def read_rows(path: Path, position: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The whole rows of a growing file from byte `position` on, and the position after them.
-    OSError, ValueError."""
+
+    OSError if it cannot be read, ValueError if a row is no JSON.
+    """
     with path.open("rb") as file:
         file.seek(position)
         whole = file.read().rpartition(b"\n")[0]

@@ -1,5 +1,4 @@
-"""The machine and the code that computed a run: written into its checkpoints, since exactness
-depends on them."""
+"""The machine and the code that compute a run: bit-exact resuming depends on both."""
 
 import contextlib
 import os
@@ -16,8 +15,7 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """The properties that exactness depends on, besides precision; the number of threads is none of
-    them."""
+    """The properties, besides precision, that the bits of a run depend on: CPU and versions."""
     return {
         "cpu": _cpu(),
         "torch": torch.__version__,
@@ -28,40 +26,35 @@ def machine() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """The processor's model; Linux alone tells it."""
+    """The processor's model on Linux, elsewhere its family or architecture."""
     info = Path("/proc/cpuinfo")
-    model = re.search(
-        r"^model name\s*:\s*(.+)",
-        info.read_text(errors="replace") if info.exists() else "",
-        re.MULTILINE,
-    )
+    text = info.read_text(errors="replace") if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
     """The commit of this code, with + if files differ from it; None outside a git clone.
 
-    Code that was sent to another machine has no clone around it: RECALL_COMMIT tells what was sent.
+    The environment variable RECALL_COMMIT takes its place: Ray's workers have no clone.
     """
     if sent := os.environ.get("RECALL_COMMIT"):
         return sent
     root = Path(__file__).resolve().parents[2]
-    # Not that of a clone around this folder.
+    git = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
+    # A clone around this folder does not count.
     inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}
     with contextlib.suppress(OSError):
-        git = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
-        return (
-            subprocess.run(
-                git, capture_output=True, text=True, env=inside, check=False
-            ).stdout.strip()
-            or None
-        )
+        answer = subprocess.run(git, capture_output=True, text=True, env=inside, check=False)
+        return answer.stdout.strip() or None
     return None
 
 
 def exactness_lost(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Differences from the machine and code of a checkpoint: the run continues, but not bit for
-    bit."""
+    """`key old -> new` for each difference from a checkpoint's machine and code.
+
+    With any difference the run continues, but not bit for bit.
+    """
     return [
         f"{key} {before.get(key)!r:.80} -> {value!r}"
         for key, value in now.items()

@@ -1,1 +1,1 @@
-"""Many runs: the grid, its jobs, what they show."""
+"""Studies of many runs: the grid, its jobs and its report."""

@@ -1,10 +1,10 @@
-"""Trains and scores the cells of a study, several at once, each in processes of its own."""
+"""The work of a study: training and scoring its cells, several at once, in their own processes."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -12,27 +12,30 @@ from rich.text import Text
 
 from experiment.runs.console import Screen, duration
 from experiment.runs.session import stop_signals
-from experiment.settings.config import UsageError, flag, save
-from experiment.store.files import refused, replacing
+from experiment.settings.config import UsageError, flag, to_yaml
+from experiment.store.files import refused, write_text
 from experiment.store.metrics import read_rows
 from experiment.studies.study import Cell, Result, Study, collect
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.5  # between two looks at the cells at work
-LINE_SECONDS = 60.0  # between lines about a run, where the output is no terminal
+LINE_SECONDS = 60.0  # between lines about a run, without a terminal
 
 
 class StoppedError(Exception):
-    """The user asked to stop."""
+    """A cell stopped at the user's request."""
 
 
 class Workers(Protocol):
-    """Where the cells of a study are trained and scored."""
+    """The processes that train and score the cells of a study."""
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
-        """Train and score one cell, in its folder, side by side with others: whenever it is asked
-        it yields what it is at, without waiting. StoppedError after `stop`, UsageError if the cell
-        fails."""
+        """Train and score one cell, in its folder, side by side with others.
+
+        Yields the state of the work, without waiting.
+
+        StoppedError after `stop`, UsageError if the cell fails.
+        """
         ...
 
     def stop(self) -> None:
@@ -40,40 +43,35 @@ class Workers(Protocol):
 
 
 class Children:
-    """Child processes of this one, which save and stop when this one dies."""
+    """Child processes of this one; after its death they save and stop."""
 
     def __init__(self) -> None:
         self._stopped = False
 
     def stop(self) -> None:
+        """See `Workers`."""
         self._stopped = True
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
+        """See `Workers`."""
         yield from self._call(cell, "training", "train.py", *train_words(cell))
-        rules = {
-            "episodes": study.episodes,
-            "epsilon": study.epsilon,
-            "seed": study.eval_seed,
-            "video": study.video,
-        }
-        words = _words(rules | {"threads": cell.config.threads})
+        words = _words(
+            episodes=study.episodes,
+            epsilon=study.epsilon,
+            seed=study.eval_seed,
+            video=study.video,
+            threads=cell.config.threads,
+        )
         yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *words)
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
         if self._stopped:
             raise StoppedError
-        command = [
-            sys.executable,
-            "-c",
-            FOLLOW_PARENT,
-            str(os.getpid()),
-            str(ROOT / program),
-            *words,
-        ]
+        command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program)]
         with cell.log.open("ab") as log:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         while child.poll() is None:
             if self._stopped:
@@ -82,17 +80,12 @@ class Children:
         if self._stopped:
             raise StoppedError
         if child.returncode:
-            lines = [
-                line
-                for line in cell.log.read_text("utf-8", errors="replace").split("\n")
-                if line.strip()
-            ]
-            last = (lines or ["no output"])[-1].removeprefix("error: ")
+            text = cell.log.read_text("utf-8", errors="replace").rstrip() or "no output"
+            last = text.split("\n")[-1].removeprefix("error: ")
             raise UsageError(f"{program} ended with status {child.returncode}: {last:.300}")
 
 
-# A signal of the kernel (Linux) when the parent dies, however it dies, so that no run goes on
-# unattended.
+# On Linux the kernel sends a signal at any death of the parent: no run goes on unattended.
 FOLLOW_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -103,40 +96,35 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 
 def train_words(cell: Cell) -> list[str]:
-    """The arguments that begin a run, or go on with it."""
+    """The arguments of train.py that begin a run, or go on with it."""
     config = cell.config
     if cell.folder.exists():
         names = ("frames", "checkpoint_frames", "threads", "track")
-        return [
-            "--resume",
-            str(cell.folder),
-            *_words({name: getattr(config, name) for name in names}),
-        ]
+        words = _words(**{name: getattr(config, name) for name in names})
+        return ["--resume", str(cell.folder), *words]
     path = config.runs_dir / f"{cell.name}.yaml"
-    with replacing(path) as temporary:
-        save(config, temporary)
+    write_text(path, to_yaml(config))
     return ["--config", str(path)]
 
 
-def _words(settings: Mapping[str, object]) -> list[str]:
+def _words(**settings: object) -> list[str]:
     """Settings as the words of a command line."""
     return [word for name, value in settings.items() for word in (flag(name), str(value))]
 
 
 class Jobs:
-    """The work of a study. A cell that fails does not stop the others; after a signal all of them
-    save and stop."""
+    """The work of a study: cells fail separately; after a signal all of them save and stop."""
 
     def __init__(self, cells: list[Cell], study: Study) -> None:
         self.cells, self.study = cells, study
         self.results: dict[str, Result] = {}
-        self.failures: dict[str, str] = {}
+        self.failures: dict[str, str] = {}  # name of a cell -> error
         self.stopped = False
-        self._states: dict[str, str] = {}  # name of a cell at work -> what it is at
+        self._states: dict[str, str] = {}  # name of a cell at work -> its state
         self._screen, self._last_line = Screen(), time.monotonic()
 
     def run(self, workers: Workers, at_a_time: int) -> None:
-        """Return when every cell is finished, has failed or is stopped."""
+        """Work until every cell has finished, failed or stopped. UsageError without a folder."""
         with refused(f"--out {self.study.out}", "made"):
             (self.study.out / "runs").mkdir(parents=True, exist_ok=True)
         waiting, at_work = list(self.cells), dict[str, Iterator[str]]()
@@ -156,7 +144,7 @@ class Jobs:
                 time.sleep(LOOK_SECONDS)
 
     def _work(self, cell: Cell, workers: Workers) -> Iterator[str]:
-        """Train one cell to its last frame and score it: what it is at."""
+        """Train one cell to its last frame and score it, yielding its state."""
         try:
             yield from workers.run(cell, self.study)
             result = self.results[cell.name] = collect(cell, self.study)
@@ -164,37 +152,32 @@ class Jobs:
         except StoppedError:
             self.stopped = True
             yield "stopped"
-        except Exception as error:  # of whatever kind: it concerns this cell only
+        except Exception as error:  # of any kind: it concerns this cell only
             self.failures[cell.name] = f"{error}; see {cell.log}"
             yield f"failed: {error}"
 
     def _show(self) -> None:
-        """Update the panel; without a terminal, print a line about each cell at work once in a
-        while."""
+        """Update the panel; without a terminal, print a line a minute about each cell at work."""
         at_work = [cell for cell in self.cells if cell.name in self._states]
         lines = [f"{cell.name}: {self._states[cell.name]}{_progress(cell)}" for cell in at_work]
         done = f"{len(self.results) + len(self.failures)} of {len(self.cells)} runs"
-        panel = Text(
-            "\n".join([*lines, f"{done}; stop with Ctrl-C, repeat the command to continue"])
-        )
-        if (
-            not self._screen.update(lambda: panel)
-            and time.monotonic() - self._last_line > LINE_SECONDS
-        ):
+        hint = f"{done}; stop with Ctrl-C, repeat the command to continue"
+        has_panel = self._screen.update(lambda: Text("\n".join([*lines, hint])))
+        if not has_panel and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
             for line in lines:
                 self._screen.say(line)
 
 
 def _progress(cell: Cell) -> str:
-    """The share of its frames that a run has made, its newest score, and the time left; "" before
-    its first metrics."""
+    """A run's share of its frames, newest score and time left; "" before its first metrics."""
     try:
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
-        # The newest of each.
-        row = {key: value for row in rows for key, value in row.items() if value is not None}
-        left = duration((cell.config.frames - row["frames"]) / row["frames_per_second"])
-        score = row.get("eval_score", row.get("return_mean", float("nan")))
-        return f", {row['frames'] / cell.config.frames:.0%}, score so far {score:.1f}, {left} left"
+        # The newest value of each metric.
+        last = {key: value for row in rows for key, value in row.items() if value is not None}
+        done, total = last["frames"], cell.config.frames
+        left = duration((total - done) / last["frames_per_second"])
+        score = last.get("eval_score", last.get("return_mean", float("nan")))
+        return f", {done / total:.0%}, score so far {score:.1f}, {left} left"
     except (OSError, ValueError, KeyError):
         return ""

@@ -1,7 +1,6 @@
-"""The report of a study: `report.md` with figures and films beside it, and the same in one file,
-`report.html`.
+"""The report of a study: `report.md` with figures and films, and `report.html`, all in one file.
 
-Beside them: `scores.csv` with every score, and `report.json` with all that the report says.
+Beside them: `scores.csv` with every score, and `report.json` with all values in the report.
 """
 
 import base64
@@ -45,6 +44,14 @@ from experiment.studies.findings import (
 from experiment.studies.study import Cell, Result, Study
 
 FILM_SECONDS = 30
+# The figures of measures over games: file -> name of the measure, label of the axis.
+MEASURES = {
+    "interquartile-means": (
+        "interquartile mean",
+        "interquartile mean; 0 is random play, 1 a human",
+    ),
+    "improvement": ("probability of improvement", "probability that a run scores higher"),
+}
 Linked = list[tuple[str, str]]  # text, path relative to the report
 STYLE = """
 body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
@@ -62,31 +69,29 @@ def publish(
     warnings: Sequence[str],
     command: str,
 ) -> None:
-    """Print the findings of the finished cells and write the report. UsageError if it cannot be
-    written."""
+    """Print the findings of the finished cells and write the report.
+
+    `done` has the results by the names of their cells. UsageError if a file cannot be written.
+    """
     results = [done[cell.name] for cell in cells if cell.name in done]
     agents = list(dict.fromkeys(result.agent for result in results))
     findings = make_findings(results)
     rows = table(findings)
     _print(rows)
-    unfinished = [cell.name for cell in cells if cell.name not in done]
-    untrained = [cell.name for cell in cells if cell.name in done and not done[cell.name].samples]
+    warnings = [*warnings]
+    if unfinished := [cell.name for cell in cells if cell.name not in done]:
+        warnings.append(f"Not finished: {', '.join(unfinished)}")
+    if untrained := [c.name for c in cells if c.name in done and not done[c.name].samples]:
+        warnings.append(f"Untrained, or of an unknown number of updates: {', '.join(untrained)}")
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
+    question = f"Which plays better after {frames} frames: {' or '.join(agents)}?"
     across = []
     for screen in dict.fromkeys(finding.screen for finding in findings):
-        expected = sum(cell.screen == screen for cell in cells)
-        across.append(
-            across_games([run for run in results if run.screen == screen], screen, expected)
-        )
+        runs = [run for run in results if run.screen == screen]
+        across.append(across_games(runs, screen, sum(cell.screen == screen for cell in cells)))
     data = {
-        "question": study.question
-        or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
-        "warnings": [
-            *warnings,
-            *[f"Not finished: {', '.join(unfinished)}"] * bool(unfinished),
-            *[f"Untrained, or of an unknown number of updates: {', '.join(untrained)}"]
-            * bool(untrained),
-        ],
+        "question": study.question or question,
+        "warnings": warnings,
         "command": command,
         "findings": [
             to_jsonable_python(f, exclude={"runs"}, inf_nan_mode="null") for f in findings
@@ -122,7 +127,7 @@ def publish(
 
 
 def _print(rows: list[list[str]]) -> None:
-    """A table for a terminal; a pipe gets it 200 columns wide."""
+    """Print a table, to a pipe with 200 columns."""
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
@@ -138,9 +143,7 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
     places = dict.fromkeys((finding.game, finding.screen) for finding in findings)
     with progress("report", len(places), "games") as bar:
         for game, screen in places:
-            of_task = [
-                finding for finding in findings if (finding.game, finding.screen) == (game, screen)
-            ]
+            of_task = [f for f in findings if (f.game, f.screen) == (game, screen)]
             title = f"{game.replace('_', ' ').title()}, {screen}"
             films, missing = _films(of_task, out)
             figures = _figures(of_task, agents, title, out)
@@ -152,75 +155,43 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
 def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Path) -> Linked:
     """Score against frames, score against core-hours, final scores."""
     slug, figures = file_name(title.lower()), []
-    best = max(
-        score
-        for f in findings
-        for score in (f.mean, *(point[1] for run in f.runs for point in run.curve))
-    )
-    # else it flattens
+    points = [point for f in findings for run in f.runs for point in run.curve]
+    best = max([*(f.mean for f in findings), *(point[1] for point in points)])
+    # A level far above all scores would flatten the lines.
     levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}
+    common: dict[str, Any] = {"names": agents, "levels": levels, "title": title}
     for x in ("million frames", "core-hours"):
         curves = [_curve(finding, x) for finding in findings]
-        lines = [line for line in curves if len(line.x)]
-        if lines:
+        if lines := [line for line in curves if len(line.x)]:
             path = f"figures/{slug}-{x.replace(' ', '-')}.png"
-            draw_lines(
-                out / path,
-                lines,
-                names=agents,
-                levels=levels,
-                xlabel=x,
-                ylabel="score",
-                title=title,
-            )
+            draw_lines(out / path, lines, xlabel=x, ylabel="score", **common)
             figures.append((f"Score against {x}", path))
     bars = [Bar(f.agent, f.mean, f.low, f.high, f.values if f.seeds > 1 else ()) for f in findings]
     path = f"figures/{slug}-scores.png"
-    draw_bars(out / path, bars, names=agents, levels=levels, xlabel="final score", title=title)
+    draw_bars(out / path, bars, xlabel="final score", **common)
     return [*figures, ("Final scores", path)]
 
 
 def _curve(finding: Finding, x: str) -> Line:
-    """The learning curve of an agent against `x` of each run: its mean and the single runs."""
-    single = [
-        (run.curve_x[x], [point[1] for point in run.curve])
-        for run in finding.runs
-        if finding.seeds > 1
-    ]
+    """The learning curve of an agent against `x`: the mean, and the runs if they are several."""
+    runs = finding.runs if finding.seeds > 1 else ()
+    single = [(run.curve_x[x], [point[1] for point in run.curve]) for run in runs]
     return Line(finding.agent, *curve_means(finding.runs, x).T, runs=single)
 
 
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
     """Figures of the measures over games, and their values as a table, header first."""
     slug, figures, rows = file_name(over["screen"]), [], [["measure", "value (95 % interval)"]]
-    iqm = [Bar(agent, *values) for agent, values in over["iqm"].items()]
-    improvement = [
-        Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]
-    ]
-    for name, measure, bars, label, names in (
-        (
-            "interquartile-means",
-            "interquartile mean of",
-            iqm,
-            "interquartile mean; 0 is random play, 1 a human",
-            agents,
-        ),
-        (
-            "improvement",
-            "probability of improvement of",
-            improvement,
-            "probability that a run scores higher",
-            (),
-        ),
-    ):
+    means = [Bar(agent, *values) for agent, values in over["iqm"].items()]
+    pairs = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
+    for (name, (measure, label)), bars in zip(MEASURES.items(), (means, pairs), strict=True):
         if bars:
             path = f"figures/{name}-{slug}.png"
-            draw_bars(out / path, bars, names=names, xlabel=label)
+            draw_bars(out / path, bars, names=agents if bars is means else (), xlabel=label)
             figures.append((label, path))
-            rows += [
-                [f"{measure} {bar.name}", with_interval(bar.value, bar.low, bar.high, 2)]
-                for bar in bars
-            ]
+        for bar in bars:
+            value = with_interval(bar.value, bar.low, bar.high, 2)
+            rows.append([f"{measure} of {bar.name}", value])
     if over["profile"]:
         path = f"figures/profiles-{slug}.png"
         profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
@@ -231,8 +202,10 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
 
 
 def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
-    """Films of the best episode and of the median episode of the median run of each agent; those
-    left out, and why."""
+    """Films of each agent's best episode and its median run's median episode; the missing films.
+
+    The missing films are lines with the reason.
+    """
     films, missing = [], []
     for finding in findings:
         best = finding.runs[middle_and_best([max(run.scores) for run in finding.runs])[1]]
@@ -244,19 +217,20 @@ def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
             text = f"{finding.agent}, {which} episode: {run.scores[index]:g} (seed {run.seed})"
             try:
                 films.append((text, _film(run, index, out)))
-            # A record that is missing or damaged, or another emulator.
+            # The record is missing or damaged, or the emulator is another one.
             except (ValueError, RuntimeError) as error:
                 missing.append(f"{text}: {error}")
     return films, missing
 
 
 def _film(run: Result, index: int, out: Path) -> str:
-    """The path of a film, made unless it is there. ValueError, RuntimeError if its record cannot be
-    played again."""
+    """The path of a film, which is made unless it exists.
+
+    ValueError if the record cannot be read, RuntimeError if the game does not repeat it.
+    """
     record = EpisodeRecord.load(out / run.records / record_name(index))
-    path = (
-        f"films/{Path(run.records).name}-{index:03d}-{zlib.crc32(record.actions.tobytes()):08x}.mp4"
-    )
+    crc = zlib.crc32(record.actions.tobytes())
+    path = f"films/{Path(run.records).name}-{index:03d}-{crc:08x}.mp4"
     if not (out / path).exists():
         frames = islice(replay_colour(record, every_frame=True), 60 * FILM_SECONDS)
         write_video(frames, out / path, scale=1, fast=True)
@@ -275,14 +249,12 @@ def scores_csv(results: Sequence[Result]) -> str:
         run = [r.agent, r.game, r.screen, r.seed]
         rows.writerows([*run, frames, "evaluation", "", *scores] for frames, *scores in r.curve)
         rows.writerow([*run, r.frames, "final mean", "", r.mean, *r.interval_95])
-        rows.writerows(
-            [*run, r.frames, "final", i, score, "", ""] for i, score in enumerate(r.scores)
-        )
+        rows.writerows([*run, r.frames, "final", i, x, "", ""] for i, x in enumerate(r.scores))
     return text.getvalue()
 
 
 def escape(value: object) -> str:
-    """Text as Markdown shows it literally, on one line."""
+    """A value as one line of Markdown that shows its text literally."""
     if isinstance(value, Markup):
         return value
     return re.sub(r"([\\`*_{}\[\]<>|#$~&!])", r"\\\1", " ".join(str(value).split()))
@@ -295,24 +267,25 @@ def _table(rows: Sequence[Sequence[str]]) -> Markup:
 
 
 def render(view: Mapping[str, Any]) -> str:
-    """The report as Markdown. All values of the view are text, escaped here."""
-    loader = FileSystemLoader(Path(__file__).parent, encoding="utf-8")
-    settings = {
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-        "undefined": StrictUndefined,
-        "finalize": escape,
-    }
-    jinja = Environment(loader=loader, autoescape=False, **settings)
-    jinja.filters |= {
-        "table": _table,
-        "code": lambda text: Markup("    " + text.replace("\n", "\n    ")),
-    }
+    """The report as Markdown; it escapes all values of the view, which are text."""
+    jinja = Environment(
+        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=escape,
+        autoescape=False,
+    )
+    jinja.filters["table"] = _table
+    jinja.filters["code"] = lambda text: Markup("    " + text.replace("\n", "\n    "))
     return re.sub(r"\n{3,}", "\n\n", jinja.get_template("report.md.j2").render(view))
 
 
 def html(text: str, folder: Path) -> str:
-    """The Markdown as one file that fetches nothing: figures and films lie in it."""
+    """The Markdown as one HTML file, with figures and films of `folder` in it.
+
+    OSError if one of them cannot be read.
+    """
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
     def inline(path: str, kind: str) -> str:

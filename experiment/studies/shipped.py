@@ -1,5 +1,4 @@
-"""A Markdown table of exported agents beside random play, the best held button, a human and
-published agents.
+"""A Markdown table of exported agents and, for comparison, of other players and published agents.
 
 python -m experiment.studies.shipped [zoo]
 """
@@ -17,20 +16,10 @@ from experiment.scores.zoo import CURVE, EVALUATION
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Folder, Positional, Settings, UsageError
 from experiment.store.files import read, refused
-from experiment.studies.findings import HELD_BUTTONS, with_interval
+from experiment.studies.findings import HELD_BUTTONS, LEVELS, with_interval
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
-HEAD = (
-    "game",
-    "agent",
-    "score (95 % interval)",
-    "frames",
-    "hours",
-    "random",
-    "held button",
-    "human",
-    "published",
-)
+HEAD = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS, "published"]
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -42,36 +31,26 @@ class ShippedConfig(Settings):
 
 
 def published(game: str, frames: int) -> str:
-    """The published scores after as many million frames, or after the fewest that are more."""
+    """The published scores at the first number of million frames that is not below `frames`."""
     for millions, scores in PUBLISHED["scores"].get(game, {}).items():
         if frames <= 1.01e6 * int(millions):
             pairs = zip(PUBLISHED["agents"], scores, strict=True)
-            return (
-                f"{', '.join(f'{agent} {score:g}' for agent, score in pairs)} at {millions} million"
-            )
+            return ", ".join(f"{agent} {x:g}" for agent, x in pairs) + f" at {millions} million"
     return "-"
 
 
 def row(about: dict[str, Any], seconds: float) -> list[str]:
-    """The cells of one agent, from its evaluation and its time of training."""
-    game, button = about["game"], HELD_BUTTONS.get(about["game"])
+    """The cells of one agent, from its evaluation and its seconds of training."""
+    game, frames, button = about["game"], about["frames"], HELD_BUTTONS.get(about["game"])
     score = with_interval(about["mean"], *about["interval_95"])
     levels = [random_score(game), button and button["score"], human_score(game)]
-    shown = ["-" if level is None else f"{level:g}" for level in levels]
-    return [
-        game,
-        about["preset"],
-        score,
-        f"{about['frames']:,}",
-        f"{seconds / 3600:.2f}",
-        *shown,
-        published(game, about["frames"]),
-    ]
+    words = ["-" if level is None else f"{level:g}" for level in levels]
+    budget = [f"{frames:,}", f"{seconds / 3600:.2f}"]
+    return [game, about["preset"], score, *budget, *words, published(game, frames)]
 
 
 def table(folder: Path) -> str:
-    """The table of all agents in a folder. UsageError if there is none, or if a file cannot be
-    read."""
+    """The table of the agents in a folder. UsageError without an agent, or on a damaged file."""
     rows, rules = [HEAD, ["---"] * len(HEAD)], set()
     for path in sorted(folder.glob(f"*/{EVALUATION}")):
         with refused(path, "read"):
@@ -80,33 +59,23 @@ def table(folder: Path) -> str:
             seconds = max(cells[curve["fields"].index("seconds")] or 0 for cells in curve["rows"])
             rows.append(row(about, seconds))
             rules.add(
-                f"{about['episodes']} episodes, protocol {about['protocol']}, epsilon "
-                f"{about['epsilon']:g}, "
+                f"{about['episodes']} episodes, protocol {about['protocol']}, "
+                f"epsilon {about['epsilon']:g}, "
                 f"training seed {about['train_seed']}, evaluation seed {about['eval_seed']}"
             )
     if not rules:
         raise UsageError(
-            f"{folder}: holds no exported agents; write one with evaluate.py runs/NAME --export "
-            f"{folder}/NAME"
+            f"{folder}: holds no exported agents; "
+            f"write one with evaluate.py runs/NAME --export {folder}/NAME"
         )
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join(
-        [*lines, "", f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."]
-    )
+    sources = [f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."]
+    return "\n".join([*lines, "", *sources])
 
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    print(
-        table(
-            parse(
-                "experiment.studies.shipped",
-                argv,
-                ShippedConfig(),
-                "Print a table of exported agents.",
-            ).folder
-        )
-    )
+    print(table(parse("experiment.studies.shipped", argv, ShippedConfig()).folder))
     return 0
 
 

@@ -1,8 +1,7 @@
-"""A study: a grid of runs, and the result of each run that is finished.
+"""A study: a grid of runs, and the result of each finished run.
 
-A result lies in results/NAME.json, with the records of its best and its median episode beside it:
-some KB. Where the result is, the run is not needed any more, so that results can be gathered from
-several machines.
+A result lies in results/NAME.json, some KB, with the records of its best and its median episode
+beside it. A report needs no more of the run, so results of several machines can be put together.
 """
 
 import itertools
@@ -54,8 +53,8 @@ class Study(Settings):
     """Compare agents on games over seeds: the same frames and the same trained samples for all."""
 
     agents: Words = ("dqn", "drqn")
-    """Presets, optionally with overrides: drqn:core=gru,frame_stack=2. Each is compared with those
-    before it."""
+    """Presets, with overrides after a colon: drqn:core=gru,frame_stack=2. The report compares each
+    agent with those before it in the list."""
     games: Words = ("breakout",)
     """Games."""
     observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)
@@ -65,18 +64,15 @@ class Study(Settings):
     frames: Count = 4_000_000
     """Length of each run, in emulator frames."""
     out: Folder = Path("studies/latest")
-    """The study's folder: report.md, report.html, figures and results; the runs go to runs/ in
-    it."""
+    """The study's folder, of report.md, report.html, figures, results, and the runs in runs/."""
     question: str = ""
-    """The question that the study answers, for the title of the report. Empty: made from the
-    grid."""
+    """The study's question, the title of the report. Empty: a question made from the grid."""
     jobs: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Runs at a time, each with one thread unless --threads says otherwise. None: one for each
-    core; with --ray as many as the cluster has room for. 0: run nothing, report what is
-    finished."""
+    core; with --ray as many as the cluster has room for. 0: only report the finished runs."""
     ray: Annotated[str, Field(json_schema_extra={"alone": "local"})] = ""
-    """Train on a Ray cluster: auto or HOST:PORT joins one (docs/scale.md); without a value one is
-    started here."""
+    """Train on a Ray cluster (docs/scale.md): auto or HOST:PORT joins one; local, the value of
+    --ray alone, starts one on this machine."""
     cpus_per_run: Annotated[int, Field(ge=1)] = 1
     """With --ray: cores that each run reserves, and its threads unless --threads says otherwise."""
     gpus_per_run: Annotated[float, Field(ge=0)] = 0.0
@@ -84,7 +80,7 @@ class Study(Settings):
     episodes: Episodes = 30
     """Whole episodes that score each finished run."""
     epsilon: Share = 0.001
-    """Share of random actions in those episodes."""
+    """Probability of a random action in those episodes."""
     eval_seed: Seed = 1000
     """Seed of those episodes, the same for all runs."""
     video: Literal["best", "median", "all", "none"] = "best"
@@ -95,8 +91,7 @@ class Study(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: its settings, and the names of its agent and of its screen in the
-    grid."""
+    """One run of a study: its agent and screen, as named in the grid, and its settings."""
 
     agent: str
     screen: str
@@ -104,56 +99,50 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The run's name, unique in the study."""
         return self.config.name
 
     @property
     def folder(self) -> Path:
+        """The run's folder."""
         return self.config.runs_dir / self.name
 
     @property
     def log(self) -> Path:
-        """Output of the processes that train and score it."""
+        """The file with the output of training and evaluation."""
         return self.config.runs_dir / f"{self.name}.log"
 
     @property
     def result(self) -> Path:
-        """Its result; the records of two episodes lie in the folder of the same stem."""
+        """The file of the result; the folder of the same stem has the records of two episodes."""
         return self.config.runs_dir.parent / "results" / f"{self.name}.json"
 
 
 def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
-    """All runs of the grid, a whole grid of one seed after the other; `shared` are settings of all
-    of them.
+    """All runs of the grid, seed after seed, each with the settings `shared`.
 
     UsageError on a wrong setting, and if two cells are the same run.
     """
     cells: list[Cell] = []
-    known: dict[object, Cell] = {}
-    seeds = range(1, study.seeds + 1)
-    for seed, screen, game, agent in itertools.product(
-        seeds, study.observe, study.games, study.agents
-    ):
+    first: dict[object, Cell] = {}
+    defaults = {"threads": study.cpus_per_run, "parts": 1, **shared, "frames": study.frames}
+    grid = itertools.product(range(1, study.seeds + 1), study.observe, study.games, study.agents)
+    for seed, screen, game, agent in grid:
         start, overrides = _overrides(agent)
-        settings = {
-            "threads": study.cpus_per_run,
-            "parts": 1,
-            **shared,
-            "frames": study.frames,
-            "observe": screen,
-        }
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
         own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
-        cell = Cell(agent, screen, override(preset(start), {**settings, **overrides, **own}))
+        settings = {**defaults, "observe": screen, **overrides, **own}
+        cell = Cell(agent, screen, override(preset(start), settings))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):
-            if (first := known.setdefault(key, cell)) is not cell:
-                words = (
+            if (other := first.setdefault(key, cell)) is not cell:
+                words = [
                     f"--agents {c.agent} --games {c.config.game} --observe {c.screen}"
-                    for c in (first, cell)
-                )
+                    for c in (other, cell)
+                ]
                 raise UsageError(f"{' and '.join(words)}: the same run is given twice")
         cells.append(cell)
-    for name in shared:  # it need not have an effect for every agent, but for one
+    for name in shared:  # a setting must have an effect for one agent at least
         lines = [without_effect(cell.config, [name]) for cell in cells]
         if all(lines):
             raise UsageError(lines[0][0])
@@ -177,7 +166,7 @@ def _overrides(agent: str) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class Result:
-    """The result of one finished run. Files of earlier versions load too."""
+    """The result of a finished run. Files of earlier versions load too."""
 
     agent: Annotated[str, Field(validation_alias=AliasChoices("agent", "arm"))]
     """Preset and overrides, as in the grid."""
@@ -189,7 +178,7 @@ class Result:
     frames: int
     """Emulator frames of training."""
     samples: int | None
-    """Trained rows. 0 or None: the agent is untrained, or its last metrics are lost."""
+    """Trained rows. 0: the agent is untrained. None: its last metrics are lost."""
     samples_per_step: FiniteFloat
     training_seconds: FiniteFloat | None
     machine: dict[str, str | int | float | None]
@@ -205,11 +194,10 @@ class Result:
     """Evaluations during training: frames, mean, interval."""
     curve_episodes: int
     curve_seconds: tuple[FiniteFloat, ...] = ()
-    """Training time at each evaluation. Earlier versions did not store it: then in proportion to
-    the frames."""
+    """Training time at each evaluation; empty in files of earlier versions."""
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings that decide what is computed."""
+    """The settings that decide the results of the computation."""
     metrics: dict[str, FiniteFloat | None] = field(default_factory=dict)
     """The last row of training (docs/metrics.md)."""
     records: str = ""
@@ -221,57 +209,49 @@ class Result:
         if not path.exists():
             return None
         with refused(path, "read as a result"):
-            return replace(
-                TypeAdapter(cls).validate_json(read(path)), records=f"results/{path.stem}"
-            )
+            result = TypeAdapter(cls).validate_json(read(path))
+            return replace(result, records=f"results/{path.stem}")
 
     @property
     def core_hours(self) -> float | None:
-        """Training time times threads."""
-        return (
-            None if self.training_seconds is None else self.training_seconds * self._hours_a_second
-        )
+        """Training time times threads, in hours; None if the training time is not known."""
+        return None if self.training_seconds is None else self._core_hours(self.training_seconds)
 
-    @property
-    def _hours_a_second(self) -> float:
-        return int(self.machine.get("threads") or 1) / 3600
+    def _core_hours(self, seconds: float) -> float:
+        return seconds * (int(self.machine.get("threads") or 1) / 3600)
 
     @property
     def curve_x(self) -> dict[str, list[float]]:
-        """Million frames and core-hours at each evaluation; no core-hours if the training time is
-        not known."""
-        frames = [point[0] for point in self.curve]
-        seconds = self.curve_seconds or [
-            at / self.frames * (self.training_seconds or 0.0) for at in frames
-        ]
-        hours = (
-            []
-            if self.training_seconds is None
-            else [second * self._hours_a_second for second in seconds]
-        )
+        """Million frames and core-hours at each evaluation; no core-hours without training time.
+
+        If the file has no training time of the evaluations, it is in proportion to the frames.
+        """
+        frames, total = [point[0] for point in self.curve], self.training_seconds
+        hours: list[float] = []
+        if total is not None:
+            seconds = self.curve_seconds or [at / self.frames * total for at in frames]
+            hours = [self._core_hours(second) for second in seconds]
         return {"million frames": [at / 1e6 for at in frames], "core-hours": hours}
 
     def other_settings(self, config: Config) -> list[str]:
-        """The settings of `config` that differ, as `--flag old -> new`. UsageError if those of the
-        result are gone."""
-        old = from_dict(
-            self.settings | ({"preset": self.preset} if self.preset else {}), self.records
-        )
+        """The settings of `config` that differ from the result's, each as `--flag old -> new`.
+
+        UsageError if this version lacks a setting of the result.
+        """
+        start = {"preset": self.preset} if self.preset else {}
+        old = from_dict(self.settings | start, self.records)
         return [line for name, line in changes(old, config).items() if name in self.settings]
 
 
 def changes(old: Config, new: Config) -> dict[str, str]:
-    """The settings that decide what is computed and differ: name -> `--flag old -> new`."""
-    return {
-        name: line for name, line in differences(old, new).items() if name not in FREE_ON_RESUME
-    }
+    """The different settings that decide the results: name -> `--flag old -> new`."""
+    return {k: line for k, line in differences(old, new).items() if k not in FREE_ON_RESUME}
 
 
 def finished(cell: Cell, study: Study) -> Result | None:
-    """The result of a cell; None if there is none of enough frames and of the study's evaluation.
+    """The result of a cell; None without one of enough frames and of the study's evaluation.
 
-    UsageError if the file cannot be read, or if it is of a longer run, which would have an
-    advantage.
+    UsageError if the file cannot be read, or if its run is longer, which is an advantage.
     """
     result, config = Result.load(cell.result), cell.config
     if result is None:
@@ -281,29 +261,23 @@ def finished(cell: Cell, study: Study) -> Result | None:
         raise UsageError(
             f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}"
         )
-    is_of_study = (len(result.scores), result.epsilon, result.eval_seed) == (
-        study.episodes,
-        study.epsilon,
-        study.eval_seed,
-    )
+    rules = study.episodes, study.epsilon, study.eval_seed
+    is_of_study = (len(result.scores), result.epsilon, result.eval_seed) == rules
     return result if is_of_study and result.frames >= config.frames else None
 
 
 def collect(cell: Cell, study: Study) -> Result:
-    """Write the result of a run that is trained and scored. UsageError if a part of it is missing
-    or damaged."""
+    """Write the result of a trained and scored run. UsageError if a part is missing or damaged."""
     config, path, records = cell.config, cell.result, cell.result.with_suffix("")
     evaluation, episodes = _evaluation(cell, study)
     with refused(cell.folder / "metrics.jsonl", "read"):
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
         logged = [row for row in rows if "samples" in row]
-        curve = [
-            (r["frames"], r["eval_score"], r["eval_low"], r["eval_high"])
-            for r in rows
-            if "eval_score" in r
-        ]
+        columns = ("frames", "eval_score", "eval_low", "eval_high")
+        curve = [tuple(row[name] for name in columns) for row in rows if "eval_score" in row]
     frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
     manifest = load_latest(cell.folder, training=False, report=print).meta
+    own = "parameters frames protocol epsilon eval_seed mean interval_95 scores".split()
     result = Result(
         agent=cell.agent,
         game=config.game,
@@ -312,10 +286,7 @@ def collect(cell: Cell, study: Study) -> Result:
         samples=logged[-1]["samples"] if logged else None,
         samples_per_step=config.samples_per_step,
         training_seconds=seconds[-1],
-        machine={
-            **manifest["machine"],
-            **{k: manifest[k] for k in ("threads", "precision", "commit")},
-        },
+        machine=manifest["machine"] | {k: manifest[k] for k in ("threads", "precision", "commit")},
         curve=tuple(curve),
         curve_episodes=config.eval_episodes,
         curve_seconds=tuple(np.interp([point[0] for point in curve], frames, seconds).tolist()),
@@ -323,22 +294,10 @@ def collect(cell: Cell, study: Study) -> Result:
         settings={k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME},
         metrics=logged[-1] if logged else {},
         records=f"results/{path.stem}",
-        **{
-            k: evaluation[k]
-            for k in (
-                "parameters",
-                "frames",
-                "protocol",
-                "epsilon",
-                "eval_seed",
-                "mean",
-                "interval_95",
-            )
-        },
-        scores=tuple(evaluation["scores"]),
+        **{name: evaluation[name] for name in own},
     )
     with refused(path, "written"):
-        path.unlink(missing_ok=True)  # first: it must never stand beside other episodes
+        path.unlink(missing_ok=True)  # first: an old result must not lie beside new episodes
         shutil.rmtree(records, ignore_errors=True)
         records.mkdir(parents=True)
         for index in {*middle_and_best(result.scores)}:
@@ -348,8 +307,10 @@ def collect(cell: Cell, study: Study) -> Result:
 
 
 def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
-    """The newest evaluation of the trained run by the study's rules, and the folder of its
-    episodes. UsageError if there is none."""
+    """The run's newest evaluation by the study's rules, and the folder of its episodes.
+
+    UsageError if there is none.
+    """
     config = cell.config
     rules = {
         "protocol": config.protocol,
@@ -358,9 +319,8 @@ def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
         "epsilon": study.epsilon,
         "eval_seed": study.eval_seed,
     }
-    for path in sorted(
-        (cell.folder / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True
-    ):
+    files = (cell.folder / "eval").glob("*.json")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
         with refused(path, "read"):
             data = json.loads(path.read_bytes())
         if rules.items() <= data.items() and data["frames"] >= config.frames:
