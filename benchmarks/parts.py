@@ -6,6 +6,7 @@ from itertools import cycle
 
 import numpy as np
 
+from agents import workers
 from agents.cores import Core
 from agents.networks import QNetwork
 from agents.rows import Inputs
@@ -101,8 +102,9 @@ KINDS = {
 def shares(update: Callable[[], object]) -> dict[str, float]:
     """The share of an update's time by kind of operation.
 
-    Copies, activations and all the rest are elementwise.
+    Copies, activations and all the rest are elementwise. On one thread: the profiler sees no other.
     """
+    workers.use_threads(1)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(UPDATES):
             update()
@@ -170,6 +172,7 @@ def _overlap(preset: str, effort: Effort) -> Row:
         def learn() -> None:
             batch = run.replay.sample(config.batch_size)
             run.replay.update_priorities(batch.origin, run.learner.update(batch).priority)
+            run.learner.updates -= 1  # else the loop, ahead of its due, would make none in its turn
 
         def act() -> None:
             player.actor.act(player.frame, player.is_first, player.prev_reward, epsilon)

@@ -59,7 +59,7 @@ def b(seed):
 
 
 @pytest.mark.parametrize("n", [1, 3, 5])
-def test_n_step_targets(b, n):
+def test_n_step_targets(b, n) -> None:
     def returns(r, d, v, k):
         return rlax.n_step_bootstrapped_returns(r, d, v, n, k)
 
@@ -68,12 +68,12 @@ def test_n_step_targets(b, n):
 
 
 @pytest.mark.parametrize("trace", [0.0, 0.65, 1.0])
-def test_q_lambda_targets(b, trace):
+def test_q_lambda_targets(b, trace) -> None:
     ours = losses.lambda_target(b.reward, b.discount, trace * b.trace, b.value, 1)
     close(ours, lanes(rlax.lambda_returns, *b.steps, b.value[1:], trace * b.trace[1:]))
 
 
-def test_double_q_td_errors(b):
+def test_double_q_td_errors(b) -> None:
     q, select, value = b.z[..., :1], b.z_next[..., 0], b.z_next[..., 1:2]
     v = losses.double_q_value(select, value)[..., 0]
     target = losses.n_step_target(b.reward, b.discount, torch.ones_like(b.trace), v, 1)
@@ -82,14 +82,14 @@ def test_double_q_td_errors(b):
     close(ours, rows(rlax.double_q_learning, *now, *b.steps, *after))
 
 
-def test_huber_and_value_rescaling_and_its_inverse(seed):
+def test_huber_and_value_rescaling_and_its_inverse(seed) -> None:
     x = 50 * torch.randn(100, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     close(losses.huber(x), rlax.huber_loss(jnp.asarray(x.numpy())))
     close(losses.rescale(x), rlax.signed_hyperbolic(jnp.asarray(x.numpy())))
     close(losses.unscale(x), rlax.signed_parabolic(jnp.asarray(x.numpy())))
 
 
-def test_transformed_n_step_targets(b):
+def test_transformed_n_step_targets(b) -> None:
     def returns(r, d, v, k):
         target = rlax.n_step_bootstrapped_returns(r, d, rlax.signed_parabolic(v), 5, k)
         return rlax.signed_hyperbolic(target)
@@ -99,7 +99,7 @@ def test_transformed_n_step_targets(b):
     close(losses.rescale(target), theirs[: T - 5])
 
 
-def test_quantile_losses_of_double_qr_dqn(b):
+def test_quantile_losses_of_double_qr_dqn(b) -> None:
     tau = (jnp.arange(N) + 0.5) / N
 
     def loss(z, *others):
@@ -114,7 +114,7 @@ def test_quantile_losses_of_double_qr_dqn(b):
     close(ours, rows(loss, now, b.action[:-1], *b.steps, after, after))
 
 
-def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed):
+def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed) -> None:
     head, g = HlGaussHead(1, 1, 0, False, False, "squared"), torch.Generator().manual_seed(seed)
     out = torch.randn(T, B, 51, generator=g, dtype=torch.float64)
     mean = 12 * torch.randn(T, B, 1, generator=g).double()
@@ -125,7 +125,7 @@ def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed):
     close(head.loss(out, mean), rlax.categorical_cross_entropy(labels, jnp.asarray(out.numpy())))
 
 
-def test_the_dueling_head_is_its_equation():
+def test_the_dueling_head_is_its_equation() -> None:
     """Wang et al. 2016, equation 9; rlax has none."""
     head = MeanHead(6, A, hidden=0, dueling=True, norm=False, loss="squared").double()
     x = torch.randn(T, B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -133,7 +133,7 @@ def test_the_dueling_head_is_its_equation():
     close(head(x).detach()[..., 0], v + a - a.mean(-1, keepdims=True))
 
 
-def test_sequence_priorities_are_r2d2s(b):
+def test_sequence_priorities_are_r2d2s(b) -> None:
     """Kapturowski et al. 2019, section 2.3; rlax has none."""
     theirs = 0.9 * np.abs(b.value.numpy()).max(0) + 0.1 * np.abs(b.value.numpy()).mean(0)
     close(losses.sequence_priority(b.value, torch.ones_like(b.value), 0.9), theirs)

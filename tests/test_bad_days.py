@@ -49,7 +49,7 @@ def fill(path):
             file.write(bytes(1_000))
 
 
-def test_a_disk_that_is_full_for_a_while_costs_nothing(disk, tmp_path, monkeypatch, capsys):
+def test_a_disk_that_is_full_for_a_while_costs_nothing(disk, tmp_path, monkeypatch, capsys) -> None:
     # Many rows: more than the last page of the file takes.
     settings = {"checkpoint_frames": 400, "eval_frames": 700, "log_frames": 40}
     whole = small.start(tmp_path, "whole", **settings)
@@ -84,7 +84,7 @@ def test_without_permission_to_save_training_goes_on_and_the_end_says_so(
     assert small.rows(tmp_path / "run")[-1]["frames"] == 1_600
 
 
-def test_a_second_process_on_one_run_is_refused(copied, capsys):
+def test_a_second_process_on_one_run_is_refused(copied, capsys) -> None:
     with checkpoint.lock(copied):
         assert small.resume(copied, "--frames", "9999") == 2
     assert "another process is using this run" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_a_second_process_on_one_run_is_refused(copied, capsys):
     "error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe"), SystemExit(1)]
 )
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_that_is_gone_does_not_end_the_run(error, terminal):
+def test_a_terminal_that_is_gone_does_not_end_the_run(error, terminal) -> None:
     class Gone:
         encoding = "utf-8"
 
@@ -108,7 +108,7 @@ def test_a_terminal_that_is_gone_does_not_end_the_run(error, terminal):
         display.show({"frames": 1})
 
 
-def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished, tmp_path):
+def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished, tmp_path) -> None:
     ours, theirs = pty.openpty()
 
     def own_the_terminal():
@@ -136,7 +136,7 @@ def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished,
     assert small.differences(finished, folder) == []
 
 
-def test_a_tracker_that_cannot_work_does_not_harm_a_run(finished, tmp_path, monkeypatch):
+def test_a_tracker_that_cannot_work_does_not_harm_a_run(finished, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", "/dev/null/impossible")
     monkeypatch.setenv("HOME", "/dev/null")
     other = small.start(tmp_path, "run", track="local")
@@ -160,14 +160,14 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_hostile_settings_are_one_clear_line(name, copied, capsys):
+def test_hostile_settings_are_one_clear_line(name, copied, capsys) -> None:
     (copied / "config.yaml").write_text(CONFIGS[name])
     assert small.resume(copied) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert len(line) < 500
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, capsys) -> None:
     words = small.words(tmp_path, replay_rows=90, start_rows=50)
     assert small.train_program.main(words) == 2
     assert "--replay-rows 90" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def report(out):
     return SimpleNamespace(**json.loads((out / "report.json").read_text()))
 
 
-def test_both_agents_are_trained_scored_and_reported(grid):
+def test_both_agents_are_trained_scored_and_reported(grid) -> None:
     data = report(grid)
     assert [finding["agent"] for finding in data.findings] == ["dqn", "drqn:core=gru"]
     for run in data.runs:
@@ -85,7 +85,7 @@ def test_both_agents_are_trained_scored_and_reported(grid):
     assert len((grid / "scores.csv").read_text().splitlines()) == 1 + 2 * (2 + 1 + 2)
 
 
-def test_every_metric_of_the_last_row_is_in_the_report(grid):
+def test_every_metric_of_the_last_row_is_in_the_report(grid) -> None:
     rows = [json.loads(line) for line in (grid / f"runs/{CELL}/metrics.jsonl").open()]
     last = [row for row in rows if "loss" in row][-1]
     assert report(grid).runs[0]["metrics"] == last
@@ -96,7 +96,7 @@ def test_every_metric_of_the_last_row_is_in_the_report(grid):
         assert told[name] == ("-" if value is None else text(float(value)))
 
 
-def test_the_second_call_runs_nothing_and_writes_the_same_report(copied):
+def test_the_second_call_runs_nothing_and_writes_the_same_report(copied) -> None:
     def read():
         assert call(copied) == 0
         files = ("report.json", "scores.csv", "report.md", "report.html")
@@ -148,7 +148,7 @@ def test_runs_that_need_more_memory_than_is_free_are_refused_before_anything_is_
     assert not (tmp_path / "study").exists()
 
 
-def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid, tmp_path):
+def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid, tmp_path) -> None:
     words = ["--agents", "dqn", *GRID[3:], "--out", str(tmp_path)]
     command = [sys.executable, str(small.ROOT / "compare.py"), *words, "--", *QUICK]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -165,7 +165,7 @@ def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid, tmp_path):
     assert one == other
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(copied, monkeypatch, capsys):
+def test_a_failed_run_is_named_and_the_others_go_on(copied, monkeypatch, capsys) -> None:
     (copied / "results" / f"{CELL}.json").unlink()
     shutil.rmtree(copied / "runs" / CELL)
     reason = "train.py ended with status 2: no more electricity"
@@ -180,7 +180,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(copied, monkeypatch, capsys)
     assert report(copied).warnings == [f"Not finished: {CELL}"]
 
 
-def test_an_unfair_study_is_refused_or_says_so_in_its_report(copied, capsys):
+def test_an_unfair_study_is_refused_or_says_so_in_its_report(copied, capsys) -> None:
     agent = "drqn:core=gru,eval_episodes=2"
     line = f"Not a fair comparison: --eval-episodes is 1 for dqn, 2 for {agent}"
     words = ["--agents", "dqn", agent, *GRID[3:], "--out", str(copied), "--jobs", "0"]
@@ -193,7 +193,7 @@ def test_an_unfair_study_is_refused_or_says_so_in_its_report(copied, capsys):
         assert re.search(rf"{other}(\.0)? for drqn:{field}={other}$", line)
 
 
-def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path):
+def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
         "agents: [dqn, 'drqn:core=gru']\nseeds: 3\nframes: 4_000\n"
@@ -225,7 +225,9 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path):
         ("{", "cannot be read"),
     ],
 )
-def test_a_wrong_study_is_refused_in_one_line_and_nothing_is_written(text, part, tmp_path, capsys):
+def test_a_wrong_study_is_refused_in_one_line_and_nothing_is_written(
+    text, part, tmp_path, capsys
+) -> None:
     (tmp_path / "study.yaml").write_text(text)
     assert compare.main([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -233,5 +235,5 @@ def test_a_wrong_study_is_refused_in_one_line_and_nothing_is_written(text, part,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_setting_with_an_effect_in_one_run_of_several_is_accepted():
+def test_a_setting_with_an_effect_in_one_run_of_several_is_accepted() -> None:
     make_cells(*compare.read_command("--agents dqn drqn -- --core-size 8".split()))

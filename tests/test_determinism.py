@@ -9,7 +9,7 @@ from experiment.store.checkpoint import load_latest
 from tests import small
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path) -> None:
     settings = {"frames": 800, "observe": "flicker", "priority_exponent": 0.9}
     one = small.start(tmp_path, "one", **settings)
     torch.manual_seed(99)  # global generators, ours or a library's, must not matter
@@ -20,7 +20,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
     assert {"meta generators", "rows", "tensor replay.0.frames"} | parts <= set(changed)
 
 
-def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_were(tmp_path):
+def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_were(
+    tmp_path,
+) -> None:
     def run(name, **changes):
         random = {"frames": 800, "epsilon_start": 1.0, "epsilon_final": 1.0}
         folder = small.start(tmp_path, name, **random | changes)
@@ -43,7 +45,7 @@ def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_
 
 
 @pytest.mark.skipif(build.cores() < 2, reason="one core")
-def test_the_number_of_threads_changes_no_bit(tmp_path):
+def test_the_number_of_threads_changes_no_bit(tmp_path) -> None:
     # The actor's envs are in two parts, as the learner's batch.
     settings = {"frames": 2_200, "num_envs": 18, "replay_rows": 1_000}
     settings |= {"unroll": 8, "samples_per_step": 4.0}
@@ -51,7 +53,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path):
     assert small.differences(one, two) == ["meta config", "meta threads"]
 
 
-def test_neither_evaluations_nor_checkpoints_disturb_training(finished, tmp_path):
+def test_neither_evaluations_nor_checkpoints_disturb_training(finished, tmp_path) -> None:
     often = small.start(tmp_path, "often", eval_frames=800, eval_episodes=2, checkpoint_frames=200)
     assert len(list((often / "eval").glob("*.json"))) == 2
     a, b = small.everything(finished), small.everything(often)

@@ -48,7 +48,7 @@ def evaluations(run, pattern):
     return {path.name: path.read_text() for path in Path(run, "eval").glob(pattern)}
 
 
-def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played, capsys):
+def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played, capsys) -> None:
     Path(runs[0], "eval").write_text("a file where a folder should be")
     unwritable = {f"{runs[0]}/eval": runs[:1], "/proc/no": [runs[1], "--out", "/proc/no"]}
     for place, words in unwritable.items():
@@ -78,7 +78,7 @@ def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_reco
     assert "/proc/no" in capsys.readouterr().err
 
 
-def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, capsys):
+def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, capsys) -> None:
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
@@ -89,7 +89,9 @@ def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, c
     assert "No space left on device" in said.err
 
 
-def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(runs, monkeypatch, capsys):
+def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
+    runs, monkeypatch, capsys
+) -> None:
     monkeypatch.setattr(Agent, "play", lambda agent, **_: Evaluation([3.0, 5.0]))
     assert evaluate.main([runs[0], "--episodes", "30", "--threads", "1"]) == 130
     assert "stopped after 2 of 30 episodes" in capsys.readouterr().out
@@ -99,7 +101,9 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(runs, mo
     assert list(Path(runs[0], "videos").iterdir()) == []
 
 
-def test_an_untrained_agent_is_scored_as_such_and_not_exported(runs, played, tmp_path, capsys):
+def test_an_untrained_agent_is_scored_as_such_and_not_exported(
+    runs, played, tmp_path, capsys
+) -> None:
     for checkpoint in Path(runs[0], "checkpoint").iterdir():
         small.sign(checkpoint, lambda manifest: manifest.update(updates=0))
     words = [*SHORT, "--video", "none"]
@@ -114,7 +118,7 @@ def test_an_untrained_agent_is_scored_as_such_and_not_exported(runs, played, tmp
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played):
+def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played) -> None:
     assert evaluate.main([runs[0], *SHORT, "--sweep", "flicker:1"]) == 0
     assert evaluate.main([runs[1], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
     plain = evaluations(runs[1], "*-n2-*.json")
@@ -144,7 +148,7 @@ def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
     assert f"figure  {figure}" in said
 
 
-def test_scores_that_are_not_this_agents_are_played_again(runs, played):
+def test_scores_that_are_not_this_agents_are_played_again(runs, played) -> None:
     assert evaluate.main([runs[0], *SWEEP]) == 0
     ((name, good),) = evaluations(runs[0], "*-flicker1-*.json").items()
     for damaged in (good[:-20], json.dumps(json.loads(good) | {"network_sha256": "0"}), "[1]"):
@@ -155,7 +159,7 @@ def test_scores_that_are_not_this_agents_are_played_again(runs, played):
         assert evaluations(runs[0], name) == {name: good}
 
 
-def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(runs, played):
+def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(runs, played) -> None:
     assert evaluate.main([runs[0], *SHORT, "--sweep", "blackout:4"]) == 0
     assert played == ["full", "blackout:4"]
 
@@ -179,7 +183,9 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("--overlay", "the folder of one run"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_nothing_is_played(words, said, runs, played, capsys):
+def test_a_wrong_request_is_one_line_and_nothing_is_played(
+    words, said, runs, played, capsys
+) -> None:
     folders = dict(zip("ABC", runs, strict=True))
     assert evaluate.main([folders.get(word, word) for word in words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -7,13 +7,13 @@ import pytest
 from tests import fuzz
 
 
-def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(capsys):
+def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(capsys) -> None:
     assert fuzz.main(["--inputs", "40"]) == 0, capsys.readouterr().out
     assert capsys.readouterr().out.endswith("inputs 40, crashes 0\n")
 
 
 @pytest.mark.parametrize("told", ["", "one\ntwo"])
-def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(told, monkeypatch, capsys):
+def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(told, monkeypatch, capsys) -> None:
     def refuse(lab, _):
         print(told, file=sys.stderr)
         return 2 if told else 1 // 0

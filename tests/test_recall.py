@@ -14,7 +14,9 @@ from tests.small import ROOT, SETTINGS, without
 FEW = without(SETTINGS, "eval_epsilon", "eval_episodes")
 
 
-def test_training_calls_back_with_each_row_until_told_to_stop_and_metrics_are_a_table(tmp_path):
+def test_training_calls_back_with_each_row_until_told_to_stop_and_metrics_are_a_table(
+    tmp_path,
+) -> None:
     few = {"runs_dir": tmp_path, "name": "few", **FEW}
     folder = recall.train("drqn", lambda row: row["frames"] < 800, **few)
     # of 1,600
@@ -25,7 +27,7 @@ def test_training_calls_back_with_each_row_until_told_to_stop_and_metrics_are_a_
     assert set(table["run"]) == {"few"}
 
 
-def test_the_values_of_an_episode_are_those_that_chose_its_actions(finished):
+def test_the_values_of_an_episode_are_those_that_chose_its_actions(finished) -> None:
     how = {"eval_epsilon": 0.5, "observe": "flicker:0.5"}
     (episode,) = recall.play(recall.load_agent(finished, eval_episodes=1, seed=3, **how))
     steps = episode.record.steps
@@ -39,7 +41,7 @@ def test_the_values_of_an_episode_are_those_that_chose_its_actions(finished):
     assert next(iter(episode.render())).shape == (210, 160, 3)
 
 
-def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch):
+def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch) -> None:
     pytest.importorskip("pandas", reason="an extra: pip install '.[interop]'")
     cells = json.loads((ROOT / "docs" / "example.ipynb").read_text())["cells"]
     monkeypatch.chdir(tmp_path)
@@ -61,7 +63,7 @@ print(env.reset(seed=1)[0].shape)
 """
 
 
-def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tmp_path):
+def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tmp_path) -> None:
     copy, site, away = tmp_path / "checkout", tmp_path / "site", tmp_path / "away"
     away.mkdir()
 
@@ -90,7 +92,7 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
     assert Path(file).is_relative_to(site)
 
 
-def test_unknown_names_and_programs_are_refused(capsys, monkeypatch):
+def test_unknown_names_and_programs_are_refused(capsys, monkeypatch) -> None:
     with pytest.raises(AttributeError, match="it has load_agent, metrics, play, train"):
         _ = recall.load
     monkeypatch.setattr(sys, "argv", ["recall", "fly"])

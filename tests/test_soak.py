@@ -9,7 +9,7 @@ EVERY = {"eval_frames": 800, "checkpoint_frames": 400, "log_frames": 100}
 LENGTH = "--minutes 0.02 --frames 3200 --seconds 0.2".split()
 
 
-def test_open_files_and_threads_stay_the_same_through_checkpoints_and_evaluations(tmp_path):
+def test_open_files_and_threads_stay_the_same_through_checkpoints_and_evaluations(tmp_path) -> None:
     words = small.flags(num_envs=4, replay_rows=200, **EVERY)
     frames = words.index("--frames")
     del words[frames : frames + 2]  # it trains until it is stopped

@@ -5,7 +5,7 @@ import re
 from tests import torture
 
 
-def test_a_run_killed_at_random_moments_is_the_run_that_was_never_stopped(capsys):
+def test_a_run_killed_at_random_moments_is_the_run_that_was_never_stopped(capsys) -> None:
     status = torture.main("--kills 2 --frames 2100 --seed 4".split())
     out = capsys.readouterr().out
     assert status == 0, out

@@ -24,7 +24,7 @@ def play(length):
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
-def test_the_actors_states_are_those_of_an_unroll_over_what_it_did_also_at_random(epsilon):
+def test_the_actors_states_are_those_of_an_unroll_over_what_it_did_also_at_random(epsilon) -> None:
     network = make_network(core="lstm", frame_stack=3, last_action_reward=True)
     (frame, is_first, reward), actor = play(8), make_actor(network)
     actions = [actor.act(frame[t], is_first[t], reward[t], np.full(N, epsilon)) for t in range(8)]
@@ -38,7 +38,7 @@ def test_the_actors_states_are_those_of_an_unroll_over_what_it_did_also_at_rando
     assert np.array_equal(np.stack(actions), q.argmax(-1).numpy()) == (epsilon == 0)
 
 
-def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_draws_alone():
+def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_draws_alone() -> None:
     network, (frame, is_first, reward) = make_network(core="lstm"), play(1)
     one, other = make_actor(network), make_actor(network)
     step, before = (frame[0], is_first[0], reward[0], np.full(N, 0.5)), other.core_state
@@ -49,7 +49,7 @@ def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_dr
     assert other.rng.bit_generator.state == one.rng.bit_generator.state
 
 
-def test_epsilon_falls_by_equal_parts_and_stays_or_is_a_ladder_from_0_4_to_0_4_to_the_8():
+def test_epsilon_falls_by_equal_parts_and_stays_or_is_a_ladder_from_0_4_to_0_4_to_the_8() -> None:
     for frame, expected in ((0, 1.0), (250, 1.0 - 0.25 * 0.9), (1000, 0.1), (99_999, 0.1)):
         fallen = linear_epsilon(frame, 2, start=1.0, final=0.1, frames=1000)
         assert fallen.tolist() == pytest.approx([expected] * 2)
@@ -60,7 +60,7 @@ def test_epsilon_falls_by_equal_parts_and_stays_or_is_a_ladder_from_0_4_to_0_4_t
     assert actor_epsilon(0, 1).tolist() == pytest.approx([0.4])
 
 
-def test_actions_are_random_as_often_as_each_envs_epsilon_says_and_then_uniform():
+def test_actions_are_random_as_often_as_each_envs_epsilon_says_and_then_uniform() -> None:
     draws, q = 20_000, np.tile([0.0, 0, 1, 0, 0], (60_000, 1))
     taken = epsilon_greedy(q, np.repeat([0.0, 0.3, 1.0], draws), np.random.default_rng(0))
     shares = [np.bincount(of_env, minlength=5) / draws for of_env in taken.reshape(3, draws)]

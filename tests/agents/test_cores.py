@@ -27,7 +27,7 @@ def sigmoid(z):
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_the_state_stays_in_single_precision_under_autocast(name):
+def test_the_state_stays_in_single_precision_under_autocast(name) -> None:
     core = CORES[name](D, H)
     with torch.autocast("cpu", torch.bfloat16):
         y, state = core(normal(T, B, D).bfloat16(), core.initial_state(B), IS_FIRST)
@@ -81,7 +81,9 @@ def lstm1997(w, x, state):
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(name):
+def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(
+    name,
+) -> None:
     (core, state), x = make(name), normal(T, B, D)
     state[1] = x[:4, 2:] = torch.nan  # what came before a reset does not matter
     w = {k: p.detach().numpy() for k, p in core.named_parameters()}
@@ -102,7 +104,7 @@ def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a
     assert np.isfinite(met).all()
 
 
-def test_a_new_rnn_is_orthogonal_and_a_new_lstm_remembers():
+def test_a_new_rnn_is_orthogonal_and_a_new_lstm_remembers() -> None:
     w = make("rnn")[0].get_parameter("cell.weight_hh_l0")
     torch.testing.assert_close(w @ w.T, torch.eye(H, dtype=torch.float64), rtol=0, atol=1e-6)
     i, f, g, o = sum(make("lstm")[0].get_parameter(f"cell.bias_{k}h_l0") for k in "ih").split(H)
@@ -110,7 +112,7 @@ def test_a_new_rnn_is_orthogonal_and_a_new_lstm_remembers():
     assert (torch.cat([i, g, o]) != 1).all()
 
 
-def test_with_a_closed_input_gate_the_carousel_keeps_its_content_and_its_gradient():
+def test_with_a_closed_input_gate_the_carousel_keeps_its_content_and_its_gradient() -> None:
     core = Lstm1997(D, H)  # gates that see their bias alone: the input closed, the output open
     with torch.no_grad():
         core.weight_x.zero_()

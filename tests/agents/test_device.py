@@ -45,7 +45,7 @@ def play_and_learn(agent, device, steps=1):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_device_computes_what_the_host_computes_and_an_update_never_waits_for_it(agent):
+def test_the_device_computes_what_the_host_computes_and_an_update_never_waits_for_it(agent) -> None:
     actions, metrics = play_and_learn(agent, torch.device("cpu"), steps=3)
     on_device = play_and_learn(agent, DEVICE, steps=3)
     assert on_device == (actions, pytest.approx(metrics, rel=1e-3))
@@ -61,7 +61,7 @@ def needed(agent, move):
     return False
 
 
-def test_whatever_is_left_on_the_host_raises():
+def test_whatever_is_left_on_the_host_raises() -> None:
     made, failing = set(), set()
     for agent in AGENTS:  # one reads what another does not: a core state, the last reward
         with Moves() as noted:

@@ -31,7 +31,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_a_batch_in_which_no_row_counts_changes_nothing():
+def test_a_batch_in_which_no_row_counts_changes_nothing() -> None:
     batch, learner = random_batch(3), make_learner(unroll=2)
     before = weights(learner.online)
     told = learner.update(batch._replace(truncated=torch.ones_like(batch.truncated)))
@@ -40,7 +40,7 @@ def test_a_batch_in_which_no_row_counts_changes_nothing():
     assert same(weights(learner.online), before)
 
 
-def test_rmsprop_never_takes_the_root_of_a_negative_number():
+def test_rmsprop_never_takes_the_root_of_a_negative_number() -> None:
     """The gradient's variance is less than the rounding of its square."""
     weight = torch.zeros(1_000, requires_grad=True)
     optimizer = OPTIMIZERS["rmsprop"]([weight], lr=1e-6, eps=1e-8)
@@ -56,7 +56,7 @@ def test_rmsprop_never_takes_the_root_of_a_negative_number():
     torch.testing.assert_close(variance, square - mean**2, rtol=1e-2, atol=0)
 
 
-def test_the_target_network_is_copied_every_target_period_updates_and_never_trained():
+def test_the_target_network_is_copied_every_target_period_updates_and_never_trained() -> None:
     learner, batch = make_learner(target_period=3), random_batch(2)
     expected = weights(learner.online)
     for update in range(1, 8):
@@ -70,7 +70,7 @@ def test_the_target_network_is_copied_every_target_period_updates_and_never_trai
     assert plain.acting is plain.target is plain.online
 
 
-def test_the_acting_network_is_the_moving_average_of_the_weights():
+def test_the_acting_network_is_the_moving_average_of_the_weights() -> None:
     learner, batch = make_learner(average=0.5), random_batch(2)
     average = weights(learner.online)
     for update in range(1, 15):
@@ -85,7 +85,7 @@ def test_the_acting_network_is_the_moving_average_of_the_weights():
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core):
+def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core) -> None:
     """A cast of the weights that was made without gradients must not serve the unroll."""
     settings = dict.fromkeys(("norm", "last_action_reward", "dueling"), True)
     found = []
@@ -105,7 +105,9 @@ def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core):
 @pytest.mark.parametrize(
     ("name", "value"), [("reward", "nan"), ("core_state", "nan"), ("weight", "inf")]
 )
-def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_weights(name, value):
+def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_weights(
+    name, value
+) -> None:
     learner, batch = make_learner(unroll=2, target_period=2), random_batch(3)
     learner.update(batch)
     learner.check_finite()
@@ -117,7 +119,7 @@ def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_we
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer):
+def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer) -> None:
     settings = {"optimizer": optimizer, "target_period": 3, "average": 0.5, "max_grad_norm": 10.0}
     one, other = (
         make_learner(make_network(seed, norm=True), trace_lambda=0.65, **LONG, **settings)
@@ -136,7 +138,7 @@ def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer):
         assert same(other.state(), one.state())
 
 
-def test_lambda_falls_from_its_start_to_its_end_and_stays_there():
+def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
     """Each update is that of a learner whose lambda is constant; 1 - lambda grows geometrically."""
     settings = {"unroll": 3, "target_period": 1}
     annealed = {"trace_lambda": 0.6, "trace_lambda_start": 0.9, "trace_lambda_updates": 2}
@@ -148,7 +150,7 @@ def test_lambda_falls_from_its_start_to_its_end_and_stays_there():
         torch.testing.assert_close(told, expected, rtol=1e-6, atol=0)
 
 
-def test_the_parts_of_a_batch_together_give_the_gradient_of_the_whole():
+def test_the_parts_of_a_batch_together_give_the_gradient_of_the_whole() -> None:
     batch, learners = random_batch(17, lanes=5), [make_learner(unroll=16, parts=n) for n in (1, 3)]
     for learner in learners:
         learner.update(batch)

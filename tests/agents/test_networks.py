@@ -10,7 +10,9 @@ L, B = 7, 3
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("channels", [2, 3])  # a pixel that is a word, and one that is none
-def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(depth, channels):
+def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(
+    depth, channels
+) -> None:
     length, g = depth + 19, torch.Generator().manual_seed(depth)
     for starts in (0.0, 0.1, 0.4, 1.0):
         planes = torch.randint(1, 256, (length, 5, 2, 3, channels), dtype=torch.uint8, generator=g)
@@ -42,7 +44,7 @@ CONVOLUTIONS = {"nature": 3, "dqn-2013": 2, "half": 3 * 5, "lean": 3 * 3, "slim"
 
 @pytest.mark.parametrize(("images", "norm"), [(1, True), (4, False)])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_torso_is_its_papers_layers(name, norm, images):
+def test_a_torso_is_its_papers_layers(name, norm, images) -> None:
     torso = TORSOS[name](images, norm, (84, 84))
     for parameter in torso.parameters():  # scales of 1 would hide their order
         parameter.data += 0.1 * torch.randn(parameter.shape)
@@ -59,7 +61,7 @@ def test_a_torso_is_its_papers_layers(name, norm, images):
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_nature_network_of_2015_has_its_number_of_parameters():
+def test_the_nature_network_of_2015_has_its_number_of_parameters() -> None:
     network = make_network(frame_stack=4, torso="nature", hidden=512, core="identity")
     convolutions = 4 * 8 * 8 * 32 + 32 + 32 * 4 * 4 * 64 + 64 + 64 * 3 * 3 * 64 + 64
     linear = 7 * 7 * 64 * 512 + 512 + 512 * 4 + 4
@@ -67,7 +69,7 @@ def test_the_nature_network_of_2015_has_its_number_of_parameters():
 
 
 @pytest.mark.parametrize("torso", ["nature", "half"])
-def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(torso):
+def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(torso) -> None:
     network = make_network(torso=torso, core="identity", standardize=True)
     planes = network.conv.planes(torch.randint(0, 256, (2, 50, 84, 84), dtype=torch.uint8))
     first, second = planes.float()
@@ -82,7 +84,7 @@ def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(
 
 
 @pytest.mark.parametrize("torso", ["nature", "half"])
-def test_a_centred_network_sees_the_same_game_on_any_background(torso):
+def test_a_centred_network_sees_the_same_game_on_any_background(torso) -> None:
     seen = random_inputs(L, depth=2, starts=0)
     things = torch.zeros_like(seen.frames)
     things[..., 20:40, 30:50] = 60  # less than half of the screen
@@ -96,7 +98,7 @@ def test_a_centred_network_sees_the_same_game_on_any_background(torso):
     assert (q(False, 87) - q(False, 0)).abs().max() > 1e-3
 
 
-def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start():
+def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start() -> None:
     batch = random_inputs(L, starts=0.3)
     batch.prev_reward[:3, 0] = torch.tensor([99.0, -7.0, 0.25])
     starts = batch.is_first[..., None]

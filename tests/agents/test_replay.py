@@ -14,7 +14,9 @@ from tests.batches import Shape, equal, random_rows
 
 @settings(max_examples=15)
 @given(SHAPES, st.integers(0, 500))
-def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_stop(s, start_rows):
+def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_stop(
+    s, start_rows
+) -> None:
     replay = s._replace(start_rows=start_rows).replay()
     capacity = replay.rings[0].capacity
     for time, row in enumerate(islice(random_rows(s.lanes), 2 * capacity), start=1):
@@ -23,7 +25,7 @@ def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_s
         assert replay.ready == (gathered if time < capacity else True)
 
 
-def test_a_sample_does_not_change_when_its_rows_are_overwritten():
+def test_a_sample_does_not_change_when_its_rows_are_overwritten() -> None:
     (replay, written), (again, _) = Shape().filled(), Shape().filled()
     batch = replay.sample(8)
     for row in written:
@@ -76,7 +78,7 @@ def test_draws_are_in_proportion_to_priority_and_weighted_against_it_over_all_ri
         assert equal(alone, batch.lanes(slice(b, b + 1)))
 
 
-def test_a_mass_that_rounding_has_made_too_large_still_falls_on_a_leaf_with_priority():
+def test_a_mass_that_rounding_has_made_too_large_still_falls_on_a_leaf_with_priority() -> None:
     tree = SumTree(5)
     tree.set(np.array([1, 3]), np.array([0.1, 0.2]))
     assert tree.draw(np.array([tree.total, 1.0])).tolist() == [3, 3]
@@ -90,7 +92,7 @@ def prioritised():
     return replay, origin
 
 
-def test_new_sequences_get_the_largest_priority_so_far():
+def test_new_sequences_get_the_largest_priority_so_far() -> None:
     replay, origin = prioritised()
     for row in islice(random_rows(2), 3):
         replay.append(row)
@@ -99,7 +101,7 @@ def test_new_sequences_get_the_largest_priority_so_far():
     assert np.isclose(replay.state()["0.priority"], 7.0**0.9).sum() == 1 + len(new)
 
 
-def test_overwritten_sequences_are_never_drawn_and_their_updates_are_ignored():
+def test_overwritten_sequences_are_never_drawn_and_their_updates_are_ignored() -> None:
     replay, origin = prioritised()
     for row in islice(random_rows(2), 2 * replay.rings[0].capacity):
         replay.append(row)
@@ -114,7 +116,7 @@ def test_overwritten_sequences_are_never_drawn_and_their_updates_are_ignored():
 
 @pytest.mark.parametrize("exponent", [0.0, 0.9])
 @pytest.mark.parametrize(("rings", "written"), [(1, 0), (1, 5), (1, 43), (1, 100), (3, 0)])
-def test_a_restored_replay_goes_on_as_if_never_stopped(rings, written, exponent):
+def test_a_restored_replay_goes_on_as_if_never_stopped(rings, written, exponent) -> None:
     stride = 1 if rings == 1 else 8
     s = Shape(2, stride, history=2, written=written, spare=8, priority_exponent=exponent)
     one, other = filled(s, rings), s.replay(99, rings)

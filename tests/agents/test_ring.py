@@ -25,7 +25,7 @@ PROPERTY = settings(max_examples=25)
 
 @PROPERTY
 @given(SHAPES)
-def test_sequences_are_the_rows_written_bit_for_bit_from_every_start_that_is_kept(s):
+def test_sequences_are_the_rows_written_bit_for_bit_from_every_start_that_is_kept(s) -> None:
     replay, written = s.filled()
     ring, kept = replay.rings[0], len(replay) // s.lanes
     # The ring keeps all it can; the block that is being filled takes the place of the oldest.
@@ -54,7 +54,7 @@ def test_sequences_are_the_rows_written_bit_for_bit_from_every_start_that_is_kep
         assert batch.core_state[b].tolist() == state.tolist()
 
 
-def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block():
+def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> None:
     s, noise, foretold = Shape(spare=4, priority_exponent=0.9), np.random.default_rng(0), []
     ring = s.replay().rings[0]
     for row in islice(random_rows(s.lanes), 2 * ring.capacity):
@@ -69,7 +69,9 @@ def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block():
 
 @PROPERTY
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 4), st.integers(1, 12))
-def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(lanes, length, history, stride):
+def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(
+    lanes, length, history, stride
+) -> None:
     shape = (lanes, length, history, stride)
     says = rf"--replay-rows 9: too small; {lanes} envs and sequences of {length} "
     with pytest.raises(ValueError, match=says) as error:
@@ -80,7 +82,7 @@ def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(lanes, lengt
         ring_times(needed - 1, *shape)
 
 
-def test_random_updates_start_from_zeros_and_store_no_state():
+def test_random_updates_start_from_zeros_and_store_no_state() -> None:
     replay, _ = Shape(stored=False).filled()
     assert replay.sample(16).core_state.tolist() == [[0] * STATE] * 16
     assert replay.rings[0].state()["state"].size == 0
@@ -91,7 +93,7 @@ def test_random_updates_start_from_zeros_and_store_no_state():
 
 @PROPERTY
 @given(SHAPES)
-def test_a_ring_of_stretches_equals_one_of_rows_bit_for_bit_and_draws_the_same(s):
+def test_a_ring_of_stretches_equals_one_of_rows_bit_for_bit_and_draws_the_same(s) -> None:
     one, other = s.replay(), s.replay()
     for row in islice(random_rows(s.lanes), 2 * s.unit * 5):
         one.append(row)
@@ -105,7 +107,7 @@ def test_a_ring_of_stretches_equals_one_of_rows_bit_for_bit_and_draws_the_same(s
     assert one.nbytes == other.nbytes
 
 
-def test_rows_after_a_gap_are_cut_off_from_those_before():
+def test_rows_after_a_gap_are_cut_off_from_those_before() -> None:
     s = Shape(stride=8, spare=8)
     ring, of_first = s.replay().rings[0], s.stretches()
     first, follows, second = next(of_first), next(of_first), next(s.stretches(seed=1))
@@ -117,7 +119,7 @@ def test_rows_after_a_gap_are_cut_off_from_those_before():
     assert (first.time, second.time, follows.time) == (0, 0, 16)
 
 
-def test_first_priorities_of_a_stretch_are_kept_else_the_largest_so_far_stands():
+def test_first_priorities_of_a_stretch_are_kept_else_the_largest_so_far_stands() -> None:
     s = Shape(stride=8, length=8, spare=8, priority_exponent=0.9)
     one, other = s.replay().rings[0], s.replay().rings[0]
     for seed in (0, 1):

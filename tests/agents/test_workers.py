@@ -8,7 +8,7 @@ import torch
 from agents import workers
 
 
-def test_parts_take_every_lane_once_and_differ_by_one_lane_at_most():
+def test_parts_take_every_lane_once_and_differ_by_one_lane_at_most() -> None:
     for lanes, parts in product(range(1, 9), range(1, 5)):
         pieces = [range(lanes)[piece] for piece in workers.cut(lanes, parts)]
         assert [*chain(*pieces)] == [*range(lanes)]
@@ -16,7 +16,7 @@ def test_parts_take_every_lane_once_and_differ_by_one_lane_at_most():
         assert (len(sizes), max(sizes) - min(sizes) <= 1) == (min(lanes, parts), True)
 
 
-def test_results_come_in_the_order_of_the_parts_from_all_threads():
+def test_results_come_in_the_order_of_the_parts_from_all_threads() -> None:
     workers.use_threads(2)
     both = threading.Barrier(2, timeout=20)  # nobody passes alone
 

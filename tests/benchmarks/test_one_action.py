@@ -7,13 +7,15 @@ from experiment.settings.config import preset
 from tests.batches import random_inputs
 
 
-def test_a_network_that_always_takes_one_action_does_so_whatever_it_sees():
+def test_a_network_that_always_takes_one_action_does_so_whatever_it_sees() -> None:
     network = one_action.always(2, preset("dqn"), num_actions=4)
     q, _ = network(random_inputs(1, lanes=3, depth=4), network.initial_state(3))
     assert q.tolist() == [[[0.0, 0.0, 1.0, 0.0]] * 3]
 
 
-def test_in_breakout_each_action_is_scored_and_the_best_is_kept(capsys, monkeypatch, tmp_path):
+def test_in_breakout_each_action_is_scored_and_the_best_is_kept(
+    capsys, monkeypatch, tmp_path
+) -> None:
     path = tmp_path / "held.json"
     path.write_text('{"pong": {}}', encoding="utf-8")
     monkeypatch.setattr(one_action, "HELD_BUTTONS", path)
@@ -27,7 +29,7 @@ def test_in_breakout_each_action_is_scored_and_the_best_is_kept(capsys, monkeypa
     assert best["score"] == means[best["action"]] == max(means.values())
 
 
-def test_an_unknown_game_is_one_line(capsys):
+def test_an_unknown_game_is_one_line(capsys) -> None:
     assert one_action.main(["--game", "pongg"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pong" in line

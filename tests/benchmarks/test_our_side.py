@@ -26,26 +26,26 @@ def _small(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("command", [parts.learner, parts.overlap, parts.draw])
-def test_a_part_of_the_loop_gives_a_row(command):
+def test_a_part_of_the_loop_gives_a_row(command) -> None:
     (row,) = command(TINY)
     assert row.pairs == 2
     assert row.ours > 0 < row.ratio
 
 
-def test_memory_and_checkpoint_give_a_row():
+def test_memory_and_checkpoint_give_a_row() -> None:
     (memory,) = replay_memory.memory("breakout", 600, TINY)
     assert memory.target == pytest.approx(600 / 7056)
     (saving,) = replay_memory.checkpoint(TINY)
     assert (saving.other, saving.ratio) == (600, pytest.approx(saving.ours / 600))
 
 
-def test_profile_prints_the_parts_of_a_step(capsys):
+def test_profile_prints_the_parts_of_a_step(capsys) -> None:
     profile.profile("drqn")
     shown = capsys.readouterr().out
     assert all(part in shown for part in "acting sampling learning environment frames/s".split())
 
 
-def test_a_reel_is_what_was_played_over_and_over(tmp_path):
+def test_a_reel_is_what_was_played_over_and_over(tmp_path) -> None:
     path = tmp_path / "breakout-random-2.frames"
     replay = reel.filled(settings.Config(**SMALL | {"replay_rows": 400}), path)
     played = np.fromfile(path, np.uint8).reshape(40, 2, 84, 84)
@@ -56,7 +56,7 @@ def test_a_reel_is_what_was_played_over_and_over(tmp_path):
         np.testing.assert_array_equal(batch.inputs.frames[:, i].numpy(), expected)
 
 
-def test_rendering_gives_a_row_for_each_film(monkeypatch):
+def test_rendering_gives_a_row_for_each_film(monkeypatch) -> None:
     monkeypatch.setattr(rendering, "GAME", "breakout")  # random play of it is short
     rows = rendering.rendering(Effort(pairs=1))
     assert [row.name for row in rows] == [

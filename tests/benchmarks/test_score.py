@@ -13,7 +13,7 @@ A = 3
 
 
 @pytest.mark.parametrize("quantiles", [1, 5])
-def test_the_peers_weights_in_our_network_give_the_peers_values(quantiles):
+def test_the_peers_weights_in_our_network_give_the_peers_values(quantiles) -> None:
     """Theirs reads [N, 4, 84, 84] / 255, and gives A values for each of its quantiles in turn."""
     torch.manual_seed(1)
     conv = [nn.Conv2d(4, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3)]

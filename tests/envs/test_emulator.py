@@ -17,7 +17,7 @@ from tests.envs.walk import refused
 ONE, RULES = np.ones(1, bool), protocol("v5")
 
 
-def test_the_protocols_are_those_of_the_papers():
+def test_the_protocols_are_those_of_the_papers() -> None:
     for named, actions in (
         (Protocol("v5", 0.25, False, 0, False), 4),
         (Protocol("machado18", 0.25, True, 0, False), 18),
@@ -48,7 +48,9 @@ def area(small, large):
 
 
 @pytest.mark.parametrize(("game", "steps"), [("carnival", 40), ("space_invaders", 150)])
-def test_a_step_is_four_frames_of_a_plain_emulator_and_an_image_the_brighter_of_two(game, steps):
+def test_a_step_is_four_frames_of_a_plain_emulator_and_an_image_the_brighter_of_two(
+    game, steps
+) -> None:
     kinds = ((False, False), (True, False), (True, True))
     made = [Emulators(game, 1, RULES, threads=1, colour=c, pooled=p) for c, p in kinds]
     ale, actions = plain(game, 7)
@@ -79,7 +81,7 @@ def test_a_step_is_four_frames_of_a_plain_emulator_and_an_image_the_brighter_of_
     assert total > 1 or game == "carnival"
 
 
-def test_no_ops_are_random_and_fewer_than_the_protocol_says():
+def test_no_ops_are_random_and_fewer_than_the_protocol_says() -> None:
     for name, allowed in (("dqn-2015", range(30)), ("v5", range(1))):
         env = Emulators("breakout", 2, protocol(name), threads=2)._native
         env.reset(seed=0)
@@ -88,7 +90,7 @@ def test_no_ops_are_random_and_fewer_than_the_protocol_says():
         assert len(counts) > len(allowed) // 2
 
 
-def test_imports_go_one_way_and_one_file_knows_ale_py():
+def test_imports_go_one_way_and_one_file_knows_ale_py() -> None:
     for file in Path(envs.__file__).parent.glob("*.py"):
         imported = set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.MULTILINE))
         assert not imported & {"agents", "experiment", "torch"}

@@ -35,7 +35,7 @@ def played(game="breakout", rules="v5", screen="flicker"):
 @pytest.mark.parametrize(
     "of", [(), ("breakout", "dqn-2015", "delay"), (WALK, "own", "flicker")], ids=str
 )
-def test_an_episode_is_replayed_bit_for_bit(of, tmp_path):
+def test_an_episode_is_replayed_bit_for_bit(of, tmp_path) -> None:
     for record, frames, rewards in played(*of):
         record.save(tmp_path / "episode.json")
         record = EpisodeRecord.load(tmp_path / "episode.json")
@@ -46,7 +46,7 @@ def test_an_episode_is_replayed_bit_for_bit(of, tmp_path):
         assert points.sum() == record.score
 
 
-def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame():
+def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame() -> None:
     record = played()[1][0]
     assert record.start > 0
     # Each checks score, start and end itself.
@@ -57,7 +57,7 @@ def test_an_episode_is_replayed_in_colour_step_by_step_and_frame_by_frame():
     assert all((steps[t] == every[4 * t]).all() for t in range(record.steps))
 
 
-def test_an_episode_of_gymnasium_is_replayed_in_the_colours_that_it_renders():
+def test_an_episode_of_gymnasium_is_replayed_in_the_colours_that_it_renders() -> None:
     record = played(WALK, "own", "full")[1][0]
     colour = list(replay_colour(record, every_frame=True))
     assert (len(colour), colour[0].shape) == (record.steps + 1, (40, 80, 3))
@@ -75,7 +75,7 @@ def path(record, tmp_path):
     return tmp_path / "episode.json"
 
 
-def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record, path):
+def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record, path) -> None:
     assert path.stat().st_size < 2000
     header = json.loads(path.read_text())
     for name in ("game", "score", "steps"):
@@ -84,7 +84,7 @@ def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record, path):
     assert same(EpisodeRecord.load(path), record)
 
 
-def test_an_episode_that_comes_out_otherwise_is_reported(record):
+def test_an_episode_that_comes_out_otherwise_is_reported(record) -> None:
     for lie in (
         {"score": record.score + 1},
         {"terminated": False},
@@ -100,7 +100,7 @@ def refusal(path):
         EpisodeRecord.load(path)
 
 
-def test_foreign_and_cut_files_and_files_with_a_flipped_bit_are_refused_in_one_line(path):
+def test_foreign_and_cut_files_and_files_with_a_flipped_bit_are_refused_in_one_line(path) -> None:
     whole = path.read_bytes()
     cut = [whole[:size] for size in range(0, len(whole) - 2, 99)]  # the last two are "}\n"
     foreign = [*b"[]|null|{}|\x89PNG\r\n\xff".split(b"|"), b'{"format": 2}', b"1" * 5000]
@@ -128,7 +128,9 @@ def packed(actions):
     ],
     ids=str,
 )
-def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(change, path):
+def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(
+    change, path
+) -> None:
     header = json.loads(path.read_text())
     del header["check"]
     header |= change
@@ -137,7 +139,7 @@ def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(
         EpisodeRecord.load(path)
 
 
-def test_records_of_the_past_can_be_loaded():
+def test_records_of_the_past_can_be_loaded() -> None:
     paths = sorted((Path(__file__).parents[2] / "studies").glob("*/results/*/episode-*.json"))
     assert len(paths) > 50
     for path in paths[:: len(paths) // 20]:

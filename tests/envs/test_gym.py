@@ -15,7 +15,7 @@ from tests.envs.walk import refused
 PONG, BREAKOUT = "recall/Pong-v0", "recall/Breakout-v0"
 
 
-def test_every_game_is_registered_and_passes_the_checker_of_gymnasium():
+def test_every_game_is_registered_and_passes_the_checker_of_gymnasium() -> None:
     ids = {name for name in gym.registry if name.startswith("recall/")}
     assert {"recall/SpaceInvaders-v0", "recall/UpNDown-v0"} <= ids
     assert len(ids) >= len(available_games())
@@ -23,7 +23,7 @@ def test_every_game_is_registered_and_passes_the_checker_of_gymnasium():
     check_env(gym.make(PONG, render_mode="rgb_array", **rules).unwrapped)
 
 
-def test_an_action_out_of_range_is_refused():
+def test_an_action_out_of_range_is_refused() -> None:
     env = gym.make(BREAKOUT, protocol="machado18")
     assert env.action_space.n == 18
     env.reset(seed=3)
@@ -31,7 +31,7 @@ def test_an_action_out_of_range_is_refused():
         env.unwrapped.step(18)
 
 
-def test_the_picture_in_colour_is_that_of_the_game_that_is_played():
+def test_the_picture_in_colour_is_that_of_the_game_that_is_played() -> None:
     env = gym.make(BREAKOUT, render_mode="rgb_array")
     grey, _ = env.reset(seed=1)
     for t in range(20):
@@ -43,7 +43,7 @@ def test_the_picture_in_colour_is_that_of_the_game_that_is_played():
         grey, *_ = env.step(2 + t // 10)
 
 
-def test_many_games_side_by_side_reset_in_the_same_step():
+def test_many_games_side_by_side_reset_in_the_same_step() -> None:
     vector = {"num_envs": 2, "vectorization_mode": "vector_entry_point"}
     games = gym.make_vec(BREAKOUT, **vector, observe="delay:1")
     assert games.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
@@ -69,7 +69,7 @@ def test_many_games_side_by_side_reset_in_the_same_step():
     games.close()
 
 
-def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed():
+def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed() -> None:
     one, other = (Screen(gym.make(PONG), "flicker:0.5") for _ in range(2))
     check_environments_match(one, other, num_steps=10, seed=4)
     dark = Screen(gym.make(PONG), "flicker:1")
@@ -79,7 +79,7 @@ def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed():
         Screen(dark, "flickr:0.5")
 
 
-def test_the_dqn_of_stable_baselines_trains_on_flickering_breakout():
+def test_the_dqn_of_stable_baselines_trains_on_flickering_breakout() -> None:
     sb3 = pytest.importorskip("stable_baselines3", reason="an extra: pip install '.[interop]'")
     flickering = Screen(gym.make(BREAKOUT), "flicker:0.5")
     env = gym.wrappers.FrameStackObservation(flickering, 4)

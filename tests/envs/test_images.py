@@ -14,7 +14,7 @@ from tests.envs.walk import CHANCE, WALK, play, refused, same
 from tests.small import differences, resume, rows, start
 
 
-def test_an_environment_of_gymnasium_has_the_interface_of_atari():
+def test_an_environment_of_gymnasium_has_the_interface_of_atari() -> None:
     envs = Envs(WALK, 3, seed=4)
     assert (envs.frame_shape, envs.frame_skip) == ((84, 84), 1)
     assert (envs.num_actions, envs.protocol.name) == (2, "own")
@@ -48,19 +48,19 @@ def test_an_environment_of_gymnasium_has_the_interface_of_atari():
         ("walk", "no game named 'walk'"),
     ],
 )
-def test_an_environment_that_cannot_be_played_is_refused_in_one_line(name, says):
+def test_an_environment_that_cannot_be_played_is_refused_in_one_line(name, says) -> None:
     with refused(says):
         check_env(name)
 
 
-def test_small_images_stay_as_they_are():
+def test_small_images_stay_as_they_are() -> None:
     space = Box(0, 255, (6, 7, 3), np.uint8)
     cut = gym.wrappers.TransformObservation(gym.make(WALK), lambda image: image[:6, :7], space)
     gym.register("recall-tests/Small-v0", lambda: cut)
     assert task("recall-tests/Small-v0", OWN) == ((6, 7), 1, ["0", "1"])
 
 
-def test_minigrid_is_drawn_and_repeats_itself():
+def test_minigrid_is_drawn_and_repeats_itself() -> None:
     pytest.importorskip("minigrid", reason="an extra: pip install '.[interop]'")
     name = "minigrid:MiniGrid-MemoryS7-v0"
     assert single(name).observation_space.shape == (84, 84)
@@ -74,7 +74,7 @@ def test_minigrid_is_drawn_and_repeats_itself():
 FEW = {"game": WALK, "torso": "flat", "frames": 300, "checkpoint_frames": 200, "log_frames": 100}
 
 
-def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_path):
+def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_path) -> None:
     whole = start(tmp_path, "whole", **FEW)
     stopped = start(tmp_path, "stopped", **FEW | {"frames": 200})
     assert resume(stopped, "--frames", "300") == 0
@@ -86,7 +86,9 @@ def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_
     assert len(list(replay_colour(record))) == record.steps + 1
 
 
-def test_a_run_on_an_environment_that_does_not_repeat_itself_cannot_be_resumed(tmp_path, capsys):
+def test_a_run_on_an_environment_that_does_not_repeat_itself_cannot_be_resumed(
+    tmp_path, capsys
+) -> None:
     folder = start(tmp_path, "chance", **FEW | {"game": CHANCE})
     assert resume(folder, "--frames", "400") == 2
     assert "Chance-v0 does not repeat itself" in capsys.readouterr().err.splitlines()[-1]

@@ -7,7 +7,7 @@ from envs.tapes import Envs
 from tests.envs.walk import play
 
 
-def test_the_task_passes_the_checker_of_gymnasium():
+def test_the_task_passes_the_checker_of_gymnasium() -> None:
     check_env(Recall(render_mode="rgb_array"))
 
 
@@ -26,7 +26,7 @@ def episode(seed, right):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_paid(right):
+def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_paid(right) -> None:
     for seed in range(20):
         pictures, rewards, cue = episode(seed, right)
         first, *waiting, asked, _ = pictures
@@ -37,13 +37,13 @@ def test_the_question_comes_wait_steps_after_the_cue_and_only_the_right_name_is_
         assert rewards == [0, 0, 0, 1 if right else -1]
 
 
-def test_the_pictures_of_the_wait_say_nothing_of_the_cue():
+def test_the_pictures_of_the_wait_say_nothing_of_the_cue() -> None:
     played = [episode(seed, True) for seed in range(300)]
     same = [p[0, cue] == 255 for pictures, _, cue in played for p in pictures[1:3]]
     assert 0.2 < np.mean(same) < 0.3  # one in four: 600 draws, standard error 0.018
 
 
-def test_every_wait_is_drawn_and_the_tapes_play_it():
+def test_every_wait_is_drawn_and_the_tapes_play_it() -> None:
     envs = Envs("recall/Recall-v0", 4, seed=1)
     assert (envs.frame_shape, envs.num_actions) == ((1, 6), 4)
     envs.reset()

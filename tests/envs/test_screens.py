@@ -30,7 +30,7 @@ def hidden(how, shown, **others):
     return dark
 
 
-def test_flicker_hides_each_frame_with_its_probability_and_leaves_the_others_alone():
+def test_flicker_hides_each_frame_with_its_probability_and_leaves_the_others_alone() -> None:
     dark = hidden(Observe("flicker", 0.25), frames(2000))
     assert dark.mean() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
     # independent: after a hidden frame the next is hidden as often as any
@@ -38,7 +38,7 @@ def test_flicker_hides_each_frame_with_its_probability_and_leaves_the_others_alo
 
 
 @pytest.mark.parametrize("n", [1, 6])
-def test_blackout_hides_stretches_of_n_frames_and_a_third_of_all(n):
+def test_blackout_hides_stretches_of_n_frames_and_a_third_of_all(n) -> None:
     dark = hidden(Observe("blackout", n), frames(6000))
     runs = [len([*run]) for is_dark, run in groupby(dark) if is_dark][1:-1]  # whole ones
     assert min(runs) == n
@@ -46,27 +46,27 @@ def test_blackout_hides_stretches_of_n_frames_and_a_third_of_all(n):
     assert dark.mean() == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_a_blackout_ends_with_its_episode():
+def test_a_blackout_ends_with_its_episode() -> None:
     how = Observe("blackout", 1000)
     first = int(np.argmax(hidden(how, frames(20_000), seed=1)))
     dark = hidden(how, frames(first + 3), firsts={0, first + 2}, seed=1)
     assert dark[first:].tolist() == [True, True, False]
 
 
-def test_delay_shows_the_screen_of_n_steps_ago_and_never_one_of_another_episode():
+def test_delay_shows_the_screen_of_n_steps_ago_and_never_one_of_another_episode() -> None:
     shown = frames(7)
     seen = watch(Observe("delay", 2), shown, {0, 4})
     black = np.zeros((8, 8), np.uint8)
     assert (seen == [black, black, shown[0], shown[1], black, black, shown[4]]).all()
 
 
-def test_blinkered_shows_a_band_in_the_middle_of_at_least_one_row():
+def test_blinkered_shows_a_band_in_the_middle_of_at_least_one_row() -> None:
     (half,), (none,) = (watch(Observe("blinkered", share), frames(1)) for share in (0.5, 0))
     assert half[:, 0].tolist() == [0, 0, 10, 10, 10, 10, 0, 0]
     assert (none != 0).any(axis=1).sum() == 1
 
 
-def test_noise_has_its_standard_deviation_and_is_cut_off():
+def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:
     grey = watch(Observe("noise", 10), np.full((40, 84, 84), 128, np.uint8)).astype(float)
     assert grey.mean() == pytest.approx(128, abs=0.2)
     assert grey.std() == pytest.approx(math.sqrt(10**2 + 1 / 12), rel=0.02)  # rounding adds 1/12
@@ -75,7 +75,7 @@ def test_noise_has_its_standard_deviation_and_is_cut_off():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_repeats_itself_from_its_seed_and_hides_nothing_where_it_says_so(kind):
+def test_every_kind_repeats_itself_from_its_seed_and_hides_nothing_where_it_says_so(kind) -> None:
     shown = np.random.default_rng(0).integers(1, 256, (60, 8, 8)).astype(np.uint8)
     how, clear = parse_screen(kind), KINDS[kind].clear
     one, again, other = (watch(how, shown, {0, 30}, seed) for seed in (3, 3, 4))
@@ -85,7 +85,7 @@ def test_every_kind_repeats_itself_from_its_seed_and_hides_nothing_where_it_says
     assert clear is None or (watch(Observe(kind, clear), shown) == shown).all()
 
 
-def test_a_screen_is_read_as_it_is_printed():
+def test_a_screen_is_read_as_it_is_printed() -> None:
     for text in ("flicker:0.25", "flicker:0.5", "blackout:8"):
         assert str(parse_screen(text)) == text
     assert parse_screen("flicker:0.25") == Observe("flicker", 0.25)
@@ -111,6 +111,6 @@ def test_a_screen_is_read_as_it_is_printed():
         ("", "no screen named ''"),
     ],
 )
-def test_a_screen_that_cannot_be_read_is_refused_in_one_line(text, says):
+def test_a_screen_that_cannot_be_read_is_refused_in_one_line(text, says) -> None:
     with refused(says):
         parse_screen(text)

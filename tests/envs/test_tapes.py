@@ -18,7 +18,7 @@ def opened(*arguments, **others):
     return made
 
 
-def test_an_environment_plays_the_same_alone_and_among_others_with_any_number_of_threads():
+def test_an_environment_plays_the_same_alone_and_among_others_with_any_number_of_threads() -> None:
     alone, many = Envs("breakout", 1, seed=4), Envs("breakout", 3, seed=4, threads=2)
     assert (alone.reset()[0] == many.reset()[0]).all()
     for a, b in zip(play(alone, 300)[0], play(many, 300)[0], strict=True):
@@ -26,7 +26,7 @@ def test_an_environment_plays_the_same_alone_and_among_others_with_any_number_of
     assert alone.state()["episode_start"] > 0
 
 
-def test_seed_stream_environment_and_tape_each_change_the_seeds_of_the_game():
+def test_seed_stream_environment_and_tape_each_change_the_seeds_of_the_game() -> None:
     seeds = []
     for seed, stream in ((0, 0), (1, 0), (0, 1)):
         made = Envs(RECALL, 2, seed=seed, stream=stream)
@@ -37,7 +37,7 @@ def test_seed_stream_environment_and_tape_each_change_the_seeds_of_the_game():
     assert min(seeds) >= 1
 
 
-def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(monkeypatch):
+def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(monkeypatch) -> None:
     monkeypatch.setattr(tapes, "TAPE_STEPS", 70)
     made = opened(RECALL, 3, seed=1)
     steps, points, played = np.zeros(3, int), np.zeros(3), [[] for _ in range(3)]
@@ -62,7 +62,7 @@ def test_no_step_is_wasted_on_a_reset_and_every_point_is_in_a_score(monkeypatch)
         assert records[-1].tape > 1
 
 
-def test_a_lost_life_does_not_reset_the_game():
+def test_a_lost_life_does_not_reset_the_game() -> None:
     made, lost, ended = opened("breakout", 1, "dqn-2015"), 0, 0  # five lives
     for step in play(made, 400)[0]:
         assert not (step.life_lost & step.is_first).any()
@@ -73,7 +73,7 @@ def test_a_lost_life_does_not_reset_the_game():
     assert ended
 
 
-def test_an_action_out_of_range_is_refused_and_the_game_goes_on():
+def test_an_action_out_of_range_is_refused_and_the_game_goes_on() -> None:
     made = opened(RECALL, 2)
     for wrong in ([0, 4], [-1, 0], [0], [[0, 0]], [0.0, 1.0], [True, False], [2**40, 0]):
         with refused("actions must be"):
@@ -84,7 +84,7 @@ def test_an_action_out_of_range_is_refused_and_the_game_goes_on():
 
 
 @pytest.mark.parametrize("game", ["breakout", RECALL])
-def test_an_array_that_was_handed_out_is_never_changed_afterwards(game):
+def test_an_array_that_was_handed_out_is_never_changed_afterwards(game) -> None:
     made, actions = Envs(game, 2, observe=parse_screen("delay:1")), np.array([1, 1])
     frames = made.reset()
     kept = [(frames, frames.copy())]
@@ -96,7 +96,7 @@ def test_an_array_that_was_handed_out_is_never_changed_afterwards(game):
     assert all((array == copy).all() for array, copy in kept)
 
 
-def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeypatch):
+def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeypatch) -> None:
     monkeypatch.setattr(emulator, "MAX_FRAMES", 160)  # 40 steps
     made = opened("breakout", 1)
     for t in range(1, 81):
@@ -109,7 +109,7 @@ def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeyp
     assert len(replay_grey(record)[0]) == 41
 
 
-def test_closing_in_the_middle_of_a_step_does_not_hang_the_program():
+def test_closing_in_the_middle_of_a_step_does_not_hang_the_program() -> None:
     made = opened("pong", 2)
     made.send(np.zeros(2, int))
     made.close()
@@ -122,7 +122,7 @@ def test_closing_in_the_middle_of_a_step_does_not_hang_the_program():
 @pytest.mark.parametrize(
     ("game", "rules", "screen"), [("breakout", "machado18", "delay:5"), (WALK, "v5", "flicker")]
 )
-def test_after_a_restore_all_is_as_if_never_stopped(game, rules, screen, monkeypatch):
+def test_after_a_restore_all_is_as_if_never_stopped(game, rules, screen, monkeypatch) -> None:
     monkeypatch.setattr(tapes, "TAPE_STEPS", 100)
     how = parse_screen(screen)
     made, other = (opened(game, 2, rules, 9, observe=how, threads=n) for n in (2, 1))
@@ -139,7 +139,7 @@ def test_after_a_restore_all_is_as_if_never_stopped(game, rules, screen, monkeyp
     assert same(other.state(), made.state())
 
 
-def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(monkeypatch):
+def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(monkeypatch) -> None:
     monkeypatch.setattr(tapes, "TAPE_STEPS", 50)
     made, other = opened(RECALL, 3, seed=9), Envs(RECALL, 3, seed=9)
     for seed in range(1000):
@@ -167,7 +167,9 @@ def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(monkey
         ("screen_crc", [1, 2, 3]),
     ],
 )
-def test_a_state_of_other_environments_is_refused_and_the_right_one_still_works(name, value):
+def test_a_state_of_other_environments_is_refused_and_the_right_one_still_works(
+    name, value
+) -> None:
     made, told = opened(WALK, 3, seed=9), []
     play(made, 20)
     saved = made.state()

@@ -56,7 +56,7 @@ def frames_to_an_update(config: Config) -> int:
         dict(start_rows=60, unroll=9, n_step=4, batch_size=7),
     ],
 )
-def test_a_run_new_or_old_that_could_never_train_is_refused_with_the_least_frames(changes):
+def test_a_run_new_or_old_that_could_never_train_is_refused_with_the_least_frames(changes) -> None:
     config = config_of(**SMALL | changes)
     least = frames_to_an_update(config)
     check(override(config, {"frames": least}))
@@ -68,7 +68,7 @@ def test_a_run_new_or_old_that_could_never_train_is_refused_with_the_least_frame
 @pytest.mark.parametrize(
     "stored", [{}, dict(update="random"), dict(core="identity"), dict(priority_exponent=0.5)]
 )
-def test_the_estimate_of_the_replay_is_what_a_full_replay_takes(stored, monkeypatch):
+def test_the_estimate_of_the_replay_is_what_a_full_replay_takes(stored, monkeypatch) -> None:
     config = config_of(**SMALL | dict(start_rows=0, core_size=64) | stored)
     state_size = build.blueprint(config).state_size
     replay, rng = build.make_replay(config, state_size), np.random.default_rng(1)
@@ -81,7 +81,7 @@ def test_the_estimate_of_the_replay_is_what_a_full_replay_takes(stored, monkeypa
     assert build.expected_bytes(config)["replay"] == pytest.approx(replay.nbytes, rel=0.03)
 
 
-def test_frames_that_cannot_be_compressed_are_expected_whole():
+def test_frames_that_cannot_be_compressed_are_expected_whole() -> None:
     """Measured with noise of 25 grey levels: 4,345 to 6,691 bytes."""
     assert 6_691 <= build.frame_bytes(config_of(observe="noise:25")) <= 84 * 84
     for screen in ("full", "flicker:0.5", "delay:4", "noise:0"):
@@ -99,7 +99,7 @@ def test_frames_that_cannot_be_compressed_are_expected_whole():
         (BIG | dict(batch_size=3_000, unroll=100), "--batch-size 3000 "),
     ],
 )
-def test_a_run_that_needs_more_memory_than_is_free_is_refused(changes, says, monkeypatch):
+def test_a_run_that_needs_more_memory_than_is_free_is_refused(changes, says, monkeypatch) -> None:
     monkeypatch.setattr(build, "free_memory", lambda: 4 * 10**9)
     with pytest.raises(UsageError, match=f"^{says}.* GB of memory; 4.0 GB are free$"):
         build.check_config(config_of(**changes))
@@ -117,7 +117,7 @@ def test_a_run_that_needs_more_memory_than_is_free_is_refused(changes, says, mon
         (dict(precision="bf16"), "--precision bf16: "),
     ],
 )
-def test_what_replay_or_machine_cannot_do_is_refused(changes, says, monkeypatch):
+def test_what_replay_or_machine_cannot_do_is_refused(changes, says, monkeypatch) -> None:
     monkeypatch.setattr(build, "cores", lambda: 2)
     monkeypatch.setattr(build, "has_bf16", lambda device: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -127,5 +127,5 @@ def test_what_replay_or_machine_cannot_do_is_refused(changes, says, monkeypatch)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_start(name):
+def test_every_preset_can_start(name) -> None:
     check(preset(name))

@@ -27,11 +27,11 @@ def drawn(monkeypatch) -> list[Axes]:
     return axes
 
 
-def test_the_first_28_styles_differ():
+def test_the_first_28_styles_differ() -> None:
     assert len({tuple(style(i).values()) for i in range(28)}) == 28
 
 
-def test_names_are_drawn_as_they_are(tmp_path, drawn):
+def test_names_are_drawn_as_they_are(tmp_path, drawn) -> None:
     lines = [Line(name, [0, 1], [0, i]) for i, name in enumerate(NAMES)]
     title, label = NAMES[:2]
     with warnings.catch_warnings():
@@ -45,7 +45,9 @@ def test_names_are_drawn_as_they_are(tmp_path, drawn):
     assert [text.get_text() for text in drawn[1].get_yticklabels()] == NAMES
 
 
-def test_the_values_give_the_scale_and_a_lines_place_in_the_names_its_style(tmp_path, drawn):
+def test_the_values_give_the_scale_and_a_lines_place_in_the_names_its_style(
+    tmp_path, drawn
+) -> None:
     spread, runs = dict(low=[-1000, 9], high=[1000, np.nan]), [([1, 2], [0.0, 20.0])]
     line = Line("drqn", [1, 2], [0.0, 10.0], runs=runs, **spread)
     draw_lines(tmp_path / "a.png", [line], names=["dqn", "drqn"], levels={"random": -5.0})
@@ -55,7 +57,7 @@ def test_the_values_give_the_scale_and_a_lines_place_in_the_names_its_style(tmp_
     assert (shown.get_color(), shown.get_marker()) == (style(1)["color"], style(1)["marker"])
 
 
-def test_bars_show_value_interval_and_single_values_in_the_same_bytes(tmp_path, drawn):
+def test_bars_show_value_interval_and_single_values_in_the_same_bytes(tmp_path, drawn) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
         draw_bars(path, [Bar("dqn", 2.0, 1.0, 3.0, [1.5, 2.5])], levels={"random": 0.0})
@@ -67,7 +69,9 @@ def test_bars_show_value_interval_and_single_values_in_the_same_bytes(tmp_path, 
     assert np.asarray(Image.open(paths[0]).convert("L"), float).std() > 5
 
 
-def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidden(tmp_path, drawn):
+def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidden(
+    tmp_path, drawn
+) -> None:
     screens = [parse_screen(word) for word in ("flicker:0", "flicker:0.75", "flicker:0.25")]
     scores = {"dqn": [[10.0, 10.0], [1.0, 3.0], [4.0, 6.0]]}
     scores["drqn"] = [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]  # a share of 0 has no meaning

@@ -43,7 +43,7 @@ def alone(settings: Config, index: int = 1) -> tuple[RemotePlayer, dict[str, tor
     return RemotePlayer(settings, index), network_of(settings).state_dict()
 
 
-def test_a_player_sends_the_rows_that_the_loop_here_would_store():
+def test_a_player_sends_the_rows_that_the_loop_here_would_store() -> None:
     settings = config(actors=1, num_envs=2)
     remote, weights = alone(settings, 0)
     sent = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(3)]
@@ -61,7 +61,7 @@ def test_a_player_sends_the_rows_that_the_loop_here_would_store():
     here.close()
 
 
-def test_first_priorities_come_from_the_values_that_the_actor_saw():
+def test_first_priorities_come_from_the_values_that_the_actor_saw() -> None:
     settings = config(priority_exponent=1.0, actors=2)
     remote, weights = alone(settings)
     answer = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(4)][-1]
@@ -77,7 +77,7 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw():
     np.testing.assert_allclose(answer.stretch.priority, expected.numpy(), rtol=1e-6)
 
 
-def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again():
+def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again() -> None:
     remote, weights = alone(config(torso="dqn-2013"))  # player 1 has the envs 2 and 3
     records = [record for _ in range(16) for record in remote.play(weights, 0, np.ones(2)).records]
     assert records
@@ -157,7 +157,7 @@ def receive(players: Players, count: int) -> list[Any]:
     return stretches
 
 
-def test_stretches_come_in_turn_and_every_player_has_one_call_open(players):
+def test_stretches_come_in_turn_and_every_player_has_one_call_open(players) -> None:
     stretches = receive(players, 4)
     # As they were asked for.
     assert [(s.ring, s.time) for s in stretches] == [(0, 0), (1, 0), (0, 16), (1, 16)]
@@ -168,7 +168,7 @@ def test_stretches_come_in_turn_and_every_player_has_one_call_open(players):
     assert players.restarts == 0
 
 
-def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(players):
+def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(players) -> None:
     stretches, seeds = receive(players, 4), [players.seats[0].seed]
     for _ in range(2):
         players.seats[0].handle.lost = True
@@ -185,7 +185,9 @@ def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
     assert len(set(seeds)) == 3
 
 
-def test_calls_have_the_newest_weights_and_very_old_ones_are_awaited(players, learner, monkeypatch):
+def test_calls_have_the_newest_weights_and_very_old_ones_are_awaited(
+    players, learner, monkeypatch
+) -> None:
     monkeypatch.setattr(actors, "MAX_AGE", 31)
     receive(players, 2)
     players.act(np.full(4, 0.5))
@@ -203,7 +205,7 @@ def test_calls_have_the_newest_weights_and_very_old_ones_are_awaited(players, le
     assert players.metrics(1.0)["weight_age"] == 31
 
 
-def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch):
+def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch) -> None:
     monkeypatch.setattr(actors, "PATIENCE", 5)
 
     def ask_in_vain() -> None:
@@ -219,7 +221,9 @@ def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch)
         ask_in_vain()
 
 
-def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(tmp_path, monkeypatch):
+def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(
+    tmp_path, monkeypatch
+) -> None:
     changes = dict(num_envs=4, actors=2, replay_rows=1_200, frames=1_920, eval_frames=1_920)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)
@@ -245,7 +249,7 @@ def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(tmp_path,
     assert all(name in shown.getvalue() for name in names)
 
 
-def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(tmp_path, monkeypatch):
+def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(tmp_path, monkeypatch) -> None:
     # `learn` replaces it: put it back afterwards
     monkeypatch.setattr(Players, "recv", Players.recv)
     folder, changes = tmp_path / "run", torture_actors.RUN | {"frames": 896}

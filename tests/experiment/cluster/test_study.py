@@ -71,7 +71,9 @@ def children() -> list[psutil.Process]:
     return [p for p in processes if f"/{module.SCRATCH}" in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_or_ctrl_c_nothing_runs_and_the_same_command_goes_on(cluster, tmp_path):
+def test_after_a_kill_or_ctrl_c_nothing_runs_and_the_same_command_goes_on(
+    cluster, tmp_path
+) -> None:
     out, run = tmp_path / "ray", tmp_path / "ray" / "runs" / "dqn-breakout-s1"
     words = words_of(out, "--ray", cluster.address, frames=1_000_000)
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -92,7 +94,9 @@ def test_after_a_kill_or_ctrl_c_nothing_runs_and_the_same_command_goes_on(cluste
     assert here == undisturbed  # goes on here as well as on the cluster
 
 
-def test_a_study_whose_node_is_killed_has_the_same_results(cluster, local, tmp_path, monkeypatch):
+def test_a_study_whose_node_is_killed_has_the_same_results(
+    cluster, local, tmp_path, monkeypatch
+) -> None:
     jobs, (other,) = make_jobs(tmp_path, agents=BOTH), cluster.worker_nodes
 
     def write_and_kill(cell, files):
@@ -113,7 +117,7 @@ def test_a_study_whose_node_is_killed_has_the_same_results(cluster, local, tmp_p
     assert not children()
 
 
-def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monkeypatch):
+def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monkeypatch) -> None:
     monkeypatch.setattr(module, "to_go_on", lambda cell: {"a/b/c": "no file"})
     with connected(cluster.address) as ray:
         jobs.run(RayWorkers(ray, jobs.cells, jobs.study), 1)
@@ -124,7 +128,7 @@ def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monke
 # --- without Ray ----------------------------------------------------------------------------------
 
 
-def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(jobs):
+def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(jobs) -> None:
     (cell,) = jobs.cells
     cell.folder.mkdir()
     node = Node(cell, jobs.study, module.to_go_on(cell))
@@ -138,7 +142,7 @@ def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(j
     assert not Path(node._scratch.name).exists()
 
 
-def test_what_has_changed_makes_the_other_folder_the_same(tmp_path, monkeypatch):
+def test_what_has_changed_makes_the_other_folder_the_same(tmp_path, monkeypatch) -> None:
     cell, copy = (make_jobs(tmp_path / name).cells[0] for name in ("one", "other"))
 
     def put(*names):
@@ -173,7 +177,7 @@ MORE = "--cpus-per-run 4", "--cpus-per-run 2 --gpus-per-run 1", "--gpus-per-run 
 
 
 @pytest.mark.parametrize("words", MORE)
-def test_a_run_that_fits_on_no_node_is_refused(words, tmp_path):
+def test_a_run_that_fits_on_no_node_is_refused(words, tmp_path) -> None:
     nodes = [dict(CPU=3.0, memory=8e9), dict(CPU=1.0, GPU=0.25, memory=8e9)]
     nodes.append(dict(CPU=1, GPU=1, memory=1e3))
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
@@ -184,7 +188,7 @@ def test_a_run_that_fits_on_no_node_is_refused(words, tmp_path):
         RayWorkers(ray, jobs[1].cells, jobs[1].study)
 
 
-def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path, monkeypatch):
+def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = [*words_of(tmp_path, "--ray", "auto"), "--device", "cuda", "--precision", "bf16"]
     study, shared = compare.read_command(words)
@@ -195,7 +199,9 @@ def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path, monkeypatch):
         RayWorkers(SimpleNamespace(), [cell], study)
 
 
-def test_a_node_removes_the_folders_of_killed_owners_and_of_nobody_else(tmp_path, monkeypatch):
+def test_a_node_removes_the_folders_of_killed_owners_and_of_nobody_else(
+    tmp_path, monkeypatch
+) -> None:
     scratch = tmp_path / "scratch"
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr(Children, "run", lambda *_: iter(()))
@@ -210,7 +216,7 @@ def test_a_node_removes_the_folders_of_killed_owners_and_of_nobody_else(tmp_path
         node.news(False)
 
 
-def test_ray_without_an_address_is_local_and_its_runs_use_their_cores():
+def test_ray_without_an_address_is_local_and_its_runs_use_their_cores() -> None:
     study, shared = compare.read_command(["--ray", "--cpus-per-run", "2"])
     assert (study.ray, study.jobs) == ("local", None)
     assert {cell.config.threads for cell in make_cells(study, shared)} == {2}

@@ -40,7 +40,7 @@ def stop(patch: pytest.MonkeyPatch, frame: int, runs: Path, *kind: str, **settin
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_and_resumed_is_never_stopped(case, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_never_stopped(case, tmp_path, monkeypatch) -> None:
     name, stops, settings = CASES[case]
     whole = small.start(tmp_path, "whole", name, **settings)
     for frame in stops:
@@ -52,7 +52,7 @@ def test_stopped_and_resumed_is_never_stopped(case, tmp_path, monkeypatch):
     assert small.differences(whole, parts) == []
 
 
-def test_a_moved_and_damaged_run_ends_the_same(finished, tmp_path, monkeypatch, capsys):
+def test_a_moved_and_damaged_run_ends_the_same(finished, tmp_path, monkeypatch, capsys) -> None:
     parts = stop(monkeypatch, 1_240, tmp_path)
     assert saved_frames(parts) == [1_240, 800]
     path = parts / "checkpoint" / f"{1_240:012d}" / "training.safetensors"
@@ -71,7 +71,7 @@ def test_a_moved_and_damaged_run_ends_the_same(finished, tmp_path, monkeypatch, 
     assert not parts.exists()
 
 
-def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(tmp_path, monkeypatch):
+def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(tmp_path, monkeypatch) -> None:
     settings = dict(frames=1_000, eval_frames=1_000)
     whole = small.start(tmp_path, "whole", **settings)
     with monkeypatch.context() as patch:
@@ -88,7 +88,7 @@ def test_a_stop_puts_an_evaluation_off_to_the_resumed_run(tmp_path, monkeypatch)
     assert small.differences(whole, parts) == []
 
 
-def test_resuming_a_finished_run_changes_nothing(copied, capsys):
+def test_resuming_a_finished_run_changes_nothing(copied, capsys) -> None:
     before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     assert small.resume(copied) == 0
     changed = {p.name for p, data in before.items() if not p.exists() or p.read_bytes() != data}
@@ -96,7 +96,9 @@ def test_resuming_a_finished_run_changes_nothing(copied, capsys):
     assert "bit for bit" not in capsys.readouterr().out
 
 
-def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(finished, tmp_path, capsys):
+def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(
+    finished, tmp_path, capsys
+) -> None:
     grown = small.start(tmp_path, "grown", frames=1_000)  # not where a row falls
     assert small.resume(grown, "--frames", "1600") == 0
     assert "--frames 1000 -> 1600" in capsys.readouterr().out
@@ -108,7 +110,9 @@ def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(finished, tmp
     assert saved_frames(grown)[0] == 1_600
 
 
-def test_a_run_begins_again_if_it_was_killed_before_its_first_checkpoint(finished, copied, capsys):
+def test_a_run_begins_again_if_it_was_killed_before_its_first_checkpoint(
+    finished, copied, capsys
+) -> None:
     shutil.rmtree(copied / "checkpoint")
     rows = (copied / "metrics.jsonl").read_bytes()
     assert small.resume(copied) == 2
@@ -136,7 +140,7 @@ def test_a_signal_stops_with_a_checkpoint_unless_it_was_ignored(
     assert saved_frames(folder) == [600 if ignored else 200]
 
 
-def test_every_change_of_meaning_is_shown_and_refused(finished, capsys):
+def test_every_change_of_meaning_is_shown_and_refused(finished, capsys) -> None:
     for name in {field.name for field in fields(Config)} - FREE_ON_RESUME:
         other = replace(preset("drqn"))
         other.__dict__[name] = "another"  # whatever the setting's type
@@ -149,7 +153,9 @@ def test_every_change_of_meaning_is_shown_and_refused(finished, capsys):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def test_free_changes_are_shown_and_stay_and_lost_exactness_is_shown(copied, monkeypatch, capsys):
+def test_free_changes_are_shown_and_stay_and_lost_exactness_is_shown(
+    copied, monkeypatch, capsys
+) -> None:
     machine = dict(cpu="Z80", torch="0.1", ale_py="0.1")
     elsewhere = dict(precision="bf16", machine=machine)
     small.sign(copied / "checkpoint" / f"{1_600:012d}", lambda manifest: manifest | elsewhere)

@@ -37,7 +37,7 @@ UPDATES: list[tuple[dict[str, Any], int, int]] = [
 
 
 @pytest.mark.parametrize(("changes", "begun", "updates"), UPDATES)
-def test_updates_are_samples_per_step_times_steps_at_every_step(changes, begun, updates):
+def test_updates_are_samples_per_step_times_steps_at_every_step(changes, begun, updates) -> None:
     config = override(preset("drqn"), {"burn_in": 8} | changes)
     run: Any = Run.__new__(Run)  # its schedule alone
     run.config, run.counters, run.learner = config, Counters(), SimpleNamespace(updates=0)
@@ -64,7 +64,7 @@ def all_rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_documented_metrics_are_those_of_a_run(finished):
+def test_the_documented_metrics_are_those_of_a_run(finished) -> None:
     table = (small.ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     lines = table.partition("| with `--actors`")[0].splitlines()
     cells = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
@@ -74,7 +74,7 @@ def test_the_documented_metrics_are_those_of_a_run(finished):
     assert {name: others[0] for name, others in names.items() if others} == NAMES
 
 
-def test_a_row_adds_up(finished):
+def test_a_row_adds_up(finished) -> None:
     rows = all_rows(finished)
     last = [row for row in rows if "updates" in row][-1]
     # 1600 frames = 400 steps; learning began at 80 rows; 1 x (400 - 80) / (4 x 16) = 5 updates
@@ -88,7 +88,9 @@ def test_a_row_adds_up(finished):
     assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
 
 
-def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(tmp_path, monkeypatch):
+def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(
+    tmp_path, monkeypatch
+) -> None:
     record = Run.record_update
 
     def record_more(run, metrics):
@@ -103,7 +105,7 @@ def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(tmp_pa
     assert f"new {text(rows[-1]['new'])}" in re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
 
 
-def test_a_run_that_made_no_update_says_so(tmp_path, monkeypatch, capsys):
+def test_a_run_that_made_no_update_says_so(tmp_path, monkeypatch, capsys) -> None:
     small.at_frame(monkeypatch, 80, small.ask_to_stop)
     small.start(tmp_path, "run")
     assert "stopped without one update: the agent is untrained" in capsys.readouterr().out

@@ -100,7 +100,7 @@ def write_evaluation(run: Path) -> None:
     shutil.copyfile(ROOT / "zoo" / "breakout-drqn" / "best.json", path)
 
 
-def test_the_process_sends_what_is_written_and_ends_when_training_is_killed(run):
+def test_the_process_sends_what_is_written_and_ends_when_training_is_killed(run) -> None:
     write_rows(run, range(3))
     code = (
         "import sys, time, pathlib; from experiment.runs.trackers import tracking\n"
@@ -116,7 +116,7 @@ def test_the_process_sends_what_is_written_and_ends_when_training_is_killed(run)
     assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [0, 1, 2]
 
 
-def test_rows_and_films_arrive_once_in_both_trackers_across_a_resume(run, monkeypatch):
+def test_rows_and_films_arrive_once_in_both_trackers_across_a_resume(run, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
     monkeypatch.setenv("WANDB_MODE", "offline")
     write_evaluation(run)
@@ -138,7 +138,7 @@ def test_rows_and_films_arrive_once_in_both_trackers_across_a_resume(run, monkey
     assert files_with(FAKE_KEY, run.parent) == []
 
 
-def test_a_group_is_a_game_and_screen_and_a_new_folder_is_a_new_run(run, monkeypatch):
+def test_a_group_is_a_game_and_screen_and_a_new_folder_is_a_new_run(run, monkeypatch) -> None:
     import trackio
 
     for rows in (3, 2):
@@ -153,7 +153,7 @@ def test_a_group_is_a_game_and_screen_and_a_new_folder_is_a_new_run(run, monkeyp
         assert "device" not in config  # a null
 
 
-def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run):
+def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run) -> None:
     write_rows(run, range(40, 43))
     assert "--host 127.0.0.1" in by_hand(run, "local")
     assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [40, 41, 42]
@@ -161,7 +161,9 @@ def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run)
     assert by_hand(run, "local").count("\nlocal: tracking ends (") == 1
 
 
-def test_in_a_browser_the_page_lists_the_runs_and_plays_a_film(tmp_path, monkeypatch, request):
+def test_in_a_browser_the_page_lists_the_runs_and_plays_a_film(
+    tmp_path, monkeypatch, request
+) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="it comes with '.[dev]'")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:  # the one that playwright downloads does not play H.264
@@ -196,7 +198,7 @@ def test_in_a_browser_the_page_lists_the_runs_and_plays_a_film(tmp_path, monkeyp
         browser.close()
 
 
-def test_with_a_dead_wandb_server_rows_stay_offline_and_nothing_waits(run, monkeypatch):
+def test_with_a_dead_wandb_server_rows_stay_offline_and_nothing_waits(run, monkeypatch) -> None:
     write_rows(run, range(40, 43))
     with socket.create_server(("127.0.0.1", 0)) as listener:  # it accepts no connection
         monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)

@@ -28,7 +28,7 @@ def played(network) -> tuple[Evaluation, list[int]]:
         return evaluate(network, CONFIG, V5), sizes
 
 
-def test_only_envs_with_episodes_left_are_computed(network, played, monkeypatch):
+def test_only_envs_with_episodes_left_are_computed(network, played, monkeypatch) -> None:
     """And the games are the same as with all of them."""
     whole, sizes = played
     low, middle, high = sorted(record.steps for record in whole.records)
@@ -42,7 +42,7 @@ def test_only_envs_with_episodes_left_are_computed(network, played, monkeypatch)
         assert np.array_equal(one.actions, other.actions)
 
 
-def test_a_stop_keeps_the_episodes_that_ended(network, played):
+def test_a_stop_keeps_the_episodes_that_ended(network, played) -> None:
     told = [(0, 0)]
 
     def report(scores, steps):
@@ -55,13 +55,13 @@ def test_a_stop_keeps_the_episodes_that_ended(network, played):
     assert told == [*((0, step) for step in range(record.steps)), (1, record.steps)]
 
 
-def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(network, monkeypatch):
+def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(network, monkeypatch) -> None:
     monkeypatch.setattr("experiment.scores.evaluation.MAX_ENVS", 2)
     records = evaluate(network, CONFIG, V5).records
     assert [record.env for record in records] == [0, 0, 1]  # 2 an env, and what is left of 3
     assert records[0].start < records[1].start  # both on one tape
 
 
-def test_the_median_of_an_even_number_is_the_lower_one_and_of_equals_the_first_is_best():
+def test_the_median_of_an_even_number_is_the_lower_one_and_of_equals_the_first_is_best() -> None:
     # From the best: 4 (1), 4 (2), 2 (3), 1 (0).
     assert middle_and_best([1.0, 4.0, 4.0, 2.0]) == (3, 1)

@@ -45,7 +45,9 @@ def close(a, b, rtol=1e-5, atol=1e-6):
     np.testing.assert_allclose(a, b.numpy(), rtol=rtol, atol=atol)
 
 
-def test_the_values_are_those_of_the_network_run_again_on_the_record(agent, record, numbers):
+def test_the_values_are_those_of_the_network_run_again_on_the_record(
+    agent, record, numbers
+) -> None:
     inputs, action = inputs_of(record, CONFIG.frame_stack)
     state, q = agent.network.initial_state(1), []
     with torch.no_grad():
@@ -63,7 +65,7 @@ def test_the_values_are_those_of_the_network_run_again_on_the_record(agent, reco
     assert ((gates > 0) & (gates < 1)).all()
 
 
-def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, numbers):
+def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, numbers) -> None:
     inputs, action = inputs_of(record, CONFIG.frame_stack)
     with watched_images(agent.network) as images:
         q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
@@ -73,7 +75,7 @@ def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, num
     close(numbers.saliency[0][2::4, 1::4], newest[9].abs(), rtol=1e-3, atol=1e-7)
 
 
-def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numbers):
+def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numbers) -> None:
     t, plain = 12, replace(numbers, saliency=None)
     drawn = overlay.pictures(record, plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size)
     (picture,) = islice(drawn, t, t + 1)
@@ -86,7 +88,7 @@ def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numb
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
 
 
-def test_a_film_is_seekable_small_and_has_a_poster(agent, record, tmp_path):
+def test_a_film_is_seekable_small_and_has_a_poster(agent, record, tmp_path) -> None:
     path = films.overlay_film(agent, record, saliency=True).write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -103,7 +105,7 @@ def picture(height: int, level: int) -> np.ndarray:
     return np.full((height, 4, 3), level, np.uint8)
 
 
-def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end():
+def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end() -> None:
     long = films.Film([picture(4, 1), picture(4, 2)], 15, 2)
     one, two = films.beside(long, films.Film([picture(6, 3)], 15, 1)).pictures
     assert one.shape == two.shape == (6, 8, 3)
@@ -112,7 +114,7 @@ def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end():
     assert [two[0, 0, 0], two[0, 4, 0]] == [2, 3]
 
 
-def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time():
+def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time() -> None:
     out, waits = io.StringIO(), []
     films.show(films.Film([picture(4, i) for i in range(8)], 60, 8), out, waits.append)
     assert len(waits) == 2  # 15 pictures a second of 60

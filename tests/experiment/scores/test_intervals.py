@@ -36,7 +36,7 @@ MEASURES = {
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_measures_and_their_intervals_agree_with_rliable(name):
+def test_measures_and_their_intervals_agree_with_rliable(name) -> None:
     statistic, tables, resamples, share = MEASURES[name]
     expected = np.array(FIXTURES["intervals"][name])
     far = share * (expected[1] - expected[0]) if share else 1 / 30 + 1e-9
@@ -46,13 +46,13 @@ def test_measures_and_their_intervals_agree_with_rliable(name):
     np.testing.assert_allclose(interval, expected, rtol=0, atol=far)
 
 
-def test_a_tie_is_half_an_improvement():
+def test_a_tie_is_half_an_improvement() -> None:
     # Game 1: a tie and a win of 2 pairs; game 2: two wins.
     improvement = ours.probability_of_improvement([[1.0, 5.0], [2.0, 5.0]], [[1.0, 4.0]])
     assert improvement == ((0.5 + 1) / 2 + 1) / 2
 
 
-def test_mean_interval_is_students():
+def test_mean_interval_is_students() -> None:
     low, high = ours.mean_interval([1.0, 2.0, 6.0])
     error = math.sqrt((2**2 + 1**2 + 3**2) / 2) / math.sqrt(3)
     half = 4.302652729911275 * error
@@ -62,7 +62,7 @@ def test_mean_interval_is_students():
     assert low < narrow[0] < narrow[1] < high
 
 
-def test_difference_interval_is_welchs():
+def test_difference_interval_is_welchs() -> None:
     interval = ours.difference_interval([1.0, 2.0, 6.0], [10.0, 11.0])
     a, b = 7 / 3, 0.5 / 2  # squared standard errors: variances 7 and 0.5
     freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 1)
@@ -71,12 +71,12 @@ def test_difference_interval_is_welchs():
     assert ours.difference_interval([2.0, 2.0], [-1.0, -1.0]) == (3.0, 3.0)
 
 
-def test_one_score_says_nothing_of_the_spread():
+def test_one_score_says_nothing_of_the_spread() -> None:
     ends = *ours.difference_interval([3.0], [1.0, 2.0]), *ours.mean_interval([3.0])
     assert all(math.isnan(end) for end in (*ends, ours.standard_error([3.0])))
 
 
 @pytest.mark.parametrize("scores", [[], [[]], 3.0, [1.0, NAN], [[float("inf")]]])
-def test_missing_scores_are_no_result(scores):
+def test_missing_scores_are_no_result(scores) -> None:
     with pytest.raises(ValueError, match="scores"):
         ours.interquartile_mean(scores)

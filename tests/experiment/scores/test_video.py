@@ -27,7 +27,7 @@ def decode(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(path):
+def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(path) -> None:
     frames = moving_square(20)
     write_video(frames, path)
     decoded = decode(path)
@@ -46,7 +46,7 @@ def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(
     assert len(data) < 20_000  # raw it is 8 MB
 
 
-def test_the_same_frames_give_the_same_bytes(path):
+def test_the_same_frames_give_the_same_bytes(path) -> None:
     contents = set()
     for _ in range(4):
         write_video(moving_square(10), path, caption="drqn, pong")
@@ -55,7 +55,7 @@ def test_the_same_frames_give_the_same_bytes(path):
 
 
 @pytest.mark.parametrize("caption", ["score 10", "long " * 100])
-def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(caption, path):
+def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(caption, path) -> None:
     write_video(moving_square(2), path, caption=caption)
     decoded = decode(path)
     assert decoded.shape == (2, 420 + CAPTION_ROWS, 320, 3)
@@ -64,12 +64,12 @@ def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(caption
     assert decoded[1, :420].mean() == pytest.approx(moving_square(2)[1].mean(), abs=3)
 
 
-def test_odd_sizes_are_made_even(path):
+def test_odd_sizes_are_made_even(path) -> None:
     write_video(moving_square(2, 85, 83), path, scale=1)
     assert decode(path).shape == (2, 86, 84, 3)
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(path):
+def test_a_failure_leaves_the_old_file_and_nothing_else(path) -> None:
     path.write_bytes(b"old")
 
     def broken():

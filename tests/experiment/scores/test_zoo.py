@@ -22,7 +22,7 @@ def zoo(finished, tmp_path_factory) -> Path:
     return home / "tiny"
 
 
-def test_an_exported_agent_is_small_scores_as_it_says_and_has_the_runs_curve(finished, zoo):
+def test_an_exported_agent_is_small_scores_as_it_says_and_has_the_runs_curve(finished, zoo) -> None:
     about = json.loads((zoo / EVALUATION).read_text())
     assert about["frames"] == 1600
     assert evaluate.main([str(zoo), *SHORT]) == 0
@@ -41,7 +41,7 @@ def test_an_exported_agent_is_small_scores_as_it_says_and_has_the_runs_curve(fin
     assert [row[0] for row in curve["rows"]] == frames
 
 
-def test_a_table_shows_exported_agents_beside_the_published_ones(zoo, tmp_path, capsys):
+def test_a_table_shows_exported_agents_beside_the_published_ones(zoo, tmp_path, capsys) -> None:
     assert shipped.main([str(zoo.parent)]) == 0
     head, _, line, _, agents, source = capsys.readouterr().out.splitlines()
     cells = dict(zip(*(text.strip("| ").split(" | ") for text in (head, line)), strict=True))
@@ -56,7 +56,7 @@ def test_a_table_shows_exported_agents_beside_the_published_ones(zoo, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["config.yaml", WEIGHTS, EVALUATION])
-def test_a_damaged_folder_is_one_line(name, zoo, capsys):
+def test_a_damaged_folder_is_one_line(name, zoo, capsys) -> None:
     whole = (zoo / name).read_bytes()
     (zoo / name).write_bytes(whole[:20])
     try:

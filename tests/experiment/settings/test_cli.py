@@ -48,7 +48,7 @@ def wrong_values(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted({*FLAGS} - {"runs_dir"}))
-def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused):
+def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> None:
     word = flag(name)
     for value in wrong_values(name):
         assert refused(f"{word}={value}").startswith(f"error: {word} {value}: ")
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused):
         ("--config=nowhere", "error: nowhere: cannot be read (no such file)"),
     ],
 )
-def test_words_that_do_not_fit_are_refused(words, says, refused, tmp_path):
+def test_words_that_do_not_fit_are_refused(words, says, refused, tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("preset: dqn\ncore_size: 8\n")
     assert says in refused(*words.replace("MINE", str(path)).split())
@@ -103,7 +103,7 @@ def test_words_that_do_not_fit_are_refused(words, says, refused, tmp_path):
         ("--resume run --frames 77", "r2d2", dict(game="pong", core="gru", frames=77)),
     ],
 )
-def test_flags_override_presets_files_and_runs(words, name, changes, tmp_path, monkeypatch):
+def test_flags_override_presets_files_and_runs(words, name, changes, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     save(parse_train("r2d2 --game pong --core gru".split())[0], Path("run/config.yaml"))
@@ -113,7 +113,7 @@ def test_flags_override_presets_files_and_runs(words, name, changes, tmp_path, m
     assert resume == (Path("run") if "--resume" in words else None)
 
 
-def test_help_shows_explanation_range_and_the_presets_value_of_every_setting(capsys):
+def test_help_shows_explanation_range_and_the_presets_value_of_every_setting(capsys) -> None:
     with pytest.raises(SystemExit) as leaving:
         train.main(["r2d2", "--help"])
     assert leaving.value.code == 0
@@ -122,7 +122,7 @@ def test_help_shows_explanation_range_and_the_presets_value_of_every_setting(cap
     assert [text for text in texts if text not in shown] == []
 
 
-def test_help_into_a_pipe_that_nobody_reads_is_no_traceback():
+def test_help_into_a_pipe_that_nobody_reads_is_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     words = [sys.executable, "train.py", "--help"]
@@ -131,7 +131,7 @@ def test_help_into_a_pipe_that_nobody_reads_is_no_traceback():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(monkeypatch):
+def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(monkeypatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="iso-8859-1"))
     exit_on_usage_error(lambda argv: print("runs/\u03bb"))([])
@@ -146,7 +146,7 @@ def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(monkey
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
 )
-def test_errors_of_files_and_interruptions_are_one_line(error, status, says, capsys):
+def test_errors_of_files_and_interruptions_are_one_line(error, status, says, capsys) -> None:
     @exit_on_usage_error
     def main(argv):
         raise error

@@ -31,7 +31,7 @@ def candidates(name: str) -> list[Any]:
     IDLE,
     ids=[", ".join(row[0]) + "-" + ", ".join(row[1]) for row in IDLE],
 )
-def test_a_setting_without_effect_is_refused_with_the_cause(names, others, without_effect):
+def test_a_setting_without_effect_is_refused_with_the_cause(names, others, without_effect) -> None:
     causes = itertools.product(*map(candidates, others))
     cause = next(values for values in causes if without_effect(*values))
     # With these no other rule holds.
@@ -46,7 +46,7 @@ def test_a_setting_without_effect_is_refused_with_the_cause(names, others, witho
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid_may_be_spelled_out_and_survives_yaml(name, tmp_path):
+def test_every_preset_is_valid_may_be_spelled_out_and_survives_yaml(name, tmp_path) -> None:
     config = preset(name)
     assert vars(config).items() >= PRESETS[name].items()
     settings.check_effect(config, config.__dataclass_fields__)
@@ -76,7 +76,7 @@ def test_every_preset_is_valid_may_be_spelled_out_and_survives_yaml(name, tmp_pa
         (None, "cannot be read"),  # no file
     ],
 )
-def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(text, says, tmp_path):
+def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(text, says, tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())

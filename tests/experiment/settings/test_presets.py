@@ -190,7 +190,7 @@ R2D2 = dict(hidden=7, core_size=6, head_hidden=5, burn_in=3, unroll=5, n_step=3)
         ("dqn", PLAIN | dict(unroll=5, n_step=2), adam),
     ],
 )
-def test_updates_of_a_papers_agent_equal_the_reference(name, changes, step_of):
+def test_updates_of_a_papers_agent_equal_the_reference(name, changes, step_of) -> None:
     config = override(preset(name), SMALL | changes)
     network, learner = parts(config)
     target = {k: v.clone() for k, v in learner.target.state_dict().items()}
@@ -239,7 +239,7 @@ AGENTS = "drqn mean", "dqn qr", "dqn-2015 mean", "r2d2 qr", "rainbow-lite mean"
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(agent):
+def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(agent) -> None:
     name, head = agent.split()
     small = SMALL | dict(torso="flat", hidden=7, core_size=6, head=head)
     small |= dict(unroll=5, burn_in=2) if PRESETS[name].get("unroll") != 1 else {}
@@ -261,7 +261,7 @@ def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(agent)
     assert wrong == []
 
 
-def test_the_tables_of_the_documentation_are_the_presets():
+def test_the_tables_of_the_documentation_are_the_presets() -> None:
     text = (ROOT / "docs" / "presets.md").read_text()
     told: dict[str, dict[str, str]] = {}
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:

@@ -44,7 +44,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cores_and_free_memory(case, tmp_path, monkeypatch):
+def test_cores_and_free_memory(case, tmp_path, monkeypatch) -> None:
     membership, contents, cores, free = CASES[case]
     (tmp_path / "membership").write_text(membership)
     for name, text in contents.items():

@@ -48,14 +48,14 @@ def loaded(run: Path, said: list[str] | None = None) -> int:
     return frames
 
 
-def test_what_is_saved_is_what_is_loaded(run):
+def test_what_is_saved_is_what_is_loaded(run) -> None:
     saved = load(newest(run), training=True)
     assert saved.meta.items() >= made(200).meta.items()
     assert saved.training["empty"].shape == (0,)
     assert load(newest(run), training=False).training == {}
 
 
-def test_the_last_two_are_kept_and_nothing_else_also_where_a_frame_is_saved_again(run):
+def test_the_last_two_are_kept_and_nothing_else_also_where_a_frame_is_saved_again(run) -> None:
     for more in (1, 2, 3):
         again = made(200)
         again.weights["a"] += more
@@ -69,7 +69,7 @@ def test_the_last_two_are_kept_and_nothing_else_also_where_a_frame_is_saved_agai
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(run, name):
+def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(run, name) -> None:
     path = newest(run) / name
     whole = path.read_bytes()
     for place in range(0, len(whole), 5):
@@ -93,14 +93,14 @@ def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(r
     assert loaded(run) == 100
 
 
-def test_names_that_are_almost_numbers_are_no_checkpoints(run):
+def test_names_that_are_almost_numbers_are_no_checkpoints(run) -> None:
     for name in ("²", "9" * 200, "٣" * 12, "300"):
         shutil.copytree(newest(run), run / "checkpoint" / name)
     assert saved_frames(run) == [200, 100]
     assert loaded(run) == 200
 
 
-def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run, monkeypatch):
+def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run, monkeypatch) -> None:
     """Every call that changes the disk is the last one, in turn; no clean-up follows either."""
 
     class KilledError(BaseException):
@@ -133,7 +133,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(run, monkeypatc
 
 
 @pytest.mark.parametrize("disk", ["1m"], indirect=True)
-def test_a_full_disk_leaves_the_older_ones_whole(disk):
+def test_a_full_disk_leaves_the_older_ones_whole(disk) -> None:
     for frames in (100, 200):
         save(disk / "checkpoint", made(frames))
     for name in range(3):  # at every one of the files
@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_older_ones_whole(disk):
     assert loaded(disk) == 300
 
 
-def test_a_read_only_disk_is_an_error_and_can_be_read(disk):
+def test_a_read_only_disk_is_an_error_and_can_be_read(disk) -> None:
     save(disk / "checkpoint", made(100))
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(OSError, match="Read-only"):
@@ -157,13 +157,13 @@ def test_a_read_only_disk_is_an_error_and_can_be_read(disk):
         pass
 
 
-def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path):
+def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path) -> None:
     with pytest.raises(FileNotFoundError):
         save(tmp_path / "gone" / "checkpoint", made(100))
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_manifest_of_another_version_or_without_a_part_is_refused(run):
+def test_a_manifest_of_another_version_or_without_a_part_is_refused(run) -> None:
     manifest = json.loads((newest(run) / "manifest.json").read_text())
     for name in ("version", "files", "sha256"):
         rest = {k: v for k, v in manifest.items() if k != name}

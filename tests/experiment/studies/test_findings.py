@@ -29,7 +29,7 @@ def finding(*values: float, seeds: int = 0) -> Finding:
     return Finding(*about, mean, nan, nan, values, False, {}, ())
 
 
-def test_over_seeds_the_interval_is_over_the_means_of_runs():
+def test_over_seeds_the_interval_is_over_the_means_of_runs() -> None:
     runs = [result(seed=i, mean=m, interval_95=(-7.0, -6.0)) for i, m in ((1, 1.0), (2, 3.0))]
     (row,) = make_findings(runs)
     # A standard error is sqrt(2) / sqrt(2) = 1.
@@ -52,11 +52,11 @@ def test_over_seeds_the_interval_is_over_the_means_of_runs():
         (finding(1.0, 2.0), finding(*[9.0] * 30, seeds=1), "not shown"),
     ],
 )
-def test_a_verdict_needs_an_interval_of_the_difference_that_excludes_0(one, other, words):
+def test_a_verdict_needs_an_interval_of_the_difference_that_excludes_0(one, other, words) -> None:
     assert module.verdict(one, other).startswith(words)
 
 
-def test_the_table_compares_with_every_agent_and_with_the_known_levels(monkeypatch):
+def test_the_table_compares_with_every_agent_and_with_the_known_levels(monkeypatch) -> None:
     monkeypatch.setattr(module, "HELD_BUTTONS", {"pong": {"score": -21.0}})
     means = {"dqn": -25.0, "drqn": 10.0}
     runs = [result(agent, seed=s, mean=m + s) for agent, m in means.items() for s in (0, 1, 2)]
@@ -73,7 +73,7 @@ def test_the_table_compares_with_every_agent_and_with_the_known_levels(monkeypat
     assert other.levels.keys() == {"random", "human"}
 
 
-def test_across_games_an_agent_that_always_wins_does_so_with_probability_1():
+def test_across_games_an_agent_that_always_wins_does_so_with_probability_1() -> None:
     runs = [
         result(agent, game, seed, score + seed)
         for seed in (1, 2)
@@ -97,7 +97,7 @@ def test_across_games_an_agent_that_always_wins_does_so_with_probability_1():
         assert why in across_games(some, "full", expected)["note"]
 
 
-def test_settings_and_budgets_that_differ_are_listed():
+def test_settings_and_budgets_that_differ_are_listed() -> None:
     one = dict(core="identity", discount=0.9, game="pong")
     runs = [result("dqn", settings=one, samples=1_000)]
     runs.append(result("drqn", settings=one | dict(core="lstm", game="breakout"), samples=2_000))
@@ -110,7 +110,7 @@ def test_settings_and_budgets_that_differ_are_listed():
     assert len(set(rows["frames"])) == 1
 
 
-def test_the_mean_curve_is_over_the_frames_that_all_runs_evaluated():
+def test_the_mean_curve_is_over_the_frames_that_all_runs_evaluated() -> None:
     one, two, three = (n * 10**6 for n in (1, 2, 3))
     curves = [
         [(one, 1.0, 0.0, 2.0), (two, 3.0, 2.0, 4.0)],

@@ -25,7 +25,9 @@ def program(tmp_path, monkeypatch):
     return (tmp_path / "train.py").write_text
 
 
-def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(jobs, program):
+def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
+    jobs, program
+) -> None:
     program("import sys\nprint('error: no more electricity', file=sys.stderr); sys.exit(3)")
     jobs.run(Children(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
@@ -34,7 +36,7 @@ def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
     assert reason.endswith("dqn-breakout-s1.log")
 
 
-def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch):
+def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch) -> None:
     program("import time\ntime.sleep(600)")
     children, show, looks = Children(), jobs._show, []
 
@@ -52,7 +54,7 @@ def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch)
     assert len([cell for cell in jobs.cells if cell.log.exists()]) == 2
 
 
-def test_running_cells_are_shown_with_their_newest_metrics(jobs, monkeypatch):
+def test_running_cells_are_shown_with_their_newest_metrics(jobs, monkeypatch) -> None:
     cell, shown = jobs.cells[1], []
     cell.folder.mkdir(parents=True)
     row = dict(frames=1_000_000, frames_per_second=1_000.0, return_mean=2.0, eval_score=None)
@@ -67,7 +69,7 @@ def test_running_cells_are_shown_with_their_newest_metrics(jobs, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
-def test_a_child_ends_when_its_parent_is_killed():
+def test_a_child_ends_when_its_parent_is_killed() -> None:
     # The parent prints its child's id, once the child has begun; then both wait for ever.
     program = f"""
 import os, subprocess, sys

@@ -14,11 +14,11 @@ NAMES = ["$^$", "cost $5 and $6", "_hidden_", "a | b", "<b>&amp;</b>", "[x](y)",
 
 
 @pytest.mark.parametrize("name", [*NAMES, "*a* `b` ~c~"])
-def test_markdown_shows_text_as_it_is(name):
+def test_markdown_shows_text_as_it_is(name) -> None:
     assert MarkdownIt().render(f"x {escape(name)}") == f"<p>x {in_html(name, quote=False)}</p>\n"
 
 
-def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path):
+def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path) -> None:
     (tmp_path / "f.png").write_bytes(b"png")
     (tmp_path / "f.mp4").write_bytes(b"mp4")
     rows = [["agent", "score"], ["a | b", "<b>"]]
@@ -40,14 +40,14 @@ def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path):
     assert "<b>" not in shown
 
 
-def test_a_film_whose_record_is_missing_is_named(tmp_path):
+def test_a_film_whose_record_is_missing_is_named(tmp_path) -> None:
     films, missing = page._films(make_findings([result(mean=3.0)]), tmp_path)
     assert films == []
     said = [line.partition(": ")[0] for line in missing]
     assert said == ["dqn, best episode", "dqn, median episode"]
 
 
-def test_every_score_is_in_the_csv():
+def test_every_score_is_in_the_csv() -> None:
     evaluation = (100, 1.0, None, None)
     scores = dict(interval_95=(2.0, 4.0), scores=[2.0, 4.0], curve=[evaluation], frames=200)
     assert page.scores_csv([result(mean=3.0, **scores)]).splitlines() == [

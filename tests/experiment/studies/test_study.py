@@ -14,7 +14,7 @@ COMMITTED = sorted((ROOT / "studies").glob("*/results/*.json"))
 MEMORY = ROOT / "studies/what-memory-buys/results"
 
 
-def test_every_committed_result_loads_and_its_settings_are_compared_in_todays_spelling():
+def test_every_committed_result_loads_and_its_settings_are_compared_in_todays_spelling() -> None:
     assert len(COMMITTED) >= 67
     screens = set()
     for path in COMMITTED:
@@ -36,7 +36,7 @@ DAMAGES += dict(machine="fast"), dict(curve=[[400, "high", None, None]]), dict(t
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_result_is_refused_in_one_line_that_names_the_file(damage, tmp_path):
+def test_a_damaged_result_is_refused_in_one_line_that_names_the_file(damage, tmp_path) -> None:
     path = tmp_path / "result.json"
     assert Result.load(path) is None
     path.write_text(json.dumps(json.loads(COMMITTED[0].read_text()) | damage))
@@ -45,7 +45,7 @@ def test_a_damaged_result_is_refused_in_one_line_that_names_the_file(damage, tmp
     assert "\n" not in str(caught.value)
 
 
-def test_core_hours_are_training_time_times_threads():
+def test_core_hours_are_training_time_times_threads() -> None:
     data = dict(training_seconds=1800.0, machine={"threads": 4}, frames=100, curve_seconds=())
     curve = (50, 1.0, None, None), (100, 2.0, None, None)
     old = replace(Result.load(COMMITTED[0]), curve=curve, **data)
@@ -56,7 +56,7 @@ def test_core_hours_are_training_time_times_threads():
     assert replace(old, training_seconds=None).curve_x["core-hours"] == []
 
 
-def test_a_result_finishes_a_cell_if_it_has_the_frames_and_the_rules(tmp_path):
+def test_a_result_finishes_a_cell_if_it_has_the_frames_and_the_rules(tmp_path) -> None:
     study = Study(agents=("dqn",), games=("breakout",), frames=2_000_000, out=tmp_path)
     (cell,) = make_cells(study, {})
     cell.result.parent.mkdir()
@@ -70,7 +70,7 @@ def test_a_result_finishes_a_cell_if_it_has_the_frames_and_the_rules(tmp_path):
         finished(shorter, study)
 
 
-def test_a_cell_is_a_runs_settings_with_one_thread_unless_asked_otherwise():
+def test_a_cell_is_a_runs_settings_with_one_thread_unless_asked_otherwise() -> None:
     grid = dict(agents=("drqn:core=gru,hidden=32",), games=("pong",), observe=("flicker",))
     first, second = make_cells(Study(seeds=2, frames=8_000, **grid), {"discount": 0.9})
     own = dict(core="gru", hidden=32, discount=0.9, threads=1, seed=1)
@@ -97,7 +97,7 @@ def test_a_cell_is_a_runs_settings_with_one_thread_unless_asked_otherwise():
         ("observe=flikker:0.5", "flicker"),
     ],
 )
-def test_a_wrong_grid_is_refused(grid, says):
+def test_a_wrong_grid_is_refused(grid, says) -> None:
     name, _, words = grid.partition("=")
     with pytest.raises(UsageError) as caught:
         make_cells(Study(**{name: tuple(words.split())}), {})
