@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from agents.sum_tree import SumTree
 from tests.agents.test_ring import SHAPES
 from tests.batches import Shape, equal, random_rows
 
@@ -76,12 +75,6 @@ def test_draws_are_in_proportion_to_priority_and_weighted_against_it_over_all_ri
         rest = frames, batch.weight[b : b + 1].numpy(), batch.origin[b : b + 1]
         alone = ring.as_sequence(*ring.gather(np.array([place])), *rest)
         assert equal(alone, batch.lanes(slice(b, b + 1)))
-
-
-def test_a_mass_that_rounding_has_made_too_large_still_falls_on_a_leaf_with_priority() -> None:
-    tree = SumTree(5)
-    tree.set(np.array([1, 3]), np.array([0.1, 0.2]))
-    assert tree.draw(np.array([tree.total, 1.0])).tolist() == [3, 3]
 
 
 def prioritised():
