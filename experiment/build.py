@@ -66,12 +66,18 @@ def precision(config: Config) -> str:
 
 
 def autocast(config: Config) -> Callable[[], torch.autocast]:
-    """Makes the context in which the run's networks compute."""
+    """Makes the context in which the run's networks compute.
+
+    Without torch's cache of converted weights: all threads share it, and the first part of a batch
+    to end clears it for the others. A weight that a part uses twice would then have one gradient
+    in bf16 or the sum of two in fp32, by chance.
+    """
     return partial(
         torch.autocast,
         torch.device(config.device).type,
         torch.bfloat16,
         enabled=precision(config) == "bf16",
+        cache_enabled=False,
     )
 
 

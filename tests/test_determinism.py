@@ -1,12 +1,18 @@
 """The same seed gives the same run; each kind of chance has its own stream."""
 
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 
+from agents.cores import CORES
 from experiment import build
+from experiment.settings.config import override, preset
 from experiment.store.checkpoint import load_latest
 from tests import small
+from tests.batches import ACTIONS, random_batch
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path) -> None:
@@ -51,6 +57,31 @@ def test_the_number_of_threads_changes_no_bit(tmp_path) -> None:
     settings |= {"unroll": 8, "samples_per_step": 4.0}
     one, two = (small.start(tmp_path, str(n), threads=n, **settings) for n in (1, 2))
     assert small.differences(one, two) == ["meta config", "meta threads"]
+
+
+@pytest.mark.parametrize("core", sorted({*CORES} - {"identity"}))
+def test_the_end_of_one_part_changes_no_bit_of_another(monkeypatch, core) -> None:
+    """At its end a part clears autocast's cache of weights, which all threads share."""
+    monkeypatch.setattr(build, "has_bf16", lambda device: True)
+    changes = {"torso": "slim", "hidden": 8, "core": core, "core_size": 6}
+    changes |= {"batch_size": 4, "burn_in": 3, "unroll": 6}
+    config = override(preset("drqn"), changes)
+
+    def gradients(between_resets: Callable[[], None]) -> list[torch.Tensor]:
+        network = build.make_network(config, ACTIONS)
+        unroll = network.core.unroll
+
+        def interrupted(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            between_resets()
+            return unroll(*args)
+
+        monkeypatch.setattr(network.core, "unroll", interrupted)
+        batch = random_batch(10, 4, network.state_size, config.frame_stack, ends=0.1)
+        build.make_learner(config, network).update(batch)
+        return [cast(torch.Tensor, parameter.grad) for parameter in network.parameters()]
+
+    pairs = zip(gradients(lambda: None), gradients(torch.clear_autocast_cache), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_neither_evaluations_nor_checkpoints_disturb_training(finished, tmp_path) -> None:
