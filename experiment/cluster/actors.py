@@ -147,13 +147,13 @@ class Players:
         """Call every idle player for a stretch with the newest weights; epsilon [N] of all envs."""
         busy, updates = [seat for seat, _ in self._open.values()], self.learner.updates
         for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
-            if seat in busy:
-                continue
-            if seat.alive:
-                call = seat.handle.play.remote(self._newest_weights(), self._version, own)
-            else:  # answers once the player has begun
-                call = seat.handle.__ray_ready__.remote()
-            self._open[call] = seat, updates
+            if seat not in busy:
+                call = (
+                    seat.handle.play.remote(self._newest_weights(), self._version, own)
+                    if seat.alive
+                    else seat.handle.__ray_ready__.remote()  # answers once the player has begun
+                )
+                self._open[call] = seat, updates
 
     def _newest_weights(self) -> Any:
         """The acting network's weights in the object store, written once for all players."""
@@ -165,8 +165,9 @@ class Players:
     def recv(self) -> Stretch:
         """The finished stretch of the earliest call; an empty one if none ends within WAIT s."""
         self._records, limit = [], self.learner.updates - MAX_AGE
-        calls = self._open.items()
-        late = [ref for ref, (seat, version) in calls if seat.alive and version <= limit]
+        late = [
+            ref for ref, (seat, version) in self._open.items() if seat.alive and version <= limit
+        ]
         refs = late or [*self._open]
         self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
         if ready := self._finished(refs):

@@ -48,8 +48,8 @@ def export(
     write_json(to / CURVE, {"fields": fields, "rows": cells})
     for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):
         result.records[episode].save(to / f"{name}.json")
-    about |= {"num_actions": network.num_actions}
-    write_json(to / EVALUATION, about | result.summary(config.game) | {"scores": result.scores})
+    summary = result.summary(config.game) | {"scores": result.scores}
+    write_json(to / EVALUATION, about | {"num_actions": network.num_actions} | summary)
 
 
 def load(folder: Path) -> Checkpoint:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from rich.text import Text
 
@@ -26,8 +25,14 @@ class StoppedError(Exception):
     """A cell stopped at the user's request."""
 
 
-class Workers(Protocol):
+class Workers:
     """The processes that train and score the cells of a study."""
+
+    stopped = False
+
+    def stop(self) -> None:
+        """Let the cells at work save, and start no more."""
+        self.stopped = True
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """Train and score one cell, in its folder, side by side with others.
@@ -36,21 +41,11 @@ class Workers(Protocol):
 
         StoppedError after `stop`, UsageError if the cell fails.
         """
-        ...
-
-    def stop(self) -> None:
-        """Let the cells at work save, and start no more."""
+        raise NotImplementedError
 
 
-class Children:
+class Children(Workers):
     """Child processes of this one; after its death they save and stop."""
-
-    def __init__(self) -> None:
-        self._stopped = False
-
-    def stop(self) -> None:
-        """See `Workers`."""
-        self._stopped = True
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """See `Workers`."""
@@ -66,7 +61,7 @@ class Children:
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
-        if self._stopped:
+        if self.stopped:
             raise StoppedError
         command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program)]
         with cell.log.open("ab") as log:
@@ -74,10 +69,10 @@ class Children:
                 [*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         while child.poll() is None:
-            if self._stopped:
+            if self.stopped:
                 child.terminate()
             yield state
-        if self._stopped:
+        if self.stopped:
             raise StoppedError
         if child.returncode:
             text = cell.log.read_text("utf-8", errors="replace").rstrip() or "no output"
@@ -99,12 +94,16 @@ def train_words(cell: Cell) -> list[str]:
     """The arguments of train.py that begin a run, or go on with it."""
     config = cell.config
     if cell.folder.exists():
-        names = ("frames", "checkpoint_frames", "threads", "track")
-        words = _words(**{name: getattr(config, name) for name in names})
-        return ["--resume", str(cell.folder), *words]
+        return _words(
+            resume=cell.folder,
+            frames=config.frames,
+            checkpoint_frames=config.checkpoint_frames,
+            threads=config.threads,
+            track=config.track,
+        )
     path = config.runs_dir / f"{cell.name}.yaml"
     write_text(path, to_yaml(config))
-    return ["--config", str(path)]
+    return _words(config=path)
 
 
 def _words(**settings: object) -> list[str]:

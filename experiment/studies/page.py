@@ -78,20 +78,28 @@ def publish(
     findings = make_findings(results)
     rows = table(findings)
     _print(rows)
-    warnings = [*warnings]
-    if unfinished := [cell.name for cell in cells if cell.name not in done]:
-        warnings.append(f"Not finished: {', '.join(unfinished)}")
-    if untrained := [c.name for c in cells if c.name in done and not done[c.name].samples]:
-        warnings.append(f"Untrained, or of an unknown number of updates: {', '.join(untrained)}")
+    warned = {
+        "Not finished": [cell.name for cell in cells if cell.name not in done],
+        "Untrained, or of an unknown number of updates": [
+            cell.name for cell in cells if cell.name in done and not done[cell.name].samples
+        ],
+    }
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
     question = f"Which plays better after {frames} frames: {' or '.join(agents)}?"
-    across = []
-    for screen in dict.fromkeys(finding.screen for finding in findings):
-        runs = [run for run in results if run.screen == screen]
-        across.append(across_games(runs, screen, sum(cell.screen == screen for cell in cells)))
+    across = [
+        across_games(
+            [run for run in results if run.screen == screen],
+            screen,
+            expected=sum(cell.config.observe == screen for cell in cells),
+        )
+        for screen in dict.fromkeys(finding.screen for finding in findings)
+    ]
     data = {
         "question": study.question or question,
-        "warnings": warnings,
+        "warnings": [
+            *warnings,
+            *(f"{about}: {', '.join(names)}" for about, names in warned.items() if names),
+        ],
         "command": command,
         "findings": [
             to_jsonable_python(f, exclude={"runs"}, inf_nan_mode="null") for f in findings
@@ -154,22 +162,24 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
 
 def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Path) -> Linked:
     """Score against frames, score against core-hours, final scores."""
-    slug, figures = file_name(title.lower()), []
-    points = [point for f in findings for run in f.runs for point in run.curve]
-    best = max([*(f.mean for f in findings), *(point[1] for point in points)])
+    stem, figures = f"figures/{file_name(title.lower())}", {}
+    best = max(
+        *(finding.mean for finding in findings),
+        *(point[1] for finding in findings for run in finding.runs for point in run.curve),
+        0.0,
+    )
     # A level far above all scores would flatten the lines.
-    levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}
+    levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * best}
     common: dict[str, Any] = {"names": agents, "levels": levels, "title": title}
     for x in ("million frames", "core-hours"):
         curves = [_curve(finding, x) for finding in findings]
         if lines := [line for line in curves if len(line.x)]:
-            path = f"figures/{slug}-{x.replace(' ', '-')}.png"
+            figures[f"Score against {x}"] = path = f"{stem}-{x.replace(' ', '-')}.png"
             draw_lines(out / path, lines, xlabel=x, ylabel="score", **common)
-            figures.append((f"Score against {x}", path))
     bars = [Bar(f.agent, f.mean, f.low, f.high, f.values if f.seeds > 1 else ()) for f in findings]
-    path = f"figures/{slug}-scores.png"
+    figures["Final scores"] = path = f"{stem}-scores.png"
     draw_bars(out / path, bars, xlabel="final score", **common)
-    return [*figures, ("Final scores", path)]
+    return [*figures.items()]
 
 
 def _curve(finding: Finding, x: str) -> Line:
@@ -181,24 +191,22 @@ def _curve(finding: Finding, x: str) -> Line:
 
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
     """Figures of the measures over games, and their values as a table, header first."""
-    slug, figures, rows = file_name(over["screen"]), [], [["measure", "value (95 % interval)"]]
+    slug, figures, rows = file_name(over["screen"]), {}, [["measure", "value (95 % interval)"]]
     means = [Bar(agent, *values) for agent, values in over["iqm"].items()]
     pairs = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
     for (name, (measure, label)), bars in zip(MEASURES.items(), (means, pairs), strict=True):
         if bars:
-            path = f"figures/{name}-{slug}.png"
+            figures[label] = path = f"figures/{name}-{slug}.png"
             draw_bars(out / path, bars, names=agents if bars is means else (), xlabel=label)
-            figures.append((label, path))
         for bar in bars:
             value = with_interval(bar.value, bar.low, bar.high, 2)
             rows.append([f"{measure} of {bar.name}", value])
     if over["profile"]:
-        path = f"figures/profiles-{slug}.png"
+        figures["Performance profiles"] = path = f"figures/profiles-{slug}.png"
         profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
         x, y = "human-normalised score", "share of runs above it"
         draw_lines(out / path, profiles, names=agents, xlabel=x, ylabel=y)
-        figures.append(("Performance profiles", path))
-    return {"figures": figures, "rows": rows}
+    return {"figures": [*figures.items()], "rows": rows}
 
 
 def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:

@@ -91,10 +91,9 @@ class Study(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: its agent and screen, as named in the grid, and its settings."""
+    """One run of a study: its agent, as named in the grid, and its settings."""
 
     agent: str
-    screen: str
     config: Config
 
     @property
@@ -130,17 +129,24 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
     for seed, screen, game, agent in grid:
         start, overrides = _overrides(agent)
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
-        own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
-        settings = {**defaults, "observe": screen, **overrides, **own}
-        cell = Cell(agent, screen, override(preset(start), settings))
+        settings = {
+            **defaults,
+            **overrides,
+            "game": game,
+            "observe": screen,
+            "seed": seed,
+            "name": name,
+            "runs_dir": study.out / "runs",
+        }
+        cell = Cell(agent, override(preset(start), settings))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):
             if (other := first.setdefault(key, cell)) is not cell:
-                words = [
-                    f"--agents {c.agent} --games {c.config.game} --observe {c.screen}"
+                words = " and ".join(
+                    f"--agents {c.agent} --games {c.config.game} --observe {c.config.observe}"
                     for c in (other, cell)
-                ]
-                raise UsageError(f"{' and '.join(words)}: the same run is given twice")
+                )
+                raise UsageError(f"{words}: the same run is given twice")
         cells.append(cell)
     for name in shared:  # a setting must have an effect for one agent at least
         lines = [without_effect(cell.config, [name]) for cell in cells]
@@ -227,10 +233,10 @@ class Result:
         If the file has no training time of the evaluations, it is in proportion to the frames.
         """
         frames, total = [point[0] for point in self.curve], self.training_seconds
-        hours: list[float] = []
-        if total is not None:
-            seconds = self.curve_seconds or [at / self.frames * total for at in frames]
-            hours = [self._core_hours(second) for second in seconds]
+        seconds = self.curve_seconds or [
+            at / self.frames * total for at in frames if total is not None
+        ]
+        hours = [self._core_hours(second) for second in seconds]
         return {"million frames": [at / 1e6 for at in frames], "core-hours": hours}
 
     def other_settings(self, config: Config) -> list[str]:
@@ -281,7 +287,7 @@ def collect(cell: Cell, study: Study) -> Result:
     result = Result(
         agent=cell.agent,
         game=config.game,
-        screen=cell.screen,
+        screen=config.observe,
         seed=config.seed,
         samples=logged[-1]["samples"] if logged else None,
         samples_per_step=config.samples_per_step,
