@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from agents.fields import FORBID, Count, Share
 from experiment import build
 from experiment.runs.session import FREE_ON_RESUME
+from experiment.scores.agent import open_agent
 from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.settings.cli import given
 from experiment.settings.config import (
@@ -244,8 +245,7 @@ class Result:
 
         UsageError if this version lacks a setting of the result.
         """
-        start = {"preset": self.preset} if self.preset else {}
-        old = from_dict(self.settings | start, self.records)
+        old = from_dict(self.settings | {"preset": self.preset or "drqn"}, self.records)
         return [line for name, line in changes(old, config).items() if name in self.settings]
 
 
@@ -275,12 +275,24 @@ def finished(cell: Cell, study: Study) -> Result | None:
 def collect(cell: Cell, study: Study) -> Result:
     """Write the result of a trained and scored run. UsageError if a part is missing or damaged."""
     config, path, records = cell.config, cell.result, cell.result.with_suffix("")
-    evaluation, episodes = _evaluation(cell, study)
+    agent = open_agent(
+        cell.folder,
+        eval_episodes=study.episodes,
+        eval_epsilon=study.epsilon,
+        seed=study.eval_seed,
+        threads=1,
+    )
+    episodes = cell.folder / "eval" / agent.label
+    with refused(episodes, "read"):
+        evaluation = json.loads(read(episodes.with_name(f"{agent.label}.json")))
     with refused(cell.folder / "metrics.jsonl", "read"):
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
         logged = [row for row in rows if "samples" in row]
-        columns = ("frames", "eval_score", "eval_low", "eval_high")
-        curve = [tuple(row[name] for name in columns) for row in rows if "eval_score" in row]
+        curve = [
+            (row["frames"], row["eval_score"], row["eval_low"], row["eval_high"])
+            for row in rows
+            if "eval_score" in row
+        ]
     frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
     manifest = load_latest(cell.folder, training=False, report=print).meta
     own = "parameters frames protocol epsilon eval_seed mean interval_95 scores".split()
@@ -310,27 +322,3 @@ def collect(cell: Cell, study: Study) -> Result:
             shutil.copyfile(episodes / record_name(index), records / record_name(index))
         write_json(path, asdict(result))
     return result
-
-
-def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
-    """The run's newest evaluation by the study's rules, and the folder of its episodes.
-
-    UsageError if there is none.
-    """
-    config = cell.config
-    rules = {
-        "protocol": config.protocol,
-        "observe": config.observe,
-        "episodes": study.episodes,
-        "epsilon": study.epsilon,
-        "eval_seed": study.eval_seed,
-    }
-    files = (cell.folder / "eval").glob("*.json")
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        with refused(path, "read"):
-            data = json.loads(path.read_bytes())
-        if rules.items() <= data.items() and data["frames"] >= config.frames:
-            return data, path.with_suffix("")
-    raise UsageError(
-        f"{cell.folder}: no evaluation of {config.frames:,} frames by the study's rules"
-    )
