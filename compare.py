@@ -151,8 +151,13 @@ def main(argv: list[str]) -> int:
     for cell in cells:
         if cell.name in results and (others := results[cell.name].other_settings(cell.config)):
             warnings.append(f"{cell.agent}: trained with other settings: {', '.join(others)}")
-    words = f"{command('compare')} {shlex.join(argv)}"
-    page.publish(cells, results, study, list(dict.fromkeys(warnings)), words)
+    page.publish(
+        cells,
+        results,
+        study,
+        warnings=list(dict.fromkeys(warnings)),
+        command=f"{command('compare')} {shlex.join(argv)}",
+    )
     return 1 if jobs.failures else 0
 
 

@@ -100,7 +100,7 @@ def draw_lines(
 
     A line's style follows from its place in `names` (default: the lines' names), so that it is the
     same in several figures. `levels` are named dotted lines. `axes` are matplotlib's: title,
-    xlabel, ylabel, xscale, yscale, ylim, ... OSError if the file cannot be written.
+    xlabel, ylabel, yscale, ylim, ... OSError if the file cannot be written.
     """
     with figure(path, 3.6) as (plot,):
         _draw_lines(plot, lines, names, levels or {}, axes)

@@ -129,8 +129,9 @@ class Players:
             self.close()
             raise UsageError(f"--ray {config.ray}: the cluster has no core")
         share = 1 / -(-config.actors // int(cores))  # of a core: all players have room
-        options = {"num_cpus": share, "max_restarts": 0, "max_task_retries": 0}
-        self._actor = self._ray.remote(**options)(RemotePlayer)
+        self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(
+            RemotePlayer
+        )
         self.seats = [Seat(index) for index in range(config.actors)]
 
     def _begin(self, seat: Seat) -> None:
@@ -181,12 +182,11 @@ class Players:
     def _take(self, ref: Any) -> Stretch:
         """The stretch in the answer to a finished call; after a loss, or a start, an empty one."""
         seat, version = self._open.pop(ref)
-        errors = self._ray.exceptions
         try:
             answer = self._ray.get(ref)
-        except errors.RayTaskError:  # an error of our own, not a loss
+        except self._ray.exceptions.RayTaskError:  # an error of our own, not a loss
             raise
-        except errors.RayError as loss:
+        except self._ray.exceptions.RayError as loss:
             why = " ".join(str(loss).split())
             if getattr(loss, "actor_init_failed", False):  # such as a missing package
                 raise UsageError(

@@ -122,20 +122,37 @@ def table(findings: Sequence[Finding]) -> list[list[str]]:
     """The findings as rows of text, header first, with a column for each agent to compare with."""
     agents = list(dict.fromkeys(finding.agent for finding in findings))
     others = [] if len(agents) == 1 else agents if len(agents) <= MANY_AGENTS else agents[:1]
-    names = ["game", "screen", "agent", "seeds", "score (95 % interval)"]
-    rows = [[*names, *(f"against {agent}" for agent in others), *LEVELS, "normalised"]]
+    rows = [
+        [
+            "game",
+            "screen",
+            "agent",
+            "seeds",
+            "score (95 % interval)",
+            *(f"against {agent}" for agent in others),
+            *LEVELS,
+            "normalised",
+        ]
+    ]
     for one in findings:
         verdicts = {
             other.agent: verdict(one, other)
             for other in findings
             if (other.game, other.screen) == (one.game, one.screen) and other is not one
         }
-        score = with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained
-        pairs = [verdicts.get(agent, "-") for agent in others]
-        levels = [against_level(one, name) for name in LEVELS]
         normalised = human_normalised(one.game, one.mean)
-        last = "-" if normalised is None else f"{normalised:.2f}"
-        rows.append([one.game, one.screen, one.agent, str(one.seeds), score, *pairs, *levels, last])
+        rows.append(
+            [
+                one.game,
+                one.screen,
+                one.agent,
+                str(one.seeds),
+                with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained,
+                *(verdicts.get(agent, "-") for agent in others),
+                *(against_level(one, name) for name in LEVELS),
+                "-" if normalised is None else f"{normalised:.2f}",
+            ]
+        )
     return rows
 
 

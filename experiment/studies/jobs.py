@@ -50,14 +50,14 @@ class Children(Workers):
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """See `Workers`."""
         yield from self._call(cell, "training", "train.py", *train_words(cell))
-        words = _words(
+        rules = _words(
             episodes=study.episodes,
             epsilon=study.epsilon,
             seed=study.eval_seed,
             video=study.video,
             threads=cell.config.threads,
         )
-        yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *words)
+        yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *rules)
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
@@ -75,9 +75,9 @@ class Children(Workers):
         if self.stopped:
             raise StoppedError
         if child.returncode:
-            text = cell.log.read_text("utf-8", errors="replace").rstrip() or "no output"
-            last = text.split("\n")[-1].removeprefix("error: ")
-            raise UsageError(f"{program} ended with status {child.returncode}: {last:.300}")
+            lines = cell.log.read_text("utf-8", errors="replace").rstrip().split("\n")
+            reason = lines[-1].removeprefix("error: ") or "no output"
+            raise UsageError(f"{program} ended with status {child.returncode}: {reason:.300}")
 
 
 # On Linux the kernel sends a signal at any death of the parent: no run goes on unattended.
@@ -157,10 +157,15 @@ class Jobs:
 
     def _show(self) -> None:
         """Update the panel; without a terminal, print a line a minute about each cell at work."""
-        at_work = [cell for cell in self.cells if cell.name in self._states]
-        lines = [f"{cell.name}: {self._states[cell.name]}{_progress(cell)}" for cell in at_work]
-        done = f"{len(self.results) + len(self.failures)} of {len(self.cells)} runs"
-        hint = f"{done}; stop with Ctrl-C, repeat the command to continue"
+        lines = [
+            f"{cell.name}: {self._states[cell.name]}{_progress(cell)}"
+            for cell in self.cells
+            if cell.name in self._states
+        ]
+        hint = (
+            f"{len(self.results) + len(self.failures)} of {len(self.cells)} runs; "
+            "stop with Ctrl-C, repeat the command to continue"
+        )
         has_panel = self._screen.update(lambda: Text("\n".join([*lines, hint])))
         if not has_panel and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()

@@ -85,7 +85,6 @@ def publish(
         ],
     }
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
-    question = f"Which plays better after {frames} frames: {' or '.join(agents)}?"
     across = [
         across_games(
             [run for run in results if run.screen == screen],
@@ -95,7 +94,8 @@ def publish(
         for screen in dict.fromkeys(finding.screen for finding in findings)
     ]
     data = {
-        "question": study.question or question,
+        "question": study.question
+        or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
         "warnings": [
             *warnings,
             *(f"{about}: {', '.join(names)}" for about, names in warned.items() if names),
@@ -115,7 +115,7 @@ def publish(
             (study.out / folder).mkdir(parents=True, exist_ok=True)
         write_json(study.out / "report.json", data)
         write_text(study.out / "scores.csv", scores_csv(results))
-        view = {
+        view = data | {
             "table": rows,
             "tasks": _tasks(findings, agents, study.out),
             "across": [over | _over_games(over, agents, study.out) for over in across],
@@ -125,7 +125,7 @@ def publish(
             "machines": list(dict.fromkeys(machines)),
             "seconds": FILM_SECONDS,
         }
-        text = render(data | view)
+        text = render(view)
         write_text(study.out / "report.md", text)
         write_text(study.out / "report.html", html(text, study.out))
     print(
@@ -154,8 +154,14 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
             of_task = [f for f in findings if (f.game, f.screen) == (game, screen)]
             title = f"{game.replace('_', ' ').title()}, {screen}"
             films, missing = _films(of_task, out)
-            figures = _figures(of_task, agents, title, out)
-            tasks.append({"title": title, "figures": figures, "films": films, "missing": missing})
+            tasks.append(
+                {
+                    "title": title,
+                    "figures": _figures(of_task, agents, title, out),
+                    "films": films,
+                    "missing": missing,
+                }
+            )
             bar(len(tasks), title)
     return tasks
 
@@ -204,8 +210,13 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     if over["profile"]:
         figures["Performance profiles"] = path = f"figures/profiles-{slug}.png"
         profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
-        x, y = "human-normalised score", "share of runs above it"
-        draw_lines(out / path, profiles, names=agents, xlabel=x, ylabel=y)
+        draw_lines(
+            out / path,
+            profiles,
+            names=agents,
+            xlabel="human-normalised score",
+            ylabel="share of runs above it",
+        )
     return {"figures": [*figures.items()], "rows": rows}
 
 
@@ -284,8 +295,10 @@ def render(view: Mapping[str, Any]) -> str:
         finalize=escape,
         autoescape=False,
     )
-    jinja.filters["table"] = _table
-    jinja.filters["code"] = lambda text: Markup("    " + text.replace("\n", "\n    "))
+    jinja.filters |= {
+        "table": _table,
+        "code": lambda text: Markup("    " + text.replace("\n", "\n    ")),
+    }
     return re.sub(r"\n{3,}", "\n\n", jinja.get_template("report.md.j2").render(view))
 
 
