@@ -26,10 +26,6 @@ from experiment.studies.study import OF_THE_GRID, Cell, Result, Study, changes, 
 
 # Settings that must be equal for all agents, so that their budgets and their scores are comparable.
 FAIR = ("frames", "start_rows", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
-ABOUT = (
-    "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
-    "flags follow --."
-)
 
 
 def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
@@ -43,7 +39,13 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
     common = data.pop("train", {})
     if not isinstance(common, dict):
         raise UsageError(f"{argv[0]}: train: must hold settings, as NAME: VALUE")
-    study = parse(command("compare"), argv[has_file:end], Study(**data), ABOUT)
+    study = parse(
+        command("compare"),
+        argv[has_file:end],
+        Study(**data),
+        "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
+        "flags follow --.",
+    )
     if study.gpus_per_run and not study.ray:
         raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
     common = _with_underscores(common) | given(

@@ -131,10 +131,9 @@ def draw_sweep(
             shares.append(Line(name, x, 100 * mean / whole))
     axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
     units = "score, 95 % interval over episodes", "% of the score when nothing is hidden"
-    with figure(path, 3.6, panels=2) as panels:
-        for panel, lines, unit in zip(panels, (absolute, shares), units, strict=True):
+    with figure(path, 3.6, panels=2) as (left, right):
+        for panel, lines, unit in zip((left, right), (absolute, shares), units, strict=True):
             _draw_lines(panel, lines, [*scores], {}, {"xlabel": axis, "ylabel": unit})
-        left, right = panels
         left.figure.suptitle(title)
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
 

@@ -44,15 +44,6 @@ from experiment.studies.findings import (
 from experiment.studies.study import Cell, Result, Study
 
 FILM_SECONDS = 30
-# The figures of measures over games: file -> name of the measure, label of the axis.
-MEASURES = {
-    "interquartile-means": (
-        "interquartile mean",
-        "interquartile mean; 0 is random play, 1 a human",
-    ),
-    "improvement": ("probability of improvement", "probability that a run scores higher"),
-}
-Linked = list[tuple[str, str]]  # text, path relative to the report
 STYLE = """
 body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
 table { display: block; overflow-x: auto; border-collapse: collapse; }
@@ -166,8 +157,10 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
     return tasks
 
 
-def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Path) -> Linked:
-    """Score against frames, score against core-hours, final scores."""
+def _figures(
+    findings: Sequence[Finding], agents: list[str], title: str, out: Path
+) -> list[tuple[str, str]]:
+    """Titles and paths: score against frames, score against core-hours, final scores."""
     stem, figures = f"figures/{file_name(title.lower())}", {}
     best = max(
         *(finding.mean for finding in findings),
@@ -200,7 +193,20 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     slug, figures, rows = file_name(over["screen"]), {}, [["measure", "value (95 % interval)"]]
     means = [Bar(agent, *values) for agent, values in over["iqm"].items()]
     pairs = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
-    for (name, (measure, label)), bars in zip(MEASURES.items(), (means, pairs), strict=True):
+    for name, measure, label, bars in (
+        (
+            "interquartile-means",
+            "interquartile mean",
+            "interquartile mean; 0 is random play, 1 a human",
+            means,
+        ),
+        (
+            "improvement",
+            "probability of improvement",
+            "probability that a run scores higher",
+            pairs,
+        ),
+    ):
         if bars:
             figures[label] = path = f"figures/{name}-{slug}.png"
             draw_bars(out / path, bars, names=agents if bars is means else (), xlabel=label)
@@ -220,7 +226,7 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     return {"figures": [*figures.items()], "rows": rows}
 
 
-def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
+def _films(findings: Sequence[Finding], out: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """Films of each agent's best episode and its median run's median episode; the missing films.
 
     The missing films are lines with the reason.

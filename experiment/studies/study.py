@@ -295,7 +295,6 @@ def collect(cell: Cell, study: Study) -> Result:
         ]
     frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
     manifest = load_latest(cell.folder, training=False, report=print).meta
-    own = "parameters frames protocol epsilon eval_seed mean interval_95 scores".split()
     result = Result(
         agent=cell.agent,
         game=config.game,
@@ -312,7 +311,14 @@ def collect(cell: Cell, study: Study) -> Result:
         settings={k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME},
         metrics=logged[-1] if logged else {},
         records=f"results/{path.stem}",
-        **{name: evaluation[name] for name in own},
+        parameters=evaluation["parameters"],
+        frames=evaluation["frames"],
+        protocol=evaluation["protocol"],
+        epsilon=evaluation["epsilon"],
+        eval_seed=evaluation["eval_seed"],
+        mean=evaluation["mean"],
+        interval_95=evaluation["interval_95"],
+        scores=evaluation["scores"],
     )
     with refused(path, "written"):
         path.unlink(missing_ok=True)  # first: an old result must not lie beside new episodes
