@@ -9,6 +9,7 @@ Finished runs are not repeated; stopped runs continue.
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,6 @@ from experiment.studies.study import OF_THE_GRID, Cell, Result, Study, changes, 
 
 # Settings that must be equal for all agents, so that their budgets and their scores are comparable.
 FAIR = ("frames", "start_rows", "samples_per_step", "protocol", "eval_episodes", "eval_epsilon")
-ABOUT = (
-    "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
-    "flags follow --."
-)
 
 
 def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
@@ -42,7 +39,13 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
     common = data.pop("train", {})
     if not isinstance(common, dict):
         raise UsageError(f"{argv[0]}: train: must hold settings, as NAME: VALUE")
-    study = parse(command("compare"), argv[has_file:end], Study(**data), ABOUT)
+    study = parse(
+        command("compare"),
+        argv[has_file:end],
+        Study(**data),
+        "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
+        "flags follow --.",
+    )
     if study.gpus_per_run and not study.ray:
         raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
     common = _with_underscores(common) | given(
@@ -58,15 +61,13 @@ def _with_underscores(settings: dict[Any, Any]) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in settings.items()}
 
 
-def unfair(cells: list[Cell]) -> list[str]:
+def unfair(cells: list[Cell]) -> Iterator[str]:
     """One line for each setting in `FAIR` that differs between agents."""
-    lines = []
     for name in FAIR:
         values = {cell.agent: getattr(cell.config, name) for cell in cells}
         if len(set(values.values())) > 1:
             each = ", ".join(f"{value} for {agent}" for agent, value in values.items())
-            lines.append(f"{flag(name)} is {each}")
-    return lines
+            yield f"{flag(name)} is {each}"
 
 
 def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
@@ -81,8 +82,8 @@ def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
     if result:
         others = result.other_settings(cell.config)
     elif cell.folder.exists():
-        place = cell.folder
-        others = [*changes(load(place / "config.yaml"), cell.config).values()]
+        stored = load(cell.folder / "config.yaml")
+        place, others = cell.folder, [*changes(stored, cell.config).values()]
     elif cell.result.exists():
         raise UsageError(
             f"{cell.result}: has fewer frames or another evaluation, and its run folder is "
@@ -152,8 +153,13 @@ def main(argv: list[str]) -> int:
     for cell in cells:
         if cell.name in results and (others := results[cell.name].other_settings(cell.config)):
             warnings.append(f"{cell.agent}: trained with other settings: {', '.join(others)}")
-    line = f"{command('compare')} {shlex.join(argv)}"
-    page.publish(cells, results, study, list(dict.fromkeys(warnings)), line)
+    page.publish(
+        cells,
+        results,
+        study,
+        warnings=list(dict.fromkeys(warnings)),
+        command=f"{command('compare')} {shlex.join(argv)}",
+    )
     return 1 if jobs.failures else 0
 
 

@@ -14,7 +14,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from envs.screens import KINDS, Observe
 from experiment.scores.intervals import mean_interval
@@ -101,7 +100,7 @@ def draw_lines(
 
     A line's style follows from its place in `names` (default: the lines' names), so that it is the
     same in several figures. `levels` are named dotted lines. `axes` are matplotlib's: title,
-    xlabel, ylabel, xscale, yscale, ylim, ... OSError if the file cannot be written.
+    xlabel, ylabel, yscale, ylim, ... OSError if the file cannot be written.
     """
     with figure(path, 3.6) as (plot,):
         _draw_lines(plot, lines, names, levels or {}, axes)
@@ -132,10 +131,9 @@ def draw_sweep(
             shares.append(Line(name, x, 100 * mean / whole))
     axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
     units = "score, 95 % interval over episodes", "% of the score when nothing is hidden"
-    with figure(path, 3.6, panels=2) as panels:
-        for panel, lines, unit in zip(panels, (absolute, shares), units, strict=True):
+    with figure(path, 3.6, panels=2) as (left, right):
+        for panel, lines, unit in zip((left, right), (absolute, shares), units, strict=True):
             _draw_lines(panel, lines, [*scores], {}, {"xlabel": axis, "ylabel": unit})
-        left, right = panels
         left.figure.suptitle(title)
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
 
@@ -156,18 +154,29 @@ def draw_bars(
     with figure(path, 0.8 + 0.42 * len(bars)) as (plot,):
         for row, bar in enumerate(bars):
             look: dict[str, Any] = style((names or labels).index(bar.name)) | {"ls": "none"}
-            band: dict[str, Any] = {"color": look["color"], "alpha": 0.3, "solid_capstyle": "butt"}
-            plot.plot([bar.low, bar.high], [row, row], lw=5, **band)
+            plot.plot(
+                [bar.low, bar.high],
+                [row, row],
+                lw=5,
+                color=look["color"],
+                alpha=0.3,
+                solid_capstyle="butt",
+            )
             plot.plot(bar.values, [row + 0.22] * len(bar.values), **look, ms=4, mfc="none")
             plot.plot([bar.value], [row], **look, ms=7)
-        upright: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right"}
         for name, level in (levels or {}).items():
             plot.axvline(level, **DOTTED)
-            plot.annotate(name, (level, 0.02), rotation=90, **upright, **SMALL)
+            plot.annotate(
+                name,
+                (level, 0.02),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                ha="right",
+                **SMALL,
+            )
         plot.set_yticks(range(len(bars)), labels)
-        plot.set_ylim(len(bars) - 0.5, -0.5)
         plot.grid(axis="y", visible=False)
-        plot.set(**axes)
+        plot.set(ylim=(len(bars) - 0.5, -0.5), **axes)
 
 
 def _draw_lines(
@@ -185,18 +194,23 @@ def _draw_lines(
         # The legend leaves out labels that begin with an underscore.
         label = f" {line.name}" if line.name.startswith("_") else line.name
         plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=label)
-    flat: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
     for index, (name, level) in enumerate(levels.items()):
         plot.axhline(level, **DOTTED)
         # At the right and left end in turn: levels may be close to each other.
         x, side = ((1, "right"), (0, "left"))[index % 2]
-        plot.annotate(name, (x, level), ha=side, **flat, **SMALL)
+        plot.annotate(
+            name,
+            (x, level),
+            xycoords=("axes fraction", "data"),
+            ha=side,
+            va="bottom",
+            **SMALL,
+        )
     plot.set(**axes)
     limits = plot.get_ylim()  # of the values alone: they cut a wide interval
     for line, look in zip(lines, looks, strict=True):
         if len(line.low):
             plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]
     plot.set_ylim(limits)
-    for axis, scale in ((plot.xaxis, plot.get_xscale()), (plot.yaxis, plot.get_yscale())):
-        if scale == "log":  # matplotlib writes powers of ten in its markup, which is off
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if plot.get_yscale() == "log":  # matplotlib writes powers of ten in its markup, which is off
+        plot.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -129,8 +129,9 @@ class Players:
             self.close()
             raise UsageError(f"--ray {config.ray}: the cluster has no core")
         share = 1 / -(-config.actors // int(cores))  # of a core: all players have room
-        options = {"num_cpus": share, "max_restarts": 0, "max_task_retries": 0}
-        self._actor = self._ray.remote(**options)(RemotePlayer)
+        self._actor = self._ray.remote(num_cpus=share, max_restarts=0, max_task_retries=0)(
+            RemotePlayer
+        )
         self.seats = [Seat(index) for index in range(config.actors)]
 
     def _begin(self, seat: Seat) -> None:
@@ -147,13 +148,13 @@ class Players:
         """Call every idle player for a stretch with the newest weights; epsilon [N] of all envs."""
         busy, updates = [seat for seat, _ in self._open.values()], self.learner.updates
         for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
-            if seat in busy:
-                continue
-            if seat.alive:
-                call = seat.handle.play.remote(self._newest_weights(), self._version, own)
-            else:  # answers once the player has begun
-                call = seat.handle.__ray_ready__.remote()
-            self._open[call] = seat, updates
+            if seat not in busy:
+                call = (
+                    seat.handle.play.remote(self._newest_weights(), self._version, own)
+                    if seat.alive
+                    else seat.handle.__ray_ready__.remote()  # answers once the player has begun
+                )
+                self._open[call] = seat, updates
 
     def _newest_weights(self) -> Any:
         """The acting network's weights in the object store, written once for all players."""
@@ -165,8 +166,9 @@ class Players:
     def recv(self) -> Stretch:
         """The finished stretch of the earliest call; an empty one if none ends within WAIT s."""
         self._records, limit = [], self.learner.updates - MAX_AGE
-        calls = self._open.items()
-        late = [ref for ref, (seat, version) in calls if seat.alive and version <= limit]
+        late = [
+            ref for ref, (seat, version) in self._open.items() if seat.alive and version <= limit
+        ]
         refs = late or [*self._open]
         self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
         if ready := self._finished(refs):
@@ -180,12 +182,11 @@ class Players:
     def _take(self, ref: Any) -> Stretch:
         """The stretch in the answer to a finished call; after a loss, or a start, an empty one."""
         seat, version = self._open.pop(ref)
-        errors = self._ray.exceptions
         try:
             answer = self._ray.get(ref)
-        except errors.RayTaskError:  # an error of our own, not a loss
+        except self._ray.exceptions.RayTaskError:  # an error of our own, not a loss
             raise
-        except errors.RayError as loss:
+        except self._ray.exceptions.RayError as loss:
             why = " ".join(str(loss).split())
             if getattr(loss, "actor_init_failed", False):  # such as a missing package
                 raise UsageError(

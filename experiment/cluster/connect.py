@@ -32,10 +32,10 @@ def connected(address: str) -> Iterator[Any]:
         install = "pip install 'recall-atari[ray]', or pip install -e '.[ray]' in a checkout"
         raise UsageError(f"--ray {address}: Ray is not installed; {install}") from None
     own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
-    others = ["__pycache__", *(f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE)]
+    others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE]
     code = {
         "working_dir": str(ROOT),
-        "excludes": others,
+        "excludes": ["__pycache__", *others],
         "env_vars": {"RECALL_COMMIT": commit() or ""},
     }
     handler = signal.getsignal(signal.SIGTERM)

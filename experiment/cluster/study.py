@@ -21,7 +21,7 @@ from experiment import build
 from experiment.settings.config import UsageError, to_yaml
 from experiment.store import checkpoint as checkpoints
 from experiment.store.files import reason, replacing, write_text
-from experiment.studies.jobs import Children, StoppedError
+from experiment.studies.jobs import Children, StoppedError, Workers
 from experiment.studies.study import Cell, Study
 
 SCRATCH, IN_USE = "recall-node-", ".in-use"  # a node's folders for runs, and their lock files
@@ -56,19 +56,16 @@ def write(cell: Cell, files: Files) -> None:
 
     OSError if a file cannot be written.
     """
-    checkpoint: dict[Path, np.ndarray] = {}
-    for name, data in files.items():
-        path = cell.config.runs_dir / name
-        if cell.folder / "checkpoint" in path.parents:
-            checkpoint[path] = data
-            continue
+    paths = {cell.config.runs_dir / name: data for name, data in files.items()}
+    checkpoint = [path for path in paths if cell.folder / "checkpoint" in path.parents]
+    for path in paths.keys() - checkpoint:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            data.tofile(temporary)
+            paths[path].tofile(temporary)
     if checkpoint:
-        with checkpoints.placed(next(iter(checkpoint)).parent) as temporary:
-            for path, data in checkpoint.items():
-                data.tofile(temporary / path.name)
+        with checkpoints.placed(checkpoint[0].parent) as temporary:
+            for path in checkpoint:
+                paths[path].tofile(temporary / path.name)
 
 
 # --- on the node ----------------------------------------------------------------------------------
@@ -121,7 +118,7 @@ class Node:
 # --- on the driver --------------------------------------------------------------------------------
 
 
-class RayWorkers:
+class RayWorkers(Workers):
     """The nodes of a Ray cluster as workers of a study."""
 
     def __init__(self, ray: Any, cells: list[Cell], study: Study) -> None:
@@ -130,7 +127,7 @@ class RayWorkers:
             raise UsageError(
                 "--device cuda: reserve a GPU for each run with --gpus-per-run 1, or a share of one"
             )
-        self._ray, self._stopped = ray, False
+        self._ray = ray
         self._memory = {
             cell.name: sum(build.expected_bytes(cell.config).values()) for cell in cells
         }
@@ -146,15 +143,8 @@ class RayWorkers:
                 f"{memory / 1e9:.1f} GB, fits on no node of the cluster: {'; '.join(room)}"
             )
 
-    def stop(self) -> None:
-        """Let the cells at work save, and start no more."""
-        self._stopped = True
-
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
-        """Train and score a cell on a node that has room; after the loss of the node on another.
-
-        Yields the state without waiting. StoppedError after `stop`, UsageError if the cell fails.
-        """
+        """See `Workers`. A cell runs on a node that has room; after its loss on another one."""
         errors, losses = self._ray.exceptions, 0
         node = self._ray.remote(Node).options(
             num_cpus=study.cpus_per_run,
@@ -163,22 +153,22 @@ class RayWorkers:
         )
         cell.folder.mkdir(exist_ok=True)
         with checkpoints.lock(cell.folder):
-            while not self._stopped:
+            while not self.stopped:
                 actor = node.remote(cell, study, to_go_on(cell))
                 is_at_work, error = False, None
                 state = "node lost, waiting for another" if losses else "waiting for room"
                 try:
                     while error is None:
-                        call = actor.news.remote(self._stopped)
+                        call = actor.news.remote(self.stopped)
                         while not self._ray.wait([call], timeout=0)[0]:
-                            if self._stopped and not is_at_work:
+                            if self.stopped and not is_at_work:
                                 raise StoppedError
                             yield state
                         files, state, error = self._ray.get(call)
                         write(cell, files)
                         is_at_work, losses = True, 0
                     if error:
-                        raise StoppedError if self._stopped else UsageError(error)
+                        raise StoppedError if self.stopped else UsageError(error)
                     return
                 except errors.RayTaskError as failure:
                     raise UsageError(f"on its node: {reason(failure.cause)}") from None

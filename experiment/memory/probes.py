@@ -85,11 +85,11 @@ def recall_once(core: str, seed: int, updates: int) -> list[float]:
 def recall_command(options: RecallConfig, words: list[str]) -> None:
     """`python -m experiment.memory recall`."""
     check_out(options.out)
-    updates, seeds = options.updates, options.seeds
     runs: dict[str, list[list[float]]] = {core: [] for core in CORES}
     print("share of right answers after a wait of k steps; guessing gives 0.25")
     print("core     seed  " + "  ".join(f"k={wait:<3}" for wait in WAITS))
-    jobs = [(core, seed, updates) for core in CORES for seed in range(1, seeds + 1)]
+    seeds = range(1, options.seeds + 1)
+    jobs = [(core, seed, options.updates) for core in CORES for seed in seeds]
     # Ctrl-C ends the processes without a traceback.
     quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     with ProcessPoolExecutor(cores(), get_context("spawn"), **quiet) as pool:
@@ -97,17 +97,18 @@ def recall_command(options: RecallConfig, words: list[str]) -> None:
         for (core, seed, _), shares in zip(jobs, results, strict=True):
             runs[core].append(shares)
             print(f"{core:8} {seed:4}  " + "  ".join(f"{x:<5.2f}" for x in shares), flush=True)
-    lines = []
-    for core, shares in runs.items():
-        mean, low, high = (f(shares, axis=0).tolist() for f in (np.mean, np.min, np.max))
-        lines.append(Line(core, [*map(str, WAITS)], mean, low, high))
+    waits, bands = [*map(str, WAITS)], (np.mean, np.min, np.max)
     write_figures(
         options.out,
         words,
-        {"updates": updates, "waits": WAITS, "success": runs},
-        lines,
+        {"updates": options.updates, "waits": WAITS, "success": runs},
+        [
+            Line(core, waits, *(band(shares, axis=0).tolist() for band in bands))
+            for core, shares in runs.items()
+        ],
         levels={"guessing": 1 / CUES},
-        title=f"See a cue, wait, name it. {updates} updates; mean and range of {seeds} seeds",
+        title=f"See a cue, wait, name it. {options.updates} updates; "
+        f"mean and range of {options.seeds} seeds",
         xlabel="wait, in steps",
         ylabel="right answers",
         ylim=(0, 1.03),
@@ -177,8 +178,10 @@ def recurrent(options: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
         )
     out = options.out or options.run / f"{kind}.json"
     check_out(out)
-    frames = f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
-    title = f"{preset} ({core}) on {agent.config.game}, {frames}"
+    title = (
+        f"{preset} ({core}) on {agent.config.game}, "
+        f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
+    )
     about = agent.trained | {"core": core, "episodes": options.episodes}
     return replace(agent, trained=about), title, out
 
@@ -214,15 +217,21 @@ def gradient_command(options: GradientConfig, words: list[str]) -> None:
         raise UsageError(f"--steps {steps}: none of the {options.episodes} episodes is longer")
     networks = {f"{config.core}, trained": [agent.network]}
     for core in CORES:
-        seeds = [agent.trained["train_seed"] + i for i in range(options.fresh)]
-        fresh = [replace(config, core=core, seed=seed) for seed in seeds]
-        networks[f"{core}, new"] = [build.make_network(c, agent.network.num_actions) for c in fresh]
+        networks[f"{core}, new"] = [
+            build.make_network(
+                replace(config, core=core, seed=agent.trained["train_seed"] + i),
+                agent.network.num_actions,
+            )
+            for i in range(options.fresh)
+        ]
     states = -(-options.states // len(records))  # in each episode
-    episodes = []
-    for record in records:
-        inputs, action = inputs_of(record, config.frame_stack)
-        ends = np.unique(np.linspace(steps, record.steps - 1, states, dtype=int)).tolist()
-        episodes.append((inputs, action, ends))
+    episodes = [
+        (
+            *inputs_of(record, config.frame_stack),
+            np.unique(np.linspace(steps, record.steps - 1, states, dtype=int)).tolist(),
+        )
+        for record in records
+    ]
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
     columns = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
     print(f"{'core':16}" + "".join(f"k={k:<7}" for k in columns))
@@ -230,12 +239,13 @@ def gradient_command(options: GradientConfig, words: list[str]) -> None:
     for name, group in networks.items():
         if not any(network.state_size for network in group):
             continue
-        parts = [
-            gradient_norms(network, inputs, action, ends, steps)
-            for network in group
-            for inputs, action, ends in episodes
-        ]
-        norms = np.concatenate(parts)  # [S, steps + 1]
+        norms = np.concatenate(  # [S, steps + 1]
+            [
+                gradient_norms(network, inputs, action, ends, steps)
+                for network in group
+                for inputs, action, ends in episodes
+            ]
+        )
         low, median, high = np.quantile(norms / norms[:, :1], (0.25, 0.5, 0.75), axis=0).tolist()
         curves[name] = {
             "networks": len(group),
@@ -265,9 +275,8 @@ def horizon_command(options: HorizonConfig, words: list[str]) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for k in (*options.every, 0):
         name, result = str(k or "never"), agent.play(wipe_every=k)
-        rows[name] = summary = result.summary(agent.config.game) | {"scores": result.scores}
-        score = f"mean {summary['mean']:.1f}   {spread(summary)}"
-        print(f"wiped every {name:>5} steps   {score}", flush=True)
+        rows[name] = row = result.summary(agent.config.game) | {"scores": result.scores}
+        print(f"wiped every {name:>5} steps   mean {row['mean']:.1f}   {spread(row)}", flush=True)
     points = [[row["mean"], *row["interval_95"]] for row in rows.values()]
     random = rows["never"]["random_score"]
     write_figures(

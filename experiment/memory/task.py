@@ -50,10 +50,15 @@ def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
         "checkpoint_frames": 10**9,
     }
     chosen = small | {"core": core, "seed": seed} | changes
-    frames = chosen["start_rows"] + updates * STEPS_AN_UPDATE * chosen["num_envs"]
-    samples = chosen["batch_size"] * chosen["unroll"] / (STEPS_AN_UPDATE * chosen["num_envs"])
-    derived = {"frames": frames, "epsilon_frames": int(0.7 * frames), "samples_per_step": samples}
-    return replace(preset("drqn"), **chosen | derived)
+    steps = STEPS_AN_UPDATE * chosen["num_envs"]  # of all envs
+    frames = chosen["start_rows"] + updates * steps
+    return replace(
+        preset("drqn"),
+        **chosen,
+        frames=frames,
+        epsilon_frames=int(0.7 * frames),
+        samples_per_step=chosen["batch_size"] * chosen["unroll"] / steps,
+    )
 
 
 def train(config: Config) -> QNetwork:
@@ -70,6 +75,7 @@ def train(config: Config) -> QNetwork:
 
 def success(config: Config, network: QNetwork, wait: int, episodes: int = 500) -> float:
     """The share of right answers after exactly `wait` steps, without exploration."""
-    game = f"recall/Recall{wait}-v0"
-    config = replace(config, game=game, eval_episodes=episodes, eval_epsilon=0.0)
+    config = replace(
+        config, game=f"recall/Recall{wait}-v0", eval_episodes=episodes, eval_epsilon=0.0
+    )
     return float(np.mean(np.array(evaluate(network, config, build.rules(config)).scores) > 0))

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 
 from agents.networks import QNetwork
@@ -19,10 +18,8 @@ WEIGHTS, EVALUATION, CURVE = "weights.safetensors", "evaluation.json", "curve.js
 
 
 def round_weights(network: QNetwork) -> None:
-    """Round the weights to half precision, as in the file: the scores are of these weights."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(parameter.half())
+    """Round weights and buffers to half precision, as in the file: the scores are of these."""
+    network.half().float()
 
 
 def export(
@@ -38,18 +35,17 @@ def export(
     The learning curve comes from the run's metrics. OSError if a file cannot be written.
     """
     to.mkdir(parents=True, exist_ok=True)
+    halves = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(to / WEIGHTS) as temporary:
-        halves = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
         temporary.write_bytes(save(halves))  # save_file's file has no permissions for others
     write_text(to / "config.yaml", settings.to_yaml(config))
     fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
     rows, _ = read_rows(run / "metrics.jsonl")
-    cells = [[row.get(field) for field in fields] for row in rows]
-    write_json(to / CURVE, {"fields": fields, "rows": cells})
+    write_json(to / CURVE, {"fields": fields, "rows": [[*map(row.get, fields)] for row in rows]})
     for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):
         result.records[episode].save(to / f"{name}.json")
-    about |= {"num_actions": network.num_actions}
-    write_json(to / EVALUATION, about | result.summary(config.game) | {"scores": result.scores})
+    summary = result.summary(config.game) | {"scores": result.scores}
+    write_json(to / EVALUATION, about | {"num_actions": network.num_actions} | summary)
 
 
 def load(folder: Path) -> Checkpoint:

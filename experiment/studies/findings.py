@@ -122,17 +122,37 @@ def table(findings: Sequence[Finding]) -> list[list[str]]:
     """The findings as rows of text, header first, with a column for each agent to compare with."""
     agents = list(dict.fromkeys(finding.agent for finding in findings))
     others = [] if len(agents) == 1 else agents if len(agents) <= MANY_AGENTS else agents[:1]
-    names = ["game", "screen", "agent", "seeds", "score (95 % interval)"]
-    rows = [[*names, *(f"against {agent}" for agent in others), *LEVELS, "normalised"]]
+    rows = [
+        [
+            "game",
+            "screen",
+            "agent",
+            "seeds",
+            "score (95 % interval)",
+            *(f"against {agent}" for agent in others),
+            *LEVELS,
+            "normalised",
+        ]
+    ]
     for one in findings:
-        same = [f for f in findings if (f.game, f.screen) == (one.game, one.screen)]
-        verdicts = {f.agent: verdict(one, f) for f in same if f.agent != one.agent}
-        score = with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained
-        pairs = [verdicts.get(agent, "-") for agent in others]
-        levels = [against_level(one, name) for name in LEVELS]
+        verdicts = {
+            other.agent: verdict(one, other)
+            for other in findings
+            if (other.game, other.screen) == (one.game, one.screen) and other is not one
+        }
         normalised = human_normalised(one.game, one.mean)
-        last = "-" if normalised is None else f"{normalised:.2f}"
-        rows.append([one.game, one.screen, one.agent, str(one.seeds), score, *pairs, *levels, last])
+        rows.append(
+            [
+                one.game,
+                one.screen,
+                one.agent,
+                str(one.seeds),
+                with_interval(one.mean, one.low, one.high) + ", UNTRAINED" * one.untrained,
+                *(verdicts.get(agent, "-") for agent in others),
+                *(against_level(one, name) for name in LEVELS),
+                "-" if normalised is None else f"{normalised:.2f}",
+            ]
+        )
     return rows
 
 
@@ -171,18 +191,19 @@ def across_games(results: Sequence[Result], screen: str, expected: int) -> dict[
         agent: np.array([[scores[agent, game, seed] for game in games] for seed in seeds])
         for agent in agents
     }
-    for other, agent in combinations(agents, 2):
-        pair = _bounded(probability_of_improvement, rng, tables[agent], tables[other])
-        measures["improvement"].append([agent, other, *pair])
+    measures["improvement"] = [
+        [agent, other, *_bounded(probability_of_improvement, rng, tables[agent], tables[other])]
+        for other, agent in combinations(agents, 2)
+    ]
     if len(seeds) < FEW_SEEDS:
         measures["note"] = f"With {len(seeds)} seeds these intervals are too narrow."
-    known = [i for i, game in enumerate(games) if human_score(game) is not None]
-    if len(known) < FEW_GAMES:
+    ends = [(random_score(game), human_score(game)) for game in games]
+    random, human = np.array(ends, float).T  # [games], NaN where a score is not known
+    known = np.isfinite(human)
+    if known.sum() < FEW_GAMES:
         note = f"An interquartile mean needs {FEW_GAMES} games with a human score."
         return measures | {"note": f"{measures['note']} {note}".strip()}
-    random = np.array([random_score(games[i]) for i in known], float)  # [games]
-    human = np.array([human_score(games[i]) for i in known], float)
-    tables = {agent: (t[:, known] - random) / (human - random) for agent, t in tables.items()}
+    tables = {agent: ((t - random) / (human - random))[:, known] for agent, t in tables.items()}
     low, high = min(t.min() for t in tables.values()), max(t.max() for t in tables.values())
     levels = np.linspace(min(0.0, low), high, 51)
     profile = partial(performance_profile, levels=levels)
@@ -206,11 +227,13 @@ def _bounded(
 
 def differing_settings(results: Sequence[Result]) -> list[list[str]]:
     """The settings in which the agents' first results differ, as rows of text, header first."""
-    first = {result.agent: result.settings for result in reversed(results)}
-    agents = list(dict.fromkeys(result.agent for result in results))
-    rows = [["setting", *agents]]
-    for name in dict.fromkeys(name for agent in agents for name in first[agent]):
-        cells = [str(first[agent].get(name, "-")) for agent in agents]
+    first = {
+        agent: next(run.settings for run in results if run.agent == agent)
+        for agent in dict.fromkeys(run.agent for run in results)
+    }
+    rows = [["setting", *first]]
+    for name in dict.fromkeys(name for settings in first.values() for name in settings):
+        cells = [str(settings.get(name, "-")) for settings in first.values()]
         if len(set(cells)) > 1 and name not in ("game", "seed"):
             rows.append([name, *cells])
     return rows
@@ -239,13 +262,11 @@ def _ranges(
     results: Sequence[Result], values: Sequence[Any], show: Callable[[Any], str]
 ) -> list[str]:
     """`smallest to largest` of the results' values for each agent; one if equal, - if unknown."""
-    cells = []
-    for agent in dict.fromkeys(result.agent for result in results):
-        pairs = zip(results, values, strict=True)
-        known = [value for run, value in pairs if run.agent == agent and value is not None]
-        ends = [show(min(known)), show(max(known))] if known else ["-"]
-        cells.append(" to ".join(dict.fromkeys(ends)))
-    return cells
+    known: dict[str, list[Any]] = {result.agent: [] for result in results}
+    for run, value in zip(results, values, strict=True):
+        known[run.agent] += [value] * (value is not None)
+    ends = ([show(min(own)), show(max(own))] if own else ["-"] for own in known.values())
+    return [" to ".join(dict.fromkeys(pair)) for pair in ends]
 
 
 def curve_means(runs: Sequence[Result], x: str) -> np.ndarray:

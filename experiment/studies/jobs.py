@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from rich.text import Text
 
@@ -26,8 +25,14 @@ class StoppedError(Exception):
     """A cell stopped at the user's request."""
 
 
-class Workers(Protocol):
+class Workers:
     """The processes that train and score the cells of a study."""
+
+    stopped = False
+
+    def stop(self) -> None:
+        """Let the cells at work save, and start no more."""
+        self.stopped = True
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """Train and score one cell, in its folder, side by side with others.
@@ -36,37 +41,27 @@ class Workers(Protocol):
 
         StoppedError after `stop`, UsageError if the cell fails.
         """
-        ...
-
-    def stop(self) -> None:
-        """Let the cells at work save, and start no more."""
+        raise NotImplementedError
 
 
-class Children:
+class Children(Workers):
     """Child processes of this one; after its death they save and stop."""
-
-    def __init__(self) -> None:
-        self._stopped = False
-
-    def stop(self) -> None:
-        """See `Workers`."""
-        self._stopped = True
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """See `Workers`."""
         yield from self._call(cell, "training", "train.py", *train_words(cell))
-        words = _words(
+        rules = _words(
             episodes=study.episodes,
             epsilon=study.epsilon,
             seed=study.eval_seed,
             video=study.video,
             threads=cell.config.threads,
         )
-        yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *words)
+        yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *rules)
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
-        if self._stopped:
+        if self.stopped:
             raise StoppedError
         command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program)]
         with cell.log.open("ab") as log:
@@ -74,15 +69,15 @@ class Children:
                 [*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         while child.poll() is None:
-            if self._stopped:
+            if self.stopped:
                 child.terminate()
             yield state
-        if self._stopped:
+        if self.stopped:
             raise StoppedError
         if child.returncode:
-            text = cell.log.read_text("utf-8", errors="replace").rstrip() or "no output"
-            last = text.split("\n")[-1].removeprefix("error: ")
-            raise UsageError(f"{program} ended with status {child.returncode}: {last:.300}")
+            lines = cell.log.read_text("utf-8", errors="replace").rstrip().split("\n")
+            reason = lines[-1].removeprefix("error: ") or "no output"
+            raise UsageError(f"{program} ended with status {child.returncode}: {reason:.300}")
 
 
 # On Linux the kernel sends a signal at any death of the parent: no run goes on unattended.
@@ -99,12 +94,16 @@ def train_words(cell: Cell) -> list[str]:
     """The arguments of train.py that begin a run, or go on with it."""
     config = cell.config
     if cell.folder.exists():
-        names = ("frames", "checkpoint_frames", "threads", "track")
-        words = _words(**{name: getattr(config, name) for name in names})
-        return ["--resume", str(cell.folder), *words]
+        return _words(
+            resume=cell.folder,
+            frames=config.frames,
+            checkpoint_frames=config.checkpoint_frames,
+            threads=config.threads,
+            track=config.track,
+        )
     path = config.runs_dir / f"{cell.name}.yaml"
     write_text(path, to_yaml(config))
-    return ["--config", str(path)]
+    return _words(config=path)
 
 
 def _words(**settings: object) -> list[str]:
@@ -158,10 +157,15 @@ class Jobs:
 
     def _show(self) -> None:
         """Update the panel; without a terminal, print a line a minute about each cell at work."""
-        at_work = [cell for cell in self.cells if cell.name in self._states]
-        lines = [f"{cell.name}: {self._states[cell.name]}{_progress(cell)}" for cell in at_work]
-        done = f"{len(self.results) + len(self.failures)} of {len(self.cells)} runs"
-        hint = f"{done}; stop with Ctrl-C, repeat the command to continue"
+        lines = [
+            f"{cell.name}: {self._states[cell.name]}{_progress(cell)}"
+            for cell in self.cells
+            if cell.name in self._states
+        ]
+        hint = (
+            f"{len(self.results) + len(self.failures)} of {len(self.cells)} runs; "
+            "stop with Ctrl-C, repeat the command to continue"
+        )
         has_panel = self._screen.update(lambda: Text("\n".join([*lines, hint])))
         if not has_panel and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()

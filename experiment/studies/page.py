@@ -44,15 +44,6 @@ from experiment.studies.findings import (
 from experiment.studies.study import Cell, Result, Study
 
 FILM_SECONDS = 30
-# The figures of measures over games: file -> name of the measure, label of the axis.
-MEASURES = {
-    "interquartile-means": (
-        "interquartile mean",
-        "interquartile mean; 0 is random play, 1 a human",
-    ),
-    "improvement": ("probability of improvement", "probability that a run scores higher"),
-}
-Linked = list[tuple[str, str]]  # text, path relative to the report
 STYLE = """
 body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
 table { display: block; overflow-x: auto; border-collapse: collapse; }
@@ -78,20 +69,28 @@ def publish(
     findings = make_findings(results)
     rows = table(findings)
     _print(rows)
-    warnings = [*warnings]
-    if unfinished := [cell.name for cell in cells if cell.name not in done]:
-        warnings.append(f"Not finished: {', '.join(unfinished)}")
-    if untrained := [c.name for c in cells if c.name in done and not done[c.name].samples]:
-        warnings.append(f"Untrained, or of an unknown number of updates: {', '.join(untrained)}")
+    warned = {
+        "Not finished": [cell.name for cell in cells if cell.name not in done],
+        "Untrained, or of an unknown number of updates": [
+            cell.name for cell in cells if cell.name in done and not done[cell.name].samples
+        ],
+    }
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
-    question = f"Which plays better after {frames} frames: {' or '.join(agents)}?"
-    across = []
-    for screen in dict.fromkeys(finding.screen for finding in findings):
-        runs = [run for run in results if run.screen == screen]
-        across.append(across_games(runs, screen, sum(cell.screen == screen for cell in cells)))
+    across = [
+        across_games(
+            [run for run in results if run.screen == screen],
+            screen,
+            expected=sum(cell.config.observe == screen for cell in cells),
+        )
+        for screen in dict.fromkeys(finding.screen for finding in findings)
+    ]
     data = {
-        "question": study.question or question,
-        "warnings": warnings,
+        "question": study.question
+        or f"Which plays better after {frames} frames: {' or '.join(agents)}?",
+        "warnings": [
+            *warnings,
+            *(f"{about}: {', '.join(names)}" for about, names in warned.items() if names),
+        ],
         "command": command,
         "findings": [
             to_jsonable_python(f, exclude={"runs"}, inf_nan_mode="null") for f in findings
@@ -107,7 +106,7 @@ def publish(
             (study.out / folder).mkdir(parents=True, exist_ok=True)
         write_json(study.out / "report.json", data)
         write_text(study.out / "scores.csv", scores_csv(results))
-        view = {
+        view = data | {
             "table": rows,
             "tasks": _tasks(findings, agents, study.out),
             "across": [over | _over_games(over, agents, study.out) for over in across],
@@ -117,7 +116,7 @@ def publish(
             "machines": list(dict.fromkeys(machines)),
             "seconds": FILM_SECONDS,
         }
-        text = render(data | view)
+        text = render(view)
         write_text(study.out / "report.md", text)
         write_text(study.out / "report.html", html(text, study.out))
     print(
@@ -146,30 +145,40 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
             of_task = [f for f in findings if (f.game, f.screen) == (game, screen)]
             title = f"{game.replace('_', ' ').title()}, {screen}"
             films, missing = _films(of_task, out)
-            figures = _figures(of_task, agents, title, out)
-            tasks.append({"title": title, "figures": figures, "films": films, "missing": missing})
+            tasks.append(
+                {
+                    "title": title,
+                    "figures": _figures(of_task, agents, title, out),
+                    "films": films,
+                    "missing": missing,
+                }
+            )
             bar(len(tasks), title)
     return tasks
 
 
-def _figures(findings: Sequence[Finding], agents: list[str], title: str, out: Path) -> Linked:
-    """Score against frames, score against core-hours, final scores."""
-    slug, figures = file_name(title.lower()), []
-    points = [point for f in findings for run in f.runs for point in run.curve]
-    best = max([*(f.mean for f in findings), *(point[1] for point in points)])
+def _figures(
+    findings: Sequence[Finding], agents: list[str], title: str, out: Path
+) -> list[tuple[str, str]]:
+    """Titles and paths: score against frames, score against core-hours, final scores."""
+    stem, figures = f"figures/{file_name(title.lower())}", {}
+    best = max(
+        *(finding.mean for finding in findings),
+        *(point[1] for finding in findings for run in finding.runs for point in run.curve),
+        0.0,
+    )
     # A level far above all scores would flatten the lines.
-    levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * max(best, 0)}
+    levels = {k: v for k, v in findings[0].levels.items() if k == "random" or v <= 3 * best}
     common: dict[str, Any] = {"names": agents, "levels": levels, "title": title}
     for x in ("million frames", "core-hours"):
         curves = [_curve(finding, x) for finding in findings]
         if lines := [line for line in curves if len(line.x)]:
-            path = f"figures/{slug}-{x.replace(' ', '-')}.png"
+            figures[f"Score against {x}"] = path = f"{stem}-{x.replace(' ', '-')}.png"
             draw_lines(out / path, lines, xlabel=x, ylabel="score", **common)
-            figures.append((f"Score against {x}", path))
     bars = [Bar(f.agent, f.mean, f.low, f.high, f.values if f.seeds > 1 else ()) for f in findings]
-    path = f"figures/{slug}-scores.png"
+    figures["Final scores"] = path = f"{stem}-scores.png"
     draw_bars(out / path, bars, xlabel="final score", **common)
-    return [*figures, ("Final scores", path)]
+    return [*figures.items()]
 
 
 def _curve(finding: Finding, x: str) -> Line:
@@ -181,27 +190,43 @@ def _curve(finding: Finding, x: str) -> Line:
 
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
     """Figures of the measures over games, and their values as a table, header first."""
-    slug, figures, rows = file_name(over["screen"]), [], [["measure", "value (95 % interval)"]]
+    slug, figures, rows = file_name(over["screen"]), {}, [["measure", "value (95 % interval)"]]
     means = [Bar(agent, *values) for agent, values in over["iqm"].items()]
     pairs = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
-    for (name, (measure, label)), bars in zip(MEASURES.items(), (means, pairs), strict=True):
+    for name, measure, label, bars in (
+        (
+            "interquartile-means",
+            "interquartile mean",
+            "interquartile mean; 0 is random play, 1 a human",
+            means,
+        ),
+        (
+            "improvement",
+            "probability of improvement",
+            "probability that a run scores higher",
+            pairs,
+        ),
+    ):
         if bars:
-            path = f"figures/{name}-{slug}.png"
+            figures[label] = path = f"figures/{name}-{slug}.png"
             draw_bars(out / path, bars, names=agents if bars is means else (), xlabel=label)
-            figures.append((label, path))
         for bar in bars:
             value = with_interval(bar.value, bar.low, bar.high, 2)
             rows.append([f"{measure} of {bar.name}", value])
     if over["profile"]:
-        path = f"figures/profiles-{slug}.png"
+        figures["Performance profiles"] = path = f"figures/profiles-{slug}.png"
         profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
-        x, y = "human-normalised score", "share of runs above it"
-        draw_lines(out / path, profiles, names=agents, xlabel=x, ylabel=y)
-        figures.append(("Performance profiles", path))
-    return {"figures": figures, "rows": rows}
+        draw_lines(
+            out / path,
+            profiles,
+            names=agents,
+            xlabel="human-normalised score",
+            ylabel="share of runs above it",
+        )
+    return {"figures": [*figures.items()], "rows": rows}
 
 
-def _films(findings: Sequence[Finding], out: Path) -> tuple[Linked, list[str]]:
+def _films(findings: Sequence[Finding], out: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """Films of each agent's best episode and its median run's median episode; the missing films.
 
     The missing films are lines with the reason.
@@ -276,8 +301,10 @@ def render(view: Mapping[str, Any]) -> str:
         finalize=escape,
         autoescape=False,
     )
-    jinja.filters["table"] = _table
-    jinja.filters["code"] = lambda text: Markup("    " + text.replace("\n", "\n    "))
+    jinja.filters |= {
+        "table": _table,
+        "code": lambda text: Markup("    " + text.replace("\n", "\n    ")),
+    }
     return re.sub(r"\n{3,}", "\n\n", jinja.get_template("report.md.j2").render(view))
 
 

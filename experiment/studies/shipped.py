@@ -41,12 +41,17 @@ def published(game: str, frames: int) -> str:
 
 def row(about: dict[str, Any], seconds: float) -> list[str]:
     """The cells of one agent, from its evaluation and its seconds of training."""
-    game, frames, button = about["game"], about["frames"], HELD_BUTTONS.get(about["game"])
-    score = with_interval(about["mean"], *about["interval_95"])
-    levels = [random_score(game), button and button["score"], human_score(game)]
-    words = ["-" if level is None else f"{level:g}" for level in levels]
-    budget = [f"{frames:,}", f"{seconds / 3600:.2f}"]
-    return [game, about["preset"], score, *budget, *words, published(game, frames)]
+    game, frames = about["game"], about["frames"]
+    levels = random_score(game), HELD_BUTTONS.get(game, {}).get("score"), human_score(game)
+    return [
+        game,
+        about["preset"],
+        with_interval(about["mean"], *about["interval_95"]),
+        f"{frames:,}",
+        f"{seconds / 3600:.2f}",
+        *("-" if level is None else f"{level:g}" for level in levels),
+        published(game, frames),
+    ]
 
 
 def table(folder: Path) -> str:
@@ -69,8 +74,8 @@ def table(folder: Path) -> str:
             f"write one with evaluate.py runs/NAME --export {folder}/NAME"
         )
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    sources = [f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."]
-    return "\n".join([*lines, "", *sources])
+    lines += ["", f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."]
+    return "\n".join(lines)
 
 
 @exit_on_usage_error

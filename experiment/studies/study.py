@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from agents.fields import FORBID, Count, Share
 from experiment import build
 from experiment.runs.session import FREE_ON_RESUME
+from experiment.scores.agent import open_agent
 from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.settings.cli import given
 from experiment.settings.config import (
@@ -91,10 +92,9 @@ class Study(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: its agent and screen, as named in the grid, and its settings."""
+    """One run of a study: its agent, as named in the grid, and its settings."""
 
     agent: str
-    screen: str
     config: Config
 
     @property
@@ -130,17 +130,24 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
     for seed, screen, game, agent in grid:
         start, overrides = _overrides(agent)
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
-        own = {"game": game, "seed": seed, "name": name, "runs_dir": study.out / "runs"}
-        settings = {**defaults, "observe": screen, **overrides, **own}
-        cell = Cell(agent, screen, override(preset(start), settings))
+        settings = {
+            **defaults,
+            **overrides,
+            "game": game,
+            "observe": screen,
+            "seed": seed,
+            "name": name,
+            "runs_dir": study.out / "runs",
+        }
+        cell = Cell(agent, override(preset(start), settings))
         check_effect(cell.config, overrides)
         for key in (name, replace(cell.config, name="", preset="drqn")):
             if (other := first.setdefault(key, cell)) is not cell:
-                words = [
-                    f"--agents {c.agent} --games {c.config.game} --observe {c.screen}"
+                words = " and ".join(
+                    f"--agents {c.agent} --games {c.config.game} --observe {c.config.observe}"
                     for c in (other, cell)
-                ]
-                raise UsageError(f"{' and '.join(words)}: the same run is given twice")
+                )
+                raise UsageError(f"{words}: the same run is given twice")
         cells.append(cell)
     for name in shared:  # a setting must have an effect for one agent at least
         lines = [without_effect(cell.config, [name]) for cell in cells]
@@ -227,10 +234,10 @@ class Result:
         If the file has no training time of the evaluations, it is in proportion to the frames.
         """
         frames, total = [point[0] for point in self.curve], self.training_seconds
-        hours: list[float] = []
-        if total is not None:
-            seconds = self.curve_seconds or [at / self.frames * total for at in frames]
-            hours = [self._core_hours(second) for second in seconds]
+        seconds = self.curve_seconds or [
+            at / self.frames * total for at in frames if total is not None
+        ]
+        hours = [self._core_hours(second) for second in seconds]
         return {"million frames": [at / 1e6 for at in frames], "core-hours": hours}
 
     def other_settings(self, config: Config) -> list[str]:
@@ -238,8 +245,7 @@ class Result:
 
         UsageError if this version lacks a setting of the result.
         """
-        start = {"preset": self.preset} if self.preset else {}
-        old = from_dict(self.settings | start, self.records)
+        old = from_dict(self.settings | {"preset": self.preset or "drqn"}, self.records)
         return [line for name, line in changes(old, config).items() if name in self.settings]
 
 
@@ -269,19 +275,30 @@ def finished(cell: Cell, study: Study) -> Result | None:
 def collect(cell: Cell, study: Study) -> Result:
     """Write the result of a trained and scored run. UsageError if a part is missing or damaged."""
     config, path, records = cell.config, cell.result, cell.result.with_suffix("")
-    evaluation, episodes = _evaluation(cell, study)
+    agent = open_agent(
+        cell.folder,
+        eval_episodes=study.episodes,
+        eval_epsilon=study.epsilon,
+        seed=study.eval_seed,
+        threads=1,
+    )
+    episodes = cell.folder / "eval" / agent.label
+    with refused(episodes, "read"):
+        evaluation = json.loads(read(episodes.with_name(f"{agent.label}.json")))
     with refused(cell.folder / "metrics.jsonl", "read"):
         rows, _ = read_rows(cell.folder / "metrics.jsonl")
         logged = [row for row in rows if "samples" in row]
-        columns = ("frames", "eval_score", "eval_low", "eval_high")
-        curve = [tuple(row[name] for name in columns) for row in rows if "eval_score" in row]
+        curve = [
+            (row["frames"], row["eval_score"], row["eval_low"], row["eval_high"])
+            for row in rows
+            if "eval_score" in row
+        ]
     frames, seconds = [[0, *(row[name] for row in logged)] for name in ("frames", "seconds")]
     manifest = load_latest(cell.folder, training=False, report=print).meta
-    own = "parameters frames protocol epsilon eval_seed mean interval_95 scores".split()
     result = Result(
         agent=cell.agent,
         game=config.game,
-        screen=cell.screen,
+        screen=config.observe,
         seed=config.seed,
         samples=logged[-1]["samples"] if logged else None,
         samples_per_step=config.samples_per_step,
@@ -294,7 +311,14 @@ def collect(cell: Cell, study: Study) -> Result:
         settings={k: v for k, v in to_dict(config).items() if k not in FREE_ON_RESUME},
         metrics=logged[-1] if logged else {},
         records=f"results/{path.stem}",
-        **{name: evaluation[name] for name in own},
+        parameters=evaluation["parameters"],
+        frames=evaluation["frames"],
+        protocol=evaluation["protocol"],
+        epsilon=evaluation["epsilon"],
+        eval_seed=evaluation["eval_seed"],
+        mean=evaluation["mean"],
+        interval_95=evaluation["interval_95"],
+        scores=evaluation["scores"],
     )
     with refused(path, "written"):
         path.unlink(missing_ok=True)  # first: an old result must not lie beside new episodes
@@ -304,27 +328,3 @@ def collect(cell: Cell, study: Study) -> Result:
             shutil.copyfile(episodes / record_name(index), records / record_name(index))
         write_json(path, asdict(result))
     return result
-
-
-def _evaluation(cell: Cell, study: Study) -> tuple[dict[str, Any], Path]:
-    """The run's newest evaluation by the study's rules, and the folder of its episodes.
-
-    UsageError if there is none.
-    """
-    config = cell.config
-    rules = {
-        "protocol": config.protocol,
-        "observe": config.observe,
-        "episodes": study.episodes,
-        "epsilon": study.epsilon,
-        "eval_seed": study.eval_seed,
-    }
-    files = (cell.folder / "eval").glob("*.json")
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        with refused(path, "read"):
-            data = json.loads(path.read_bytes())
-        if rules.items() <= data.items() and data["frames"] >= config.frames:
-            return data, path.with_suffix("")
-    raise UsageError(
-        f"{cell.folder}: no evaluation of {config.frames:,} frames by the study's rules"
-    )
