@@ -294,22 +294,16 @@ def load(path: Path) -> Config:
     return from_dict(read_yaml(path), str(path))
 
 
-class _Loader(yaml.SafeLoader):
-    """A loader without aliases, with which a small file can become huge."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not supported")
-        return super().compose_node(parent, index)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, of JSON's types of values. UsageError if there is none."""
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError("no such file")
         with path.open("rb") as file:
-            data = yaml.load(file.read(MAX_BYTES).decode(), _Loader)
+            text = file.read(MAX_BYTES).decode()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases, with which a small file becomes huge, are not supported")
+        data = yaml.safe_load(text)
         json.dumps(data, allow_nan=False)
     except Exception as error:  # PyYAML's constructors raise several types, such as IndexError
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
