@@ -20,12 +20,10 @@ from experiment.cluster.actors import Players
 from experiment.runs.console import Display
 from experiment.runs.player import Player
 from experiment.scores.evaluation import evaluate, spread, write_evaluation
-from experiment.settings import config as settings
 from experiment.settings.cli import command
-from experiment.settings.config import Config, UsageError
+from experiment.settings.config import Config, UsageError, to_dict
 from experiment.settings.resources import free_memory
 from experiment.store import checkpoint as checkpoints
-from experiment.store.checkpoint import Checkpoint, subtree, tensor_tree
 from experiment.store.files import refused
 from experiment.store.metrics import MetricsFile
 from experiment.store.provenance import commit, machine
@@ -61,7 +59,9 @@ TIMED = {
 class Run:
     """The parts and counters of a run. Call `advance` after each step of the envs."""
 
-    def __init__(self, config: Config, folder: Path, saved: Checkpoint | None = None) -> None:
+    def __init__(
+        self, config: Config, folder: Path, saved: checkpoints.Checkpoint | None = None
+    ) -> None:
         """A run at its first frame, or at a checkpoint, to which the envs play their tapes again.
 
         UsageError if the checkpoint does not fit the settings; metrics.jsonl is then unchanged.
@@ -251,24 +251,28 @@ class Run:
         if not self.counters.evaluation_due:
             return
         self._count_time()
-        config, stem = self.config, self.folder / "eval" / f"{self.frames:012d}"
+        config = self.config
         result = evaluate(self.learner.acting, config, self.protocol, lambda: self.stop_asked)
         self._row_time = time.monotonic()  # evaluation is not training time
         if len(result.scores) < config.eval_episodes:
             return
         self.counters.evaluation_due = False
         summary, title = result.summary(config.game), f"evaluation at {self.frames:,} frames"
-        about = {
-            "preset": config.preset,
-            "game": config.game,
-            "protocol": self.protocol.name,
-            "frames": self.frames,
-            "epsilon": config.eval_epsilon,
-            "train_seed": config.seed,
-            "eval_seed": config.seed,
-        }
         try:
-            write_evaluation(stem, result, summary, about)
+            write_evaluation(
+                self.folder / "eval" / f"{self.frames:012d}",
+                result,
+                summary,
+                about={
+                    "preset": config.preset,
+                    "game": config.game,
+                    "protocol": self.protocol.name,
+                    "frames": self.frames,
+                    "epsilon": config.eval_epsilon,
+                    "train_seed": config.seed,
+                    "eval_seed": config.seed,
+                },
+            )
         except OSError as error:
             self.display.say(f"{title}: its file is not written ({error.strerror})")
         self._publish(
@@ -320,14 +324,14 @@ class Run:
             f"{command('train')} --resume {shlex.quote(str(self.folder))}{' --frames MORE' * done}"
         )
 
-    def state(self) -> Checkpoint:
+    def state(self) -> checkpoints.Checkpoint:
         """The whole state of the run, for a checkpoint."""
         self._count_time()
         meta = {
             **asdict(self.counters),
             "updates": self.learner.updates,
             "preset": self.config.preset,
-            "config": settings.to_dict(self.config),
+            "config": to_dict(self.config),
             "num_actions": len(self.task.action_names),
             "precision": build.precision(self.config),
             "threads": build.threads(self.config),
@@ -339,16 +343,17 @@ class Run:
             },
             "metrics_position": self.metrics.position,
         }
-        parts = {"learner": self.learner.state(), "replay": self.replay.state()}
-        tensors = tensor_tree(**parts, **self.player.state())
-        return Checkpoint(meta, self.learner.acting.state_dict(), tensors)
+        tensors = checkpoints.tensor_tree(
+            learner=self.learner.state(), replay=self.replay.state(), **self.player.state()
+        )
+        return checkpoints.Checkpoint(meta, self.learner.acting.state_dict(), tensors)
 
-    def _restore(self, saved: Checkpoint) -> None:
+    def _restore(self, saved: checkpoints.Checkpoint) -> None:
         """Restore what `state` returned. Any error if it does not fit this run."""
-        meta, training = saved.meta, saved.training
+        meta, subtree = saved.meta, partial(checkpoints.subtree, saved.training)
         self.counters = Counters(**{f.name: meta[f.name] for f in fields(Counters)})
-        self.learner.restore(subtree(training, "learner"))
-        self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
+        self.learner.restore(subtree("learner"))
+        self.replay.restore({k: v.numpy() for k, v in subtree("replay").items()})
         self.player.rng.bit_generator.state = meta["generators"]["exploration"]
         self.replay.rng.bit_generator.state = meta["generators"]["replay"]
-        self.player.restore(training)
+        self.player.restore(saved.training)

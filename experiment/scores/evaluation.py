@@ -65,9 +65,9 @@ def middle_and_best(scores: Sequence[float]) -> tuple[int, int]:
 def spread(summary: Mapping[str, Any]) -> str:
     """The interval of a summary as text."""
     low, high = summary["interval_95"]
-    if low is None:
-        return "no interval from one episode"
-    return f"95 % interval {low:.1f} to {high:.1f}"
+    return (
+        "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
+    )
 
 
 def evaluate(

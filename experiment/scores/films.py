@@ -37,7 +37,6 @@ class Film:
         OSError if a file cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        poster = self.length * 3 // 4
         with progress(path.name, self.length, "pictures") as bar:
 
             def frames() -> Iterator[Frame]:
@@ -45,6 +44,7 @@ class Film:
                     yield picture
                     bar(i, "")
 
+            poster = self.length * 3 // 4
             write_video(frames(), path, caption, self.scale, self.fps, poster, self.fast)
         return path
 

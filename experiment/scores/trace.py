@@ -84,8 +84,8 @@ def trace(
                     states.append(state.detach())
                 z = network.head.samples(network.head(torch.cat(rows))).float()  # [L, 1, A, N]
             if saliency:
-                value = z.take_along_dim(played, 2).mean(-1).sum()
-                (gradient,) = torch.autograd.grad(value, images)
+                q_played = z.take_along_dim(played, 2).mean(-1)  # [L, 1, 1]
+                (gradient,) = torch.autograd.grad(q_played.sum(), images)
                 # An image enters as side * side channels, one for each pixel of its tiles.
                 side = inputs.frames.shape[-1] // gradient.shape[-1]
                 newest = gradient[:, -side * side :].float().abs()

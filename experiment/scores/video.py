@@ -49,8 +49,9 @@ def write_video(
         replacing(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        options = (FAST if fast else ENCODER) | {"g": str(4 * fps)}
-        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream = container.add_stream(
+            "libx264", rate=fps, options=(FAST if fast else ENCODER) | {"g": str(4 * fps)}
+        )
         stream.thread_count = 1  # the other cores are training's
         stream.height, stream.width = first.shape[:2]
         for index, picture in enumerate(chain([first], pictures)):

@@ -106,8 +106,9 @@ def _parser(prog: str, default: Settings, description: str) -> argparse.Argument
             limit = f"{' and '.join(limits)}; " if limits else ""
             text = f"{about} ({limit}default: {getattr(default, name)})".replace("%", "%%")
             if field.get("positional"):
-                nargs = "*" if many else "?"
-                group.add_argument(name, nargs=nargs, metavar=name.upper(), help=text)
+                group.add_argument(
+                    name, nargs="*" if many else "?", metavar=name.upper(), help=text
+                )
                 continue
             type_name = variants[0]["type"]
             # The value of a flag that stands alone.
@@ -140,8 +141,11 @@ def given(prog: str, argv: list[str], default: Settings, description: str = "") 
         raise UsageError(str(error).removeprefix("argument ")) from None
     if rest:
         name = rest[0].partition("=")[0]
-        hint = f"unknown flag {name}.{near(name, parser._option_string_actions)} See --help."
-        raise UsageError(hint if name.startswith("-") else f"{name}: not expected")
+        raise UsageError(
+            f"unknown flag {name}.{near(name, parser._option_string_actions)} See --help."
+            if name.startswith("-")
+            else f"{name}: not expected"
+        )
     return vars(values)
 
 

@@ -49,15 +49,9 @@ def file_name(game: str) -> str:
     return re.sub(r"[^\w.-]+", "-", game)
 
 
-def like(pattern: str, words: str) -> AfterValidator:
+def like(pattern: str, words: str) -> Any:
     """Validates text against a regular expression; `words` explain it in the error."""
-
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"must be {words}")
-        return value
-
-    return AfterValidator(check)
+    return Field(pattern=f"^({pattern})$", json_schema_extra={"words": words})
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -83,6 +77,8 @@ def _sentence(error: ValidationError, kind: type) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
     extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
+    if first["type"] == "string_pattern_mismatch":
+        reason = f"must be {extra['words']}"
     place = name if extra.get("positional") else flag(name)
     value = value if value.isprintable() else repr(value)
     return f"{place} {value}: {reason[0].lower()}{reason[1:]}"
@@ -242,8 +238,7 @@ def preset(name: str) -> Config:
 
 def override(settings: T, words: Mapping[str, Any]) -> T:
     """The settings, changed by the words of a command line. UsageError on the first wrong one."""
-    values = {name: None if word == "None" else word for name, word in words.items()}
-    return replace(settings, **values)
+    return replace(settings, **{k: None if word == "None" else word for k, word in words.items()})
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -266,8 +261,7 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
 
     UsageError names the source. Settings of older versions load too, for results of past studies.
     """
-    start = PRESETS.get(str(data.get("preset", "drqn")), {})
-    data = {**start, **data}
+    data = {**PRESETS.get(str(data.get("preset", "drqn")), {}), **data}
     for old in ("hide_probability", "observe_parameter"):
         if (number := data.pop(old, None)) is not None:
             data["observe"] = f"{data.get('observe')}:{number}"
