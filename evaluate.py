@@ -196,12 +196,13 @@ def sweep(agents: list[Agent], screens: list[Observe], request: EvaluateConfig) 
             on = agent.on(screen)
             scores[screen] = known_scores(on, place) or score(on, place, print_point).scores
     c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
-    title = (
-        f"{c.game}, protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, "
-        f"epsilon {c.eval_epsilon:g}"
-    )
     with refused(out, "written"):
-        draw_sweep(out, series, title)
+        draw_sweep(
+            out,
+            series,
+            f"{c.game}, protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, "
+            f"epsilon {c.eval_epsilon:g}",
+        )
     print(f"figure  {out}")
 
 
@@ -269,6 +270,15 @@ def check_together(request: EvaluateConfig) -> None:
         for flag in ("--sweep", "--side-by-side", "--watch", "--export")
         if getattr(request, flag[2:].replace("-", "_"))
     ]
+    idle_flags = [
+        f"{flag(name)} {value}: has no effect with {mode}"
+        for mode in modes
+        for name in IDLE.get(mode, ())
+        if (value := getattr(request, name)) != getattr(EvaluateConfig(), name)
+    ]
+    single = (int(request.overlay or not request.watch), 1)
+    least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else single
+    words = " ".join([command("evaluate"), *map(str, request.runs)])
     for wrong, message in (
         (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
         (request.saliency and not request.overlay, "--saliency: needs --overlay"),
@@ -276,20 +286,15 @@ def check_together(request: EvaluateConfig) -> None:
             request.protocol and not request.runs,
             f"--protocol {request.protocol}: has no effect without a run",
         ),
+        (idle_flags, "; ".join(idle_flags)),
+        (
+            not least <= len(request.runs) <= most,
+            f"{words}: takes the folder of one run, such as runs/NAME; two with --side-by-side, "
+            "any number with --sweep",
+        ),
     ):
         if wrong:
             raise UsageError(message)
-    for mode in modes:
-        for name in IDLE.get(mode, ()):
-            if (value := getattr(request, name)) != getattr(EvaluateConfig(), name):
-                raise UsageError(f"{flag(name)} {value}: has no effect with {mode}")
-    single = (int(request.overlay or not request.watch), 1)
-    least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else single
-    if not least <= len(request.runs) <= most:
-        raise UsageError(
-            f"{' '.join([command('evaluate'), *map(str, request.runs)])}: takes the folder of one "
-            "run, such as runs/NAME; two with --side-by-side, any number with --sweep"
-        )
 
 
 def score_and_film(agents: list[Agent], request: EvaluateConfig) -> None:

@@ -327,26 +327,28 @@ class Run:
     def state(self) -> checkpoints.Checkpoint:
         """The whole state of the run, for a checkpoint."""
         self._count_time()
-        meta = {
-            **asdict(self.counters),
-            "updates": self.learner.updates,
-            "preset": self.config.preset,
-            "config": to_dict(self.config),
-            "num_actions": len(self.task.action_names),
-            "precision": build.precision(self.config),
-            "threads": build.threads(self.config),
-            "machine": machine(),
-            "commit": self.commit,
-            "generators": {
-                "exploration": self.player.rng.bit_generator.state,
-                "replay": self.replay.rng.bit_generator.state,
+        return checkpoints.Checkpoint(
+            meta={
+                **asdict(self.counters),
+                "updates": self.learner.updates,
+                "preset": self.config.preset,
+                "config": to_dict(self.config),
+                "num_actions": len(self.task.action_names),
+                "precision": build.precision(self.config),
+                "threads": build.threads(self.config),
+                "machine": machine(),
+                "commit": self.commit,
+                "generators": {
+                    "exploration": self.player.rng.bit_generator.state,
+                    "replay": self.replay.rng.bit_generator.state,
+                },
+                "metrics_position": self.metrics.position,
             },
-            "metrics_position": self.metrics.position,
-        }
-        tensors = checkpoints.tensor_tree(
-            learner=self.learner.state(), replay=self.replay.state(), **self.player.state()
+            weights=self.learner.acting.state_dict(),
+            training=checkpoints.tensor_tree(
+                learner=self.learner.state(), replay=self.replay.state(), **self.player.state()
+            ),
         )
-        return checkpoints.Checkpoint(meta, self.learner.acting.state_dict(), tensors)
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         """Restore what `state` returned. Any error if it does not fit this run."""

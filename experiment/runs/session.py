@@ -70,13 +70,13 @@ def announce(run: Run) -> None:
     """Say game, protocol, network, replay, learning, device and length."""
     c, images = run.config, "frame" if run.config.frame_stack == 1 else "frames"
     core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
-    size = f"{build.expected_bytes(c)['replay'] / 1e9:.2f} GB"
     lines = {
         "run": f"{run.folder}" + f", resumed at {run.frames:,} frames" * (run.frames > 0),
         "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",
         "network": f"{c.preset}: {c.torso} torso, {c.frame_stack} {images}, core {core}, "
         f"{run.parameters:,} parameters, {len(run.task.action_names)} actions",
-        "replay": f"{c.replay_rows:,} rows, about {size} when full",
+        "replay": f"{c.replay_rows:,} rows, about "
+        f"{build.expected_bytes(c)['replay'] / 1e9:.2f} GB when full",
         "learning": f"{c.samples_per_step:g} samples a step, "
         f"{c.batch_size} x {c.unroll} rows an update",
         "device": f"{c.device}, {build.precision(c)}, {build.threads(c)} threads",
@@ -123,7 +123,7 @@ def _make_folder(folder: Path, config: Config) -> None:
     """Make the run's folder with its settings, at once. UsageError if it exists or on failure."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        (temporary / "episodes").mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
         settings.save(replace(config, name=folder.name), temporary / "config.yaml")
         temporary.rename(folder)
     except OSError as error:

@@ -94,9 +94,9 @@ def trackio_folder(run: Path) -> Path:
 def page_command(run: Path) -> str:
     """The shell command that opens the local page, on this machine only (`--host`)."""
     # The full path: the environment need not be active.
-    program = Path(sys.executable).with_name("trackio")
-    words = [program, "show", "--project", PROJECT, "--host", "127.0.0.1"]
-    return f"TRACKIO_DIR={shlex.quote(str(trackio_folder(run)))} {shlex.join(map(str, words))}"
+    program = shlex.quote(str(Path(sys.executable).with_name("trackio")))
+    folder = shlex.quote(str(trackio_folder(run)))
+    return f"TRACKIO_DIR={folder} {program} show --project {PROJECT} --host 127.0.0.1"
 
 
 # --- the process ----------------------------------------------------------------------------------

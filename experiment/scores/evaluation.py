@@ -96,9 +96,8 @@ def evaluate(
     """
     episodes = config.eval_episodes
     per_env = -(-episodes // MAX_ENVS)
-    num_envs = -(-episodes // per_env)
-    left = np.full(num_envs, per_env)  # episodes that each env has yet to play
-    left[-1] = episodes - per_env * (num_envs - 1)
+    left = np.diff([*range(0, episodes, per_env), episodes])  # [N], episodes yet to play
+    num_envs = len(left)
     games = build.make_envs(config, protocol, build.EVAL_ENVS, num_envs)
     actor = build.make_actor(config, network, num_envs, build.rng(config.seed, "evaluation"))
     epsilon = np.full(num_envs, config.eval_epsilon)

@@ -188,6 +188,6 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
     data = read_yaml(Path(file)) if file else {}
     start = from_dict(data, file) if file else preset(flags.get("preset", "drqn"))
     config = override(start, flags)
-    is_whole = len(data) == len(vars(start))  # the file of a run has every setting
-    check_effect(config, flags.keys() if is_whole else flags.keys() | data.keys())
+    by_hand = len(data) < len(vars(start))  # the file of a run has every setting
+    check_effect(config, flags.keys() | data.keys() if by_hand else flags.keys())
     return config, None
