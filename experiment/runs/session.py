@@ -124,7 +124,7 @@ def _make_folder(folder: Path, config: Config) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        settings.save(replace(config, name=folder.name), temporary / "config.yaml")
+        write_text(temporary / "config.yaml", settings.to_yaml(replace(config, name=folder.name)))
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)

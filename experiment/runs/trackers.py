@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -124,7 +123,7 @@ def wandb(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
     """wandb, online with a configured key, else offline: files in the run for `wandb sync`."""
     import wandb
 
-    note.setdefault("id", uuid.uuid4().hex[:12])  # of the folder: a resumed run is one run
+    note.setdefault("id", os.urandom(6).hex())  # of the folder: a resumed run is one run
     start: Any = partial(
         wandb.init,
         project=PROJECT,

@@ -278,11 +278,6 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def save(config: Config, path: Path) -> None:
-    """Write all settings as YAML. OSError if the file cannot be written."""
-    path.write_text(to_yaml(config), encoding="utf-8")
-
-
 def load(path: Path) -> Config:
     """The settings in a YAML file. UsageError if they cannot be read or are wrong."""
     return from_dict(read_yaml(path), str(path))
