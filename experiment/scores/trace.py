@@ -93,8 +93,8 @@ def trace(
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")
-    with torch.no_grad():  # the gates depend on the state before the step
-        gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
+    # They depend on the state before the step.
+    gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
     sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(
         frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),
@@ -103,6 +103,6 @@ def trace(
         q=sampled.mean(-1),
         returns=np.quantile(sampled, (0.1, 0.9), axis=-1),
         state=torch.cat(states[1:]).numpy(),
-        gates={name: opening.mean(-1).numpy() for name, opening in gates.items()},
+        gates={name: opening.detach().mean(-1).numpy() for name, opening in gates.items()},
         saliency=torch.cat(tints).numpy() if saliency else None,
     )

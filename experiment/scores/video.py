@@ -75,6 +75,11 @@ def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
 def _caption(text: str, width: int) -> Frame:
     """White text on black [CAPTION_ROWS, width, 3], cut off at the right edge."""
     band = Image.new("RGB", (width, CAPTION_ROWS))
-    font = ImageFont.load_default(CAPTION_TEXT)
-    ImageDraw.Draw(band).text((6, CAPTION_ROWS // 2), text, fill="white", font=font, anchor="lm")
+    ImageDraw.Draw(band).text(
+        (6, CAPTION_ROWS // 2),
+        text,
+        fill="white",
+        font=ImageFont.load_default(CAPTION_TEXT),
+        anchor="lm",
+    )
     return np.asarray(band)
