@@ -82,6 +82,6 @@ class Player:
         self.is_first[:] = loop["is_first"].numpy()
         self.prev_reward[:] = loop["prev_reward"].numpy()
         envs = {k: v.numpy() for k, v in subtree(training, "envs").items()}
-        title, steps = "resuming: the games since the last seed", int(envs["tape_length"].max())
-        with progress(title, steps, "steps") as report:
+        steps = int(envs["tape_length"].max())
+        with progress("resuming: the games since the last seed", steps, "steps") as report:
             self.frame = self.envs.restore(envs, lambda done, total: report(done, ""))

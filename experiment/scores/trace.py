@@ -93,7 +93,7 @@ def trace(
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")
-    # They depend on the state before the step.
+    # The gates of a step depend on the state before it.
     gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
     sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(

@@ -181,12 +181,12 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
         one, other = sources[:2]
         raise UsageError(f"{flag(other)} {flags[other]}: takes the place of {one} {flags[one]}")
     resume, file = flags.pop("resume", None), flags.pop("config", None)
-    if resume:
+    if resume is not None:
         for name in flags.keys() & {"name", "runs_dir"}:
             raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
         return override(load(Path(resume) / "config.yaml"), flags), Path(resume)
-    data = read_yaml(Path(file)) if file else {}
-    start = from_dict(data, file) if file else preset(flags.get("preset", "drqn"))
+    data = {} if file is None else read_yaml(Path(file))
+    start = preset(flags.get("preset", "drqn")) if file is None else from_dict(data, file)
     config = override(start, flags)
     by_hand = len(data) < len(vars(start))  # the file of a run has every setting
     check_effect(config, flags.keys() | data.keys() if by_hand else flags.keys())
