@@ -80,9 +80,8 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
     """
     # They broadcast to [..., runs_x, runs_y, games].
     pair_x, pair_y = _table(x)[..., :, None, :], _table(y)[..., None, :, :]
-    wins = (pair_x > pair_y).mean(axis=(-3, -2, -1))
-    ties = (pair_x == pair_y).mean(axis=(-3, -2, -1))
-    return wins + ties / 2
+    pairs = (-3, -2, -1)
+    return (pair_x > pair_y).mean(axis=pairs) + (pair_x == pair_y).mean(axis=pairs) / 2
 
 
 def performance_profile(scores: ArrayLike, levels: ArrayLike) -> Array:
