@@ -99,13 +99,15 @@ def screens_of(sweep: str) -> list[Observe]:
 
 def prepare(folder: Path, request: EvaluateConfig) -> Agent:
     """The agent of a run, with the settings of the request. UsageError if either is invalid."""
-    rules = {
-        "eval_episodes": request.episodes,
-        "eval_epsilon": request.epsilon,
-        "seed": request.seed,
-    }
     words = {name: word for name in ("protocol", "observe") if (word := getattr(request, name))}
-    agent = open_agent(folder, threads=request.threads, **rules, **words)
+    agent = open_agent(
+        folder,
+        eval_episodes=request.episodes,
+        eval_epsilon=request.epsilon,
+        seed=request.seed,
+        threads=request.threads,
+        **words,
+    )
     if request.protocol and (game := idle(agent.config, "protocol")):
         raise UsageError(f"--protocol {request.protocol}: has no effect with {game}")
     return agent
@@ -148,13 +150,13 @@ def score(agent: Agent, place: Path, report: Callable[[Agent, dict[str, Any]], N
 def print_scores(agent: Agent, summary: dict[str, Any]) -> None:
     """Print the scores, with the agent and the rules of the evaluation."""
     c = agent.config
-    print(f"{c.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},")
     training = "UNTRAINED, no update in" if agent.warning else "trained for"
     print(
+        f"{c.preset} on {c.game}, protocol {agent.protocol.name}, observe {agent.screen},\n"
         f"{training} {agent.trained['frames']:,} frames, {summary['episodes']} episodes, "
-        f"epsilon {c.eval_epsilon:g}"
+        f"epsilon {c.eval_epsilon:g}\n"
+        f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}"
     )
-    print(f"mean    {summary['mean']:.1f}   {spread(summary)}, median {summary['median']:.1f}")
     if summary["human_normalised"] is not None:
         print(
             f"random  {summary['random_score']}   human {summary['human_score']}   "
@@ -194,12 +196,13 @@ def sweep(agents: list[Agent], screens: list[Observe], request: EvaluateConfig) 
             on = agent.on(screen)
             scores[screen] = known_scores(on, place) or score(on, place, print_point).scores
     c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
-    title = (
-        f"{c.game}, protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, "
-        f"epsilon {c.eval_epsilon:g}"
-    )
     with refused(out, "written"):
-        draw_sweep(out, series, title)
+        draw_sweep(
+            out,
+            series,
+            f"{c.game}, protocol {agents[0].protocol.name}: {c.eval_episodes} episodes a point, "
+            f"epsilon {c.eval_epsilon:g}",
+        )
     print(f"figure  {out}")
 
 
@@ -221,13 +224,11 @@ def film(
     records: list[EpisodeRecord], agents: list[Agent], request: EvaluateConfig, path: Path
 ) -> None:
     """Write a film of one record, or of two side by side, or show it in the terminal."""
-    if request.overlay:
-        films = [
-            overlay_film(agent, record, request.saliency)
-            for agent, record in zip(agents, records, strict=True)
-        ]
-    else:
-        films = [game_film(record) for record in records]
+    films = (
+        [overlay_film(*pair, request.saliency) for pair in zip(agents, records, strict=True)]
+        if request.overlay
+        else [game_film(record) for record in records]
+    )
     whole = films[0] if len(films) == 1 else beside(*films)
     if request.terminal:
         return show(whole, sys.stdout)
@@ -269,6 +270,15 @@ def check_together(request: EvaluateConfig) -> None:
         for flag in ("--sweep", "--side-by-side", "--watch", "--export")
         if getattr(request, flag[2:].replace("-", "_"))
     ]
+    idle_flags = [
+        f"{flag(name)} {value}: has no effect with {mode}"
+        for mode in modes
+        for name in IDLE.get(mode, ())
+        if (value := getattr(request, name)) != getattr(EvaluateConfig(), name)
+    ]
+    single = (int(request.overlay or not request.watch), 1)
+    least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else single
+    words = " ".join([command("evaluate"), *map(str, request.runs)])
     for wrong, message in (
         (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
         (request.saliency and not request.overlay, "--saliency: needs --overlay"),
@@ -276,21 +286,15 @@ def check_together(request: EvaluateConfig) -> None:
             request.protocol and not request.runs,
             f"--protocol {request.protocol}: has no effect without a run",
         ),
+        (idle_flags, "; ".join(idle_flags)),
+        (
+            not least <= len(request.runs) <= most,
+            f"{words}: takes the folder of one run, such as runs/NAME; two with --side-by-side, "
+            "any number with --sweep",
+        ),
     ):
         if wrong:
             raise UsageError(message)
-    for mode in modes:
-        for name in IDLE.get(mode, ()):
-            if (value := getattr(request, name)) != getattr(EvaluateConfig(), name):
-                raise UsageError(f"{flag(name)} {value}: has no effect with {mode}")
-    single = (int(request.overlay or not request.watch), 1)
-    least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else single
-    if not least <= len(request.runs) <= most:
-        takes = (
-            "takes the folder of one run, such as runs/NAME; two with --side-by-side, any number "
-            "with --sweep"
-        )
-        raise UsageError(f"{' '.join([command('evaluate'), *map(str, request.runs)])}: {takes}")
 
 
 def score_and_film(agents: list[Agent], request: EvaluateConfig) -> None:

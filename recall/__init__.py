@@ -10,8 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).resolve().parent
-ROOT = HOME if (HOME / "agents").is_dir() else HOME.parent
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "agents").is_dir())
 FACE = ("load_agent", "metrics", "play", "train")
 PROGRAMS = ("train", "evaluate", "compare")
 

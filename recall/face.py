@@ -40,7 +40,7 @@ def play(agent: Agent) -> list[Episode]:
     Both are settings of the agent.
     """
     records = agent.play().records
-    traces = [trace(agent.network, agent.config, record) for record in records]
+    traces = (trace(agent.network, agent.config, record) for record in records)
     return [
         Episode(record, t.frames, t.action, t.q, t.state)
         for record, t in zip(records, traces, strict=True)

@@ -32,7 +32,7 @@ class Screen:
     """A console, on a terminal with one live panel. A closed terminal does not end the program."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, emoji=False)
         self._live = Live(console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -67,8 +67,13 @@ class Display(Screen):
         super().__init__(console)
         self._title, self._total, self._last_line = title, total_frames, -LINE_SECONDS
         self._values: dict[str, Any] = {}
-        columns = TextColumn("frames"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, auto_refresh=False)
+        self._progress = Progress(
+            TextColumn("frames"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            auto_refresh=False,
+        )
         self._task = self._progress.add_task("frames", total=total_frames)
 
     def show(self, row: Mapping[str, Any]) -> None:

@@ -22,12 +22,11 @@ class Player:
     """
 
     def __init__(self, config: Config, network: QNetwork) -> None:
-        protocol = build.rules(config)
+        self._protocol = build.rules(config)
         self.rng = build.rng(config.seed, "exploration")
         self.steps = config.num_envs  # of all envs together in one `recv`
-        self.envs = build.make_envs(config, protocol)
+        self.envs = build.make_envs(config, self._protocol)
         self.actor = build.make_actor(config, network, config.num_envs, self.rng)
-        self._life_loss_terminal = protocol.life_loss_terminal
         self.is_first = np.ones(self.steps, bool)
         self.prev_reward = np.zeros(self.steps, np.float32)
 
@@ -49,7 +48,7 @@ class Player:
             is_first=self.is_first,
             action=self._action,
             reward=step.reward,
-            terminated=step.terminated | (step.life_lost & self._life_loss_terminal),
+            terminated=step.terminated | (step.life_lost & self._protocol.life_loss_terminal),
             truncated=step.truncated,
             core_state=self._core_state,
         )

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,10 @@ from experiment.cluster.actors import Players
 from experiment.runs.console import Display
 from experiment.runs.player import Player
 from experiment.scores.evaluation import evaluate, spread, write_evaluation
-from experiment.settings import config as settings
 from experiment.settings.cli import command
-from experiment.settings.config import Config, UsageError
+from experiment.settings.config import Config, UsageError, to_dict
 from experiment.settings.resources import free_memory
 from experiment.store import checkpoint as checkpoints
-from experiment.store.checkpoint import Checkpoint, subtree, tensor_tree
 from experiment.store.files import refused
 from experiment.store.metrics import MetricsFile
 from experiment.store.provenance import commit, machine
@@ -60,7 +59,9 @@ TIMED = {
 class Run:
     """The parts and counters of a run. Call `advance` after each step of the envs."""
 
-    def __init__(self, config: Config, folder: Path, saved: Checkpoint | None = None) -> None:
+    def __init__(
+        self, config: Config, folder: Path, saved: checkpoints.Checkpoint | None = None
+    ) -> None:
         """A run at its first frame, or at a checkpoint, to which the envs play their tapes again.
 
         UsageError if the checkpoint does not fit the settings; metrics.jsonl is then unchanged.
@@ -98,22 +99,18 @@ class Run:
         self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row, by activity
         for name, (part, method) in TIMED.items():
             owner = getattr(self, part)
-            setattr(owner, method, self._timed(name, getattr(owner, method)))
+            setattr(owner, method, partial(self._timed, name, getattr(owner, method)))
 
     @property
     def frames(self) -> int:
         return self.counters.frames
 
-    def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, with its seconds added to `_times`."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = method(*args, **kwargs)
-            self._times[name] += time.perf_counter() - start
-            return result
-
-        return timed
+    def _timed(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        """Call the method and add its seconds to `_times`."""
+        start = time.perf_counter()
+        result = method(*args)
+        self._times[name] += time.perf_counter() - start
+        return result
 
     # --- updates ----------------------------------------------------------------------------------
 
@@ -123,13 +120,11 @@ class Run:
         All updates so far are floor(samples_per_step * steps / rows of an update), where `steps`
         are those of all envs since the replay became ready, with the step under way.
         """
-        config, counters = self.config, self.counters
-        if counters.learning_since is None:
-            if not self.replay.ready:
-                return 0
-            counters.learning_since = self.frames
-        samples = config.samples_per_step * (self._learning_steps() + self.player.steps)
-        return int(samples // (config.batch_size * config.unroll)) - self.learner.updates
+        if not self.replay.ready:
+            return 0
+        self.counters.learning_since = self.counters.learning_since or self.frames
+        samples = self.config.samples_per_step * (self._learning_steps() + self.player.steps)
+        return int(samples // (self.config.batch_size * self.config.unroll)) - self.learner.updates
 
     def _learning_steps(self) -> int:
         """Steps of all envs since learning began."""
@@ -138,9 +133,8 @@ class Run:
 
     def record_update(self, metrics: Mapping[str, Tensor]) -> None:
         """Add an update's metrics to the means of the next row; the device is not waited for."""
-        sums = self.counters.sums
         for name, value in metrics.items():
-            sums[name] = sums.get(name, 0.0) + value
+            self.counters.sums[name] = self.counters.sums.get(name, 0.0) + value
         self.counters.updates_in_row += 1
 
     def stop(self) -> None:
@@ -165,8 +159,9 @@ class Run:
             self.counters.evaluation_due = True
         self.evaluate_if_due()
         # After the rows of its frame. After a failure every row is followed by another attempt.
-        retry = self._save_failed and passed(self.config.log_frames)
-        if passed(self.config.checkpoint_frames) or retry:
+        if passed(self.config.checkpoint_frames) or (
+            self._save_failed and passed(self.config.log_frames)
+        ):
             self.save()
 
     def _record_episodes(self) -> None:
@@ -187,8 +182,7 @@ class Run:
     def _write_row(self, epsilon: float) -> None:
         self._check_finite()
         counters, config, skip = self.counters, self.config, self.task.frame_skip
-        since = max(time.monotonic() - self._row_time, 1e-9)
-        self._count_time()
+        since = max(self._count_time(), 1e-9)
         samples = self.learner.updates * config.batch_size * config.unroll
         frames = self.frames - counters.row_frames
         row: dict[str, Any] = {
@@ -239,11 +233,11 @@ class Run:
         for listen in (self.metrics.write, self.display.show, *self.listeners):
             listen(row)
 
-    def _count_time(self) -> None:
-        """Add the time since the last row or save to `seconds`, by the monotonic clock."""
-        now = time.monotonic()
-        self.counters.seconds += now - self._row_time
-        self._row_time = now
+    def _count_time(self) -> float:
+        """Add the seconds since the last row or save to `Counters.seconds`, and return them."""
+        start, self._row_time = self._row_time, time.monotonic()
+        self.counters.seconds += self._row_time - start
+        return self._row_time - start
 
     def _check_finite(self) -> None:
         """NonFiniteError if a metric, a weight or the optimiser's memory is NaN or infinite."""
@@ -257,35 +251,36 @@ class Run:
         if not self.counters.evaluation_due:
             return
         self._count_time()
-        config, stem = self.config, self.folder / "eval" / f"{self.frames:012d}"
-        try:
-            result = evaluate(self.learner.acting, config, self.protocol, lambda: self.stop_asked)
-        finally:
-            self._row_time = time.monotonic()  # evaluation is not training time
+        config = self.config
+        result = evaluate(self.learner.acting, config, self.protocol, lambda: self.stop_asked)
+        self._row_time = time.monotonic()  # evaluation is not training time
         if len(result.scores) < config.eval_episodes:
             return
         self.counters.evaluation_due = False
         summary, title = result.summary(config.game), f"evaluation at {self.frames:,} frames"
-        about = {
-            "preset": config.preset,
-            "game": config.game,
-            "protocol": self.protocol.name,
-            "frames": self.frames,
-            "epsilon": config.eval_epsilon,
-            "train_seed": config.seed,
-            "eval_seed": config.seed,
-        }
         try:
-            write_evaluation(stem, result, summary, about)
+            write_evaluation(
+                self.folder / "eval" / f"{self.frames:012d}",
+                result,
+                summary,
+                about={
+                    "preset": config.preset,
+                    "game": config.game,
+                    "protocol": self.protocol.name,
+                    "frames": self.frames,
+                    "epsilon": config.eval_epsilon,
+                    "train_seed": config.seed,
+                    "eval_seed": config.seed,
+                },
+            )
         except OSError as error:
             self.display.say(f"{title}: its file is not written ({error.strerror})")
-        low, high = summary["interval_95"]
         self._publish(
             {
                 "frames": self.frames,
                 "eval_score": summary["mean"],
-                "eval_low": low,
-                "eval_high": high,
+                "eval_low": summary["interval_95"][0],
+                "eval_high": summary["interval_95"][1],
                 "eval_protocol": self.protocol.name,
             }
         )
@@ -329,35 +324,38 @@ class Run:
             f"{command('train')} --resume {shlex.quote(str(self.folder))}{' --frames MORE' * done}"
         )
 
-    def state(self) -> Checkpoint:
+    def state(self) -> checkpoints.Checkpoint:
         """The whole state of the run, for a checkpoint."""
         self._count_time()
-        meta = {
-            **asdict(self.counters),
-            "updates": self.learner.updates,
-            "preset": self.config.preset,
-            "config": settings.to_dict(self.config),
-            "num_actions": len(self.task.action_names),
-            "precision": build.precision(self.config),
-            "threads": build.threads(self.config),
-            "machine": machine(),
-            "commit": self.commit,
-            "generators": {
-                "exploration": self.player.rng.bit_generator.state,
-                "replay": self.replay.rng.bit_generator.state,
+        return checkpoints.Checkpoint(
+            meta={
+                **asdict(self.counters),
+                "updates": self.learner.updates,
+                "preset": self.config.preset,
+                "config": to_dict(self.config),
+                "num_actions": len(self.task.action_names),
+                "precision": build.precision(self.config),
+                "threads": build.threads(self.config),
+                "machine": machine(),
+                "commit": self.commit,
+                "generators": {
+                    "exploration": self.player.rng.bit_generator.state,
+                    "replay": self.replay.rng.bit_generator.state,
+                },
+                "metrics_position": self.metrics.position,
             },
-            "metrics_position": self.metrics.position,
-        }
-        parts = {"learner": self.learner.state(), "replay": self.replay.state()}
-        tensors = tensor_tree(**parts, **self.player.state())
-        return Checkpoint(meta, self.learner.acting.state_dict(), tensors)
+            weights=self.learner.acting.state_dict(),
+            training=checkpoints.tensor_tree(
+                learner=self.learner.state(), replay=self.replay.state(), **self.player.state()
+            ),
+        )
 
-    def _restore(self, saved: Checkpoint) -> None:
+    def _restore(self, saved: checkpoints.Checkpoint) -> None:
         """Restore what `state` returned. Any error if it does not fit this run."""
-        meta, training = saved.meta, saved.training
+        meta, subtree = saved.meta, partial(checkpoints.subtree, saved.training)
         self.counters = Counters(**{f.name: meta[f.name] for f in fields(Counters)})
-        self.learner.restore(subtree(training, "learner"))
-        self.replay.restore({k: v.numpy() for k, v in subtree(training, "replay").items()})
+        self.learner.restore(subtree("learner"))
+        self.replay.restore({k: v.numpy() for k, v in subtree("replay").items()})
         self.player.rng.bit_generator.state = meta["generators"]["exploration"]
         self.replay.rng.bit_generator.state = meta["generators"]["replay"]
-        self.player.restore(training)
+        self.player.restore(saved.training)

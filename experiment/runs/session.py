@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from agents.learner import NonFiniteError
 from experiment import build
-from experiment.runs.console import Display
 from experiment.runs.run import Run
 from experiment.runs.trackers import tracking
 from experiment.settings import config as settings
@@ -55,10 +52,8 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
         stack.callback(run.metrics.close)
         stack.enter_context(stop_signals(run.stop))
         stack.enter_context(tracking(folder, config.track))
-        if quiet:
-            run.display = Display("", config.frames, Console(quiet=True))
-        else:
-            announce(run)
+        run.display.console.quiet = quiet
+        announce(run)
         stack.enter_context(run.display)
         try:
             yield run
@@ -72,22 +67,22 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
 
 
 def announce(run: Run) -> None:
-    """Print game, protocol, network, replay, learning, device and length."""
+    """Say game, protocol, network, replay, learning, device and length."""
     c, images = run.config, "frame" if run.config.frame_stack == 1 else "frames"
     core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
-    size = f"{build.expected_bytes(c)['replay'] / 1e9:.2f} GB"
     lines = {
         "run": f"{run.folder}" + f", resumed at {run.frames:,} frames" * (run.frames > 0),
         "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",
         "network": f"{c.preset}: {c.torso} torso, {c.frame_stack} {images}, core {core}, "
         f"{run.parameters:,} parameters, {len(run.task.action_names)} actions",
-        "replay": f"{c.replay_rows:,} rows, about {size} when full",
+        "replay": f"{c.replay_rows:,} rows, about "
+        f"{build.expected_bytes(c)['replay'] / 1e9:.2f} GB when full",
         "learning": f"{c.samples_per_step:g} samples a step, "
         f"{c.batch_size} x {c.unroll} rows an update",
         "device": f"{c.device}, {build.precision(c)}, {build.threads(c)} threads",
         "length": f"{c.frames:,} frames; the first row of metrics tells the speed",
     }
-    print("\n".join(f"{name:12}{text}" for name, text in lines.items()), flush=True)
+    run.display.say("\n".join(f"{name:12}{text}" for name, text in lines.items()))
 
 
 def _resume(config: Config, folder: Path) -> Run:
@@ -100,12 +95,12 @@ def _resume(config: Config, folder: Path) -> Run:
         saved = checkpoints.load_latest(folder, training=True, report=print)
         with refused(folder, "resumed from its checkpoint"):
             check_same(settings.from_dict(saved.meta["config"], str(folder)), config)
-            before = saved.meta["config"] | saved.meta["machine"] | saved.meta
             now = machine() | {
                 "precision": build.precision(config),
                 "device": config.device,
                 "compile": config.compile,
             }
+            before = saved.meta["config"] | saved.meta["machine"] | saved.meta
             for line in exactness_lost(before, now):
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, folder, saved)
@@ -128,19 +123,17 @@ def _make_folder(folder: Path, config: Config) -> None:
     """Make the run's folder with its settings, at once. UsageError if it exists or on failure."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        (temporary / "episodes").mkdir(parents=True, exist_ok=True)
-        settings.save(replace(config, name=folder.name), temporary / "config.yaml")
+        temporary.mkdir(parents=True, exist_ok=True)
+        write_text(temporary / "config.yaml", settings.to_yaml(replace(config, name=folder.name)))
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.exists():
-            raise UsageError(
-                f"--runs-dir {folder.parent}: cannot be written ({error.strerror})"
-            ) from None
         resume = f"{command('train')} --resume {shlex.quote(str(folder))}"
         raise UsageError(
-            f"--name {folder.name}: {folder} exists; "
-            f"go on with it ({resume}) or choose another --name"
+            f"--name {folder.name}: {folder} exists; go on with it ({resume}) or choose another "
+            "--name"
+            if folder.exists()
+            else f"--runs-dir {folder.parent}: cannot be written ({error.strerror})"
         ) from None
 
 
@@ -148,10 +141,9 @@ def check_same(stored: Config, new: Config) -> None:
     """Print the changes that a resume allows. UsageError on one that would change the results."""
     changes, free = settings.differences(stored, new), FREE_ON_RESUME - {"name", "runs_dir"}
     if refusals := [line for name, line in changes.items() if name not in FREE_ON_RESUME]:
-        flags = ", ".join(sorted(map(settings.flag, free)))
         raise UsageError(
             f"--resume: would change the meaning of the run: {', '.join(refusals)}; start a new "
-            f"run for that ({flags} may change)"
+            f"run for that ({', '.join(sorted(map(settings.flag, free)))} may change)"
         )
     for name in free & changes.keys():
         print(f"changed     {changes[name]}")
@@ -163,11 +155,9 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
     An ignored signal stays ignored, as with nohup and in a shell's background jobs.
     """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    active = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
-    old = {number: signal.signal(number, lambda *_: stop()) for number in active}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                old = signal.signal(number, lambda *_: stop())
+                stack.callback(signal.signal, number, old)
         yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -53,14 +52,20 @@ def tracking(
     After the block each process has `timeout` seconds to send the rest before it is killed. A
     process that cannot start is one line on standard error, never an exception.
     """
-    processes, module = [], (sys.executable, "-m", "experiment.runs.trackers")
-    # A new session: Ctrl-C in the terminal is for training only.
-    own: dict[str, Any] = {"cwd": ROOT, "start_new_session": True, "stdin": subprocess.PIPE}
+    processes: list[Any] = []
+    command = [sys.executable, "-m", "experiment.runs.trackers", str(run.resolve()), "--follow"]
     for kind in KINDS[track]:
         try:
             with open(run / "tracking.log", "ab") as log:
-                command = [*module, str(run.resolve()), "--track", kind, "--follow"]
-                processes.append(subprocess.Popen(command, stdout=log, stderr=log, **own))
+                process = subprocess.Popen(
+                    [*command, "--track", kind],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C in the terminal is for training only
+                )
+            processes.append(process)
         except OSError as error:
             print(
                 f"tracking did not start ({error}); metrics.jsonl is still written",
@@ -70,7 +75,6 @@ def tracking(
         yield processes
     finally:
         for process in processes:
-            assert process.stdin
             process.stdin.close()  # at the end of its input the process sends the rest and ends
         for process in processes:
             try:
@@ -89,8 +93,8 @@ def trackio_folder(run: Path) -> Path:
 def page_command(run: Path) -> str:
     """The shell command that opens the local page, on this machine only (`--host`)."""
     # The full path: the environment need not be active.
-    paths = trackio_folder(run), Path(sys.executable).with_name("trackio")
-    folder, program = (shlex.quote(str(path)) for path in paths)
+    program = shlex.quote(str(Path(sys.executable).with_name("trackio")))
+    folder = shlex.quote(str(trackio_folder(run)))
     return f"TRACKIO_DIR={folder} {program} show --project {PROJECT} --host 127.0.0.1"
 
 
@@ -104,30 +108,42 @@ def local(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
     """trackio, which writes to its SQLite file: no server, no network."""
     import trackio
 
-    resume = "allow" if note["sent"] else "never"  # a new folder with an old name is a new run
-    quiet: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
-    return trackio.init(PROJECT, resume=resume, **about, **quiet), trackio.Video
+    tracker_run = trackio.init(
+        PROJECT,
+        resume="allow" if note["sent"] else "never",  # a new folder with an old name is a new run
+        embed=False,
+        auto_log_cpu=False,
+        auto_log_gpu=False,
+        **about,
+    )
+    return tracker_run, trackio.Video
 
 
 def wandb(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
     """wandb, online with a configured key, else offline: files in the run for `wandb sync`."""
     import wandb
 
-    note.setdefault("id", uuid.uuid4().hex[:12])  # of the folder: a resumed run is one run
-    settings = wandb.Settings(
-        init_timeout=WANDB_SECONDS,
-        login_timeout=WANDB_SECONDS,
-        silent=True,
-        console="off",
-        save_code=False,
-        disable_git=True,
-        x_disable_stats=True,
+    note.setdefault("id", os.urandom(6).hex())  # of the folder: a resumed run is one run
+    start: Any = partial(
+        wandb.init,
+        project=PROJECT,
+        id=note["id"],
+        dir=str(run),
+        resume="allow",
+        settings=wandb.Settings(
+            init_timeout=WANDB_SECONDS,
+            login_timeout=WANDB_SECONDS,
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            x_disable_stats=True,
+        ),
+        **about,
     )
-    own: dict[str, Any] = {"id": note["id"], "dir": str(run), "resume": "allow"}
-    start = partial(wandb.init, project=PROJECT, settings=settings, **own, **about)
-    mode: Any = os.environ.get("WANDB_MODE")
-    if not mode:
-        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    mode = os.environ.get("WANDB_MODE") or (
+        "online" if wandb.login(prompt=False, verify=False) else "offline"
+    )
     try:
         sink = start(mode=mode)
     except Exception as error:  # without its message, which might quote a request with the key
@@ -174,8 +190,11 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
     mark, metrics = run / f"tracking-{kind}.json", run / "metrics.jsonl"
     note = {"sent": 0, "filmed": 0} | (json.loads(mark.read_text()) if mark.exists() else {})
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    plain = {name: value for name, value in config.items() if value is not None}
-    about = {"name": run.name, "group": f"{config['game']} {config['observe']}", "config": plain}
+    about = {
+        "name": run.name,
+        "group": f"{config['game']} {config['observe']}",
+        "config": {name: value for name, value in config.items() if value is not None},
+    }
     sink, video = SINKS[kind](run, note, about)
     position, count, last_frames, films = 0, 0, 0, []
     while True:
@@ -223,8 +242,13 @@ def main(words: list[str] | None = None) -> None:
     if not (run / "config.yaml").is_file():
         parser.error(f"{options.run}: not a run's folder")
     # Little CPU, no GPU, and no other connections: trackio alone would look for a token.
-    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    os.environ.update(quiet, WANDB_ERROR_REPORTING="false", TRACKIO_DIR=str(trackio_folder(run)))
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        CUDA_VISIBLE_DEVICES="",
+        HF_HUB_OFFLINE="1",
+        WANDB_ERROR_REPORTING="false",
+        TRACKIO_DIR=str(trackio_folder(run)),
+    )
     # These would make "local" remote.
     for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL"):
         os.environ.pop(name, None)

@@ -58,9 +58,11 @@ class Agent:
     @property
     def label(self) -> str:
         """Name of the evaluation's files."""
-        c, screen = self.config, self.screen
-        rules = f"{self.protocol.name}-{screen.kind}{screen.parameter:g}-e{c.eval_epsilon:g}"
-        return f"{self.trained['frames']:012d}-{rules}-n{c.eval_episodes}-s{c.seed}"
+        c, screen = self.config, f"{self.screen.kind}{self.screen.parameter:g}"
+        return (
+            f"{self.trained['frames']:012d}-{self.protocol.name}-{screen}"
+            f"-e{c.eval_epsilon:g}-n{c.eval_episodes}-s{c.seed}"
+        )
 
     def on(self, screen: Observe) -> "Agent":
         """The same agent, with another screen in its evaluation."""
@@ -86,9 +88,12 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
     `overrides` replace settings of the training in the evaluation. UsageError if there is no
     checkpoint, or if the checkpoint or an override is invalid.
     """
-    folder, report = Path(folder), partial(print, file=sys.stderr)
-    is_exported = (folder / zoo.WEIGHTS).is_file()
-    saved = zoo.load(folder) if is_exported else load_latest(folder, training=False, report=report)
+    folder = Path(folder)
+    saved = (
+        zoo.load(folder)
+        if (folder / zoo.WEIGHTS).is_file()
+        else load_latest(folder, training=False, report=partial(print, file=sys.stderr))
+    )
     trained = from_dict(saved.meta.get("config", {}), str(folder))
     config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
     protocol = build.rules(config)

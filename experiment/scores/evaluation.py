@@ -65,9 +65,9 @@ def middle_and_best(scores: Sequence[float]) -> tuple[int, int]:
 def spread(summary: Mapping[str, Any]) -> str:
     """The interval of a summary as text."""
     low, high = summary["interval_95"]
-    if low is None:
-        return "no interval from one episode"
-    return f"95 % interval {low:.1f} to {high:.1f}"
+    return (
+        "no interval from one episode" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
+    )
 
 
 def evaluate(
@@ -96,9 +96,8 @@ def evaluate(
     """
     episodes = config.eval_episodes
     per_env = -(-episodes // MAX_ENVS)
-    num_envs = -(-episodes // per_env)
-    left = np.full(num_envs, per_env)  # episodes that each env has yet to play
-    left[-1] = episodes - per_env * (num_envs - 1)
+    left = np.diff([*range(0, episodes, per_env), episodes])  # [N], episodes yet to play
+    num_envs = len(left)
     games = build.make_envs(config, protocol, build.EVAL_ENVS, num_envs)
     actor = build.make_actor(config, network, num_envs, build.rng(config.seed, "evaluation"))
     epsilon = np.full(num_envs, config.eval_epsilon)

@@ -36,8 +36,6 @@ class Film:
 
         OSError if a file cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        poster = self.length * 3 // 4
         with progress(path.name, self.length, "pictures") as bar:
 
             def frames() -> Iterator[Frame]:
@@ -45,6 +43,7 @@ class Film:
                     yield picture
                     bar(i, "")
 
+            poster = self.length * 3 // 4
             write_video(frames(), path, caption, self.scale, self.fps, poster, self.fast)
         return path
 
@@ -63,9 +62,14 @@ def game_film(record: EpisodeRecord) -> Film:
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
     """A film of one picture a step: the game, and beside it this agent's view, Q and memory."""
-    c, title = agent.config, f"{agent.config.preset}  {record.game}  {record.observe}"
-    numbers = trace(agent.network, c, record, saliency)
-    images = overlay.pictures(record, numbers, build.task(c).action_names, title, c.core_size)
+    c = agent.config
+    images = overlay.pictures(
+        record,
+        trace(agent.network, c, record, saliency),
+        build.task(c).action_names,
+        title=f"{c.preset}  {record.game}  {record.observe}",
+        cells=c.core_size,
+    )
     return Film(images, overlay.FPS, record.steps, fast=True)
 
 

@@ -24,12 +24,10 @@ CHUNK = 1_000  # resamples at once, to bound a bootstrap's memory
 def _table(scores: ArrayLike) -> Array:
     """Scores as floats `[..., runs, games]`. ValueError on no scores, NaN or infinity."""
     table = np.asarray(scores, dtype=np.float64)
-    if table.ndim == 0 or table.size == 0:
+    if table.ndim == 0 or table.size == 0 or not np.isfinite(table).all():
         raise ValueError(
-            f"scores have shape {table.shape}; expected [runs] or [runs, games], not empty"
+            f"scores of shape {table.shape}: expected finite numbers [runs] or [runs, games]"
         )
-    if not np.isfinite(table).all():
-        raise ValueError("scores hold NaN or infinity")
     return table[:, None] if table.ndim == 1 else table
 
 
@@ -78,18 +76,12 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Array:
     """Share of pairs in which a run of X beats one of Y on the same game; a tie counts half.
 
     `x` [..., runs_x, games], `y` [..., runs_y, games] -> [...], the mean over games: of each game
-    the Mann-Whitney U over the number of pairs. ValueError if the numbers of games differ.
+    the Mann-Whitney U over the number of pairs. The games of `x` and `y` are the same.
     """
-    table_x, table_y = _table(x), _table(y)
-    if table_x.shape[-1] != table_y.shape[-1]:
-        raise ValueError(
-            f"X has {table_x.shape[-1]} games, Y {table_y.shape[-1]}: they must be the same games"
-        )
     # They broadcast to [..., runs_x, runs_y, games].
-    pair_x, pair_y = table_x[..., :, None, :], table_y[..., None, :, :]
-    wins = (pair_x > pair_y).mean(axis=(-3, -2, -1))
-    ties = (pair_x == pair_y).mean(axis=(-3, -2, -1))
-    return wins + ties / 2
+    pair_x, pair_y = _table(x)[..., :, None, :], _table(y)[..., None, :, :]
+    pairs = (-3, -2, -1)
+    return (pair_x > pair_y).mean(axis=pairs) + (pair_x == pair_y).mean(axis=pairs) / 2
 
 
 def performance_profile(scores: ArrayLike, levels: ArrayLike) -> Array:

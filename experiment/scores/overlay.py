@@ -119,8 +119,9 @@ def _strips(trace: Trace, cells: int) -> dict[str, Frame]:
     if trace.state.shape[1]:
         strips["memory: cells, slow ones on top"] = _memory(trace.state[:, -cells:])
     if trace.gates:
-        lines = dict(zip(GATES, trace.gates.values(), strict=False))
-        strips["gates, mean"] = _curves(48, lines, (0, 1))
+        strips["gates, mean"] = _curves(
+            48, dict(zip(GATES, trace.gates.values(), strict=False)), (0, 1)
+        )
     for label, strip in strips.items():
         before = np.full((len(strip), WINDOW * STEP, 3), GROUND, np.uint8)
         before[:, -2:] = RED  # the start of the episode resets the core state
@@ -167,8 +168,8 @@ def pictures(
 
     ground = np.full((tops[-1] + 8, WIDTH, 3), GROUND, np.uint8)  # common to all pictures
     _write(ground, title, MARGIN, 8, WHITE, LARGE)
-    label = "the agent sees" if trace.saliency is None else "red: moves Q"
-    _write(ground, label, VIEW_X, GAME_Y, GREY)
+    view = "the agent sees" if trace.saliency is None else "red: moves Q"
+    _write(ground, view, VIEW_X, GAME_Y, GREY)
     _write(ground, "Q, and 10-90 % of returns", MARGIN, bars_y - 28, GREY)
     left = _write(ground, "  played by chance", right, bars_y - 28, CHANCE, right=True)
     _write(ground, "played", left, bars_y - 28, PLAYED, right=True)

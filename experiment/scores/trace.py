@@ -84,8 +84,8 @@ def trace(
                     states.append(state.detach())
                 z = network.head.samples(network.head(torch.cat(rows))).float()  # [L, 1, A, N]
             if saliency:
-                value = z.take_along_dim(played, 2).mean(-1).sum()
-                (gradient,) = torch.autograd.grad(value, images)
+                q_played = z.take_along_dim(played, 2).mean(-1)  # [L, 1, 1]
+                (gradient,) = torch.autograd.grad(q_played.sum(), images)
                 # An image enters as side * side channels, one for each pixel of its tiles.
                 side = inputs.frames.shape[-1] // gradient.shape[-1]
                 newest = gradient[:, -side * side :].float().abs()
@@ -93,8 +93,8 @@ def trace(
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")
-    with torch.no_grad():  # the gates depend on the state before the step
-        gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
+    # The gates of a step depend on the state before it.
+    gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
     sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(
         frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),
@@ -103,6 +103,6 @@ def trace(
         q=sampled.mean(-1),
         returns=np.quantile(sampled, (0.1, 0.9), axis=-1),
         state=torch.cat(states[1:]).numpy(),
-        gates={name: opening.mean(-1).numpy() for name, opening in gates.items()},
+        gates={name: opening.detach().mean(-1).numpy() for name, opening in gates.items()},
         saliency=torch.cat(tints).numpy() if saliency else None,
     )

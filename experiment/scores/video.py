@@ -49,8 +49,9 @@ def write_video(
         replacing(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        options = (FAST if fast else ENCODER) | {"g": str(4 * fps)}
-        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream = container.add_stream(
+            "libx264", rate=fps, options=(FAST if fast else ENCODER) | {"g": str(4 * fps)}
+        )
         stream.thread_count = 1  # the other cores are training's
         stream.height, stream.width = first.shape[:2]
         for index, picture in enumerate(chain([first], pictures)):
@@ -74,6 +75,11 @@ def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
 def _caption(text: str, width: int) -> Frame:
     """White text on black [CAPTION_ROWS, width, 3], cut off at the right edge."""
     band = Image.new("RGB", (width, CAPTION_ROWS))
-    font = ImageFont.load_default(CAPTION_TEXT)
-    ImageDraw.Draw(band).text((6, CAPTION_ROWS // 2), text, fill="white", font=font, anchor="lm")
+    ImageDraw.Draw(band).text(
+        (6, CAPTION_ROWS // 2),
+        text,
+        fill="white",
+        font=ImageFont.load_default(CAPTION_TEXT),
+        anchor="lm",
+    )
     return np.asarray(band)

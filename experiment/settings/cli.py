@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,7 @@ from experiment.settings.config import (
     Config,
     Folder,
     Settings,
+    T,
     UsageError,
     check_effect,
     flag,
@@ -30,7 +31,6 @@ from experiment.settings.config import (
 )
 from experiment.settings.presets import PRESETS
 
-T = TypeVar("T", bound=Settings)
 Main = Callable[[list[str]], int]
 
 
@@ -51,16 +51,16 @@ def exit_on_usage_error(main: Main) -> Main:
             # Python itself writes to standard output once more, as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except (UsageError, UnicodeError) as error:
-            message = str(error)
-        except OSError as error:
-            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130
-        # The user's words may contain line ends.
-        print("error: " + r"\n".join(message.splitlines()), file=sys.stderr)
-        return 2
+        except (UsageError, UnicodeError, OSError) as error:
+            message = str(error)
+            if isinstance(error, OSError) and error.filename:
+                message = f"{error.filename}: {error.strerror}"
+            # The user's words may contain line ends.
+            print("error: " + r"\n".join(message.splitlines()), file=sys.stderr)
+            return 2
 
     return wrapped
 
@@ -83,20 +83,16 @@ TYPES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
-
-
-def _parser(prog: str, default: Settings, description: str) -> _Parser:
+def _parser(prog: str, default: Settings, description: str) -> argparse.ArgumentParser:
     """A flag for each field, in groups of the record's classes; help: text, range, default."""
     kind = type(default)
     fields = TypeAdapter(kind).json_schema()["properties"]
     words = [name.upper() for name, field in fields.items() if field.get("positional")]
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         usage=" ".join([prog, *words, "[--SETTING VALUE ...]"]),
         description=description,
         allow_abbrev=False,
+        exit_on_error=False,
         argument_default=argparse.SUPPRESS,
     )
     for owner in filter(is_dataclass, kind.__mro__):
@@ -110,16 +106,21 @@ def _parser(prog: str, default: Settings, description: str) -> _Parser:
             limit = f"{' and '.join(limits)}; " if limits else ""
             text = f"{about} ({limit}default: {getattr(default, name)})".replace("%", "%%")
             if field.get("positional"):
-                nargs = "*" if many else "?"
-                group.add_argument(name, nargs=nargs, metavar=name.upper(), help=text)
+                group.add_argument(
+                    name, nargs="*" if many else "?", metavar=name.upper(), help=text
+                )
                 continue
-            type_name, names = variants[0]["type"], [flag(name), *field.get("aliases", [])]
-            metavar = "|".join(variants[0].get("enum", [TYPES[type_name]]))
+            type_name = variants[0]["type"]
             # The value of a flag that stands alone.
             alone = field.get("alone", "True" if type_name == "boolean" else None)
-            nargs = "?" if alone else "+" if many else None
             group.add_argument(
-                *names, dest=name, nargs=nargs, const=alone, metavar=metavar, help=text
+                flag(name),
+                *field.get("aliases", []),
+                dest=name,
+                nargs="?" if alone else "+" if many else None,
+                const=alone,
+                metavar="|".join(variants[0].get("enum", [TYPES[type_name]])),
+                help=text,
             )
     return parser
 
@@ -134,11 +135,17 @@ def given(prog: str, argv: list[str], default: Settings, description: str = "") 
     names = [word.partition("=")[0] for word in argv if word.startswith("--")]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]}: given twice")
-    values, rest = parser.parse_known_args(argv)
+    try:
+        values, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error).removeprefix("argument ")) from None
     if rest:
         name = rest[0].partition("=")[0]
-        hint = f"unknown flag {name}.{near(name, parser._option_string_actions)} See --help."
-        raise UsageError(hint if name.startswith("-") else f"{name}: not expected")
+        raise UsageError(
+            f"unknown flag {name}.{near(name, parser._option_string_actions)} See --help."
+            if name.startswith("-")
+            else f"{name}: not expected"
+        )
     return vars(values)
 
 
@@ -163,24 +170,24 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
     UsageError on wrong flags, and on flags without effect.
     """
     name = argv[0] if argv and argv[0] in PRESETS else "drqn"
-    about = f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}."
-    flags = given(command("train"), argv, TrainCommand(**vars(preset(name))), about)
+    flags = given(
+        command("train"),
+        argv,
+        TrainCommand(**vars(preset(name))),
+        f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}.",
+    )
     sources = [name for name in ("preset", "resume", "config") if name in flags]
     if len(sources) > 1:
         one, other = sources[:2]
         raise UsageError(f"{flag(other)} {flags[other]}: takes the place of {one} {flags[one]}")
     resume, file = flags.pop("resume", None), flags.pop("config", None)
-    if resume:
+    if resume is not None:
         for name in flags.keys() & {"name", "runs_dir"}:
             raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
         return override(load(Path(resume) / "config.yaml"), flags), Path(resume)
-    if file is None:
-        start, explicit = preset(flags.get("preset", "drqn")), flags.keys()
-    else:
-        data = read_yaml(Path(file))
-        start, explicit = from_dict(data, file), flags.keys()
-        if len(data) < len(vars(start)):  # a file by hand; the file of a run has every setting
-            explicit |= data.keys()
+    data = {} if file is None else read_yaml(Path(file))
+    start = preset(flags.get("preset", "drqn")) if file is None else from_dict(data, file)
     config = override(start, flags)
-    check_effect(config, explicit)
-    return config, resume
+    by_hand = len(data) < len(vars(start))  # the file of a run has every setting
+    check_effect(config, flags.keys() | data.keys() if by_hand else flags.keys())
+    return config, None

@@ -49,15 +49,9 @@ def file_name(game: str) -> str:
     return re.sub(r"[^\w.-]+", "-", game)
 
 
-def like(pattern: str, words: str) -> AfterValidator:
+def like(pattern: str, words: str) -> Any:
     """Validates text against a regular expression; `words` explain it in the error."""
-
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"must be {words}")
-        return value
-
-    return AfterValidator(check)
+    return Field(pattern=f"^({pattern})$", json_schema_extra={"words": words})
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -83,6 +77,8 @@ def _sentence(error: ValidationError, kind: type) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
     extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
+    if first["type"] == "string_pattern_mismatch":
+        reason = f"must be {extra['words']}"
     place = name if extra.get("positional") else flag(name)
     value = value if value.isprintable() else repr(value)
     return f"{place} {value}: {reason[0].lower()}{reason[1:]}"
@@ -242,8 +238,7 @@ def preset(name: str) -> Config:
 
 def override(settings: T, words: Mapping[str, Any]) -> T:
     """The settings, changed by the words of a command line. UsageError on the first wrong one."""
-    values = {name: None if word == "None" else word for name, word in words.items()}
-    return replace(settings, **values)
+    return replace(settings, **{k: None if word == "None" else word for k, word in words.items()})
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -266,8 +261,7 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
 
     UsageError names the source. Settings of older versions load too, for results of past studies.
     """
-    start = PRESETS.get(str(data.get("preset", "drqn")), {})
-    data = {**start, **data}
+    data = {**PRESETS.get(str(data.get("preset", "drqn")), {}), **data}
     for old in ("hide_probability", "observe_parameter"):
         if (number := data.pop(old, None)) is not None:
             data["observe"] = f"{data.get('observe')}:{number}"
@@ -284,23 +278,9 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def save(config: Config, path: Path) -> None:
-    """Write all settings as YAML. OSError if the file cannot be written."""
-    path.write_text(to_yaml(config), encoding="utf-8")
-
-
 def load(path: Path) -> Config:
     """The settings in a YAML file. UsageError if they cannot be read or are wrong."""
     return from_dict(read_yaml(path), str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader without aliases, with which a small file can become huge."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not supported")
-        return super().compose_node(parent, index)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -308,8 +288,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError("no such file")
-        with path.open("rb") as file:
-            data = yaml.load(file.read(MAX_BYTES).decode(), _Loader)
+        text = path.read_bytes()[:MAX_BYTES].decode()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases, with which a small file becomes huge, are not supported")
+        data = yaml.safe_load(text)
         json.dumps(data, allow_nan=False)
     except Exception as error:  # PyYAML's constructors raise several types, such as IndexError
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None

@@ -43,7 +43,6 @@ def free_memory() -> int:
         most = (_read(group / "memory.max") or _read(group / "memory.limit_in_bytes")).strip()
         used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
         if most.isdigit() and used:
-            stat = _read(group / "memory.stat")
-            cache = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)
+            cache = re.search(r"(?m)^(?:total_)?inactive_file (\d+)", _read(group / "memory.stat"))
             free = min(free, int(most) - int(used) + int(cache[1] if cache else 0))
     return max(free, 0)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 import train
 from experiment.settings.cli import exit_on_usage_error, given, parse_train
-from experiment.settings.config import Config, flag, preset, save
+from experiment.settings.config import Config, flag, preset, to_yaml
 from experiment.settings.presets import PRESETS
 from tests.small import ROOT
 
@@ -106,7 +106,8 @@ def test_words_that_do_not_fit_are_refused(words, says, refused, tmp_path) -> No
 def test_flags_override_presets_files_and_runs(words, name, changes, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
-    save(parse_train("r2d2 --game pong --core gru".split())[0], Path("run/config.yaml"))
+    config, _ = parse_train("r2d2 --game pong --core gru".split())
+    Path("run/config.yaml").write_text(to_yaml(config))
     Path("mine.yaml").write_text("preset: dqn\ngame: pong\nreward_clip: null\n")
     config, resume = parse_train(words.split())
     assert vars(config) == vars(preset(name)) | changes

@@ -51,8 +51,9 @@ def test_every_preset_is_valid_may_be_spelled_out_and_survives_yaml(name, tmp_pa
     assert vars(config).items() >= PRESETS[name].items()
     settings.check_effect(config, config.__dataclass_fields__)
     config = override(config, dict(game="pong", runs_dir="some where/λ", observe="delay:2"))
-    settings.save(config, tmp_path / "config.yaml")  # plain values only: load reads no others
-    assert settings.load(tmp_path / "config.yaml") == config
+    path = tmp_path / "config.yaml"
+    path.write_text(settings.to_yaml(config), "utf-8")  # plain values only: load reads no others
+    assert settings.load(path) == config
 
 
 @pytest.mark.parametrize(
