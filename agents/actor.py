@@ -87,10 +87,6 @@ class Actor:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from a result of `state`. ValueError if a shape or a type differs."""
+        """Restore from a result of `state`."""
         for name, own in self.state().items():
-            if state[name].shape != own.shape or state[name].dtype != own.dtype:
-                raise ValueError(
-                    f"actor {name}: {tuple(state[name].shape)}, expected {tuple(own.shape)}"
-                )
             own.copy_(state[name])  # writes into the arrays, which share the tensors' memory

@@ -23,10 +23,6 @@ class Core(nn.Module):
         super().__init__()
         self.input_size, self.output_size, self.state_size = input_size, output_size, state_size
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros [B, S]."""
-        return torch.zeros(batch_size, self.state_size)
-
     def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, B, D], state [B, S], is_first [T, B] on the host -> y [T, B, D'], state [B, S].
 
@@ -127,8 +123,6 @@ class Lstm1997(Core):
     side by side, S = 2 H. Weights start uniform within 1 / sqrt(H).
     """
 
-    FORGET_BIAS = 40.0
-
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, output_size=size, state_size=2 * size)
         bound = size**-0.5
@@ -138,16 +132,12 @@ class Lstm1997(Core):
         self.bias = nn.Parameter(torch.empty(3, size).uniform_(-bound, bound))
 
     def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        def in_torch_order(w: Tensor, forget: float) -> Tensor:
-            """[3, H, ...] -> [4 H, ...] in the order i, f, g, o."""
-            return torch.cat([w[0], torch.full_like(w[0], forget), w[1] / 2, w[2]])
-
+        # [3, H, ...] -> [4 H, ...] in torch's order i, f, g, o, with a forget gate that is open.
         weights = [
-            in_torch_order(self.weight_x, 0.0),
-            in_torch_order(self.weight_y, 0.0),
-            in_torch_order(self.bias, self.FORGET_BIAS),
-            torch.zeros_like(self.bias[0]).repeat(4),
+            torch.cat([w[0], torch.full_like(w[0], forget), w[1] / 2, w[2]])
+            for w, forget in ((self.weight_x, 0.0), (self.weight_y, 0.0), (self.bias, 40.0))
         ]
+        weights.append(torch.zeros_like(weights[-1]))  # the second bias of torch
         y, s = state[None].to(x.dtype).chunk(2, dim=-1)
         before = y.contiguous(), (s / 2).contiguous()
         # The arguments after the weights: with biases, 1 layer, no dropout, not training, not

@@ -4,8 +4,6 @@ A head computes K numbers for each action, `out` [..., A, K]. `samples` turns th
 the return [..., A, N], whose mean is Q.
 """
 
-from abc import ABC, abstractmethod
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,10 +22,11 @@ class LastLinear(nn.Linear):
             return super().forward(input.to(self.weight.dtype))
 
 
-class Head(nn.Module, ABC):
-    """One stream of layers, or two: out = v + a - mean of a over actions (dueling).
+class Head(nn.Module):
+    """Q itself, trained with the TD loss of the settings: K = N = 1. The base of the other heads.
 
-    Dueling: Wang et al. 2016, eq. 9. With `hidden` each stream has its own fully connected layer.
+    One stream of layers, or two: out = v + a - mean of a over actions (dueling, Wang et al. 2016,
+    eq. 9). With `hidden` each stream has its own fully connected layer.
     """
 
     outputs = 1  # K, numbers for each action
@@ -60,15 +59,8 @@ class Head(nn.Module, ABC):
         """out [..., K] -> samples of the return [..., N]; in this class N = K and samples = out."""
         return out
 
-    @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         """Loss [T, B], from out [T, B, K] of the actions and target samples [T, B, N]."""
-
-
-class MeanHead(Head):
-    """Q itself, trained with the TD loss of the settings. K = N = 1."""
-
-    def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return self.td_loss(target - out).squeeze(-1)
 
 
@@ -111,4 +103,4 @@ class HlGaussHead(Head):
         return -(share * F.log_softmax(out, dim=-1)).sum(-1)
 
 
-HEADS: dict[str, type[Head]] = {"mean": MeanHead, "qr": QrHead, "hl-gauss": HlGaussHead}
+HEADS: dict[str, type[Head]] = {"mean": Head, "qr": QrHead, "hl-gauss": HlGaussHead}

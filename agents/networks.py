@@ -5,6 +5,7 @@ zero-mean unit scale for LayerNorm; agents/cores.py states those of each core.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -116,63 +117,10 @@ class Torso(nn.Sequential):
     output_size: int
     tile = 1  # height and width of the tiles whose pixels become channels
 
-    @classmethod
-    def planes(cls, frames: Tensor) -> Tensor:
+    def planes(self, frames: Tensor) -> Tensor:
         """[T, B, H, W] uint8 -> [T, B, H / n, W / n, n n]: tiles of n x n pixels as channels."""
-        words = frames.view(WORDS[cls.tile])  # [T, B, H, W / n], n pixels of a row each
-        return words.unflatten(2, (-1, cls.tile)).transpose(3, 4).contiguous().view(torch.uint8)
-
-
-class ConvTorso(Torso):
-    """Convolutions; the layers of `after` follow each of them."""
-
-    first: type[nn.Conv2d]  # the class of the first convolution
-    first_inputs = 1  # its input channels for each image
-    # Of each convolution: outputs, kernel, stride, padding, side of the output.
-    layers: tuple[tuple[int, int, int, int, int], ...]
-
-    def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int] = (84, 84)) -> None:
-        """ValueError unless frame_shape, the height and width of the images, is (84, 84)."""
-        if frame_shape != (84, 84):
-            raise ValueError(f"takes images of {(84, 84)}, not {frame_shape}; use flat")
-        modules: list[nn.Module] = []
-        inputs = self.first_inputs * images
-        for outputs, kernel, stride, padding, side in self.layers:
-            conv = nn.Conv2d if modules else self.first
-            modules += [
-                conv(inputs, outputs, kernel, stride, padding),
-                *self.after(outputs, side, norm),
-            ]
-            inputs = outputs
-        super().__init__(*modules, ChannelsLastFlatten())
-
-    def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
-        """The layers that follow a convolution."""
-        return [*([ChannelsLastNorm(channels, side)] if norm else []), nn.ReLU()]
-
-
-class NatureTorso(ConvTorso):
-    """The three convolutions of Mnih et al. 2015: stacks of [21, 21, 16 K] tiles -> [N, 3136]."""
-
-    output_size, tile, first = 64 * 7 * 7, 4, TileConv
-    layers = ((32, 8, 4, 0, 20), (64, 4, 2, 0, 9), (64, 3, 1, 0, 7))
-
-
-class Torso2013(NatureTorso):
-    """The two convolutions of Mnih et al. 2013, section 4.1: [21, 21, 16 K] tiles -> [N, 2592]."""
-
-    output_size = 32 * 9 * 9
-    layers = ((16, 8, 4, 0, 20), (32, 4, 2, 0, 9))
-
-
-class SlimTorso(ConvTorso):
-    """Three strided 3x3 convolutions: stacks of [42, 42, 4 K] tiles -> [N, 1152].
-
-    A third of the multiply-adds of `lean`.
-    """
-
-    output_size, tile, first, first_inputs = 32 * 6 * 6, 2, PixelConv, 4
-    layers = ((16, 3, 2, 1, 21), (32, 3, 2, 1, 11), (32, 3, 2, 1, 6))
+        words = frames.view(WORDS[self.tile])  # [T, B, H, W / n], n pixels of a row each
+        return words.unflatten(2, (-1, self.tile)).transpose(3, 4).contiguous().view(torch.uint8)
 
 
 class Residual(nn.Module):
@@ -190,28 +138,45 @@ class Residual(nn.Module):
         return x + self.conv2(F.relu(self.norm2(y)))
 
 
-class LeanTorso(SlimTorso):
-    """`slim` with a residual block after each convolution: about the cost of `nature`."""
+class ConvTorso(Torso):
+    """Convolutions of images of 84x84, each with LayerNorm and ReLU or with residual blocks."""
 
-    def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
-        is_last = side == self.layers[-1][-1]
-        return [Residual(channels, side, norm), *([nn.ReLU()] if is_last else [])]
+    def __init__(
+        self,
+        images: int,
+        norm: bool,
+        frame_shape: tuple[int, int],
+        *,
+        layers: tuple[tuple[int, int, int, int, int], ...],
+        tile: int,
+        first: type[nn.Conv2d],
+        first_inputs: int,
+        pool: bool = False,
+        residuals: int = 0,
+    ) -> None:
+        """ValueError unless frame_shape, the height and width of the images, is (84, 84).
 
-
-class HalfTorso(LeanTorso):
-    """IMPALA's residual stages at half the resolution: stacks of [42, 42, 4 K] tiles -> [N, 1152].
-
-    Espeholt et al. 2018, figure 3: a stage is a convolution, a max-pool and two residual blocks.
-    """
-
-    layers = ((16, 3, 1, 1, 21), (32, 3, 1, 1, 11), (32, 3, 1, 1, 6))  # the pool halves the side
-
-    def after(self, channels: int, side: int, norm: bool) -> list[nn.Module]:
-        return [
-            nn.MaxPool2d(3, 2, padding=1),
-            Residual(channels, side, norm),
-            *super().after(channels, side, norm),
-        ]
+        layers: outputs, kernel, stride, padding and side of the output of each convolution; with
+        `pool`, which halves the side, of the pool. first: the class of the first convolution;
+        first_inputs: its input channels for each image. residuals: blocks after each convolution.
+        """
+        if frame_shape != (84, 84):
+            raise ValueError(f"takes images of {(84, 84)}, not {frame_shape}; use flat")
+        modules: list[nn.Module] = []
+        inputs = first_inputs * images
+        for outputs, kernel, stride, padding, side in layers:
+            conv = nn.Conv2d if modules else first
+            modules.append(conv(inputs, outputs, kernel, stride, padding))
+            if pool:
+                modules.append(nn.MaxPool2d(3, 2, padding=1))
+            modules += [Residual(outputs, side, norm) for _ in range(residuals)]
+            if not residuals:
+                modules += [*([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
+            inputs = outputs
+        if residuals:
+            modules.append(nn.ReLU())
+        super().__init__(*modules, ChannelsLastFlatten())
+        self.tile, self.output_size = tile, layers[-1][0] * layers[-1][-1] ** 2
 
 
 class FlatTorso(Torso):
@@ -225,12 +190,24 @@ class FlatTorso(Torso):
         return super().forward(input) / 255
 
 
+on_tiles_of_4 = partial(ConvTorso, tile=4, first=TileConv, first_inputs=1)
+on_tiles_of_2 = partial(ConvTorso, tile=2, first=PixelConv, first_inputs=4)
+STRIDED = (16, 3, 2, 1, 21), (32, 3, 2, 1, 11), (32, 3, 2, 1, 6)
 TORSOS: dict[str, Callable[[int, bool, tuple[int, int]], Torso]] = {
-    "nature": NatureTorso,
-    "dqn-2013": Torso2013,
-    "half": HalfTorso,
-    "lean": LeanTorso,
-    "slim": SlimTorso,
+    # Mnih et al. 2015 and Mnih et al. 2013, section 4.1.
+    "nature": partial(
+        on_tiles_of_4, layers=((32, 8, 4, 0, 20), (64, 4, 2, 0, 9), (64, 3, 1, 0, 7))
+    ),
+    "dqn-2013": partial(on_tiles_of_4, layers=((16, 8, 4, 0, 20), (32, 4, 2, 0, 9))),
+    # The stages of IMPALA (Espeholt et al. 2018, figure 3) at half the resolution.
+    "half": partial(
+        on_tiles_of_2,
+        layers=((16, 3, 1, 1, 21), (32, 3, 1, 1, 11), (32, 3, 1, 1, 6)),
+        pool=True,
+        residuals=2,
+    ),
+    "lean": partial(on_tiles_of_2, layers=STRIDED, residuals=1),  # about the cost of `nature`
+    "slim": partial(on_tiles_of_2, layers=STRIDED),  # a third of the multiply-adds of `lean`
     "flat": FlatTorso,
 }
 
@@ -303,7 +280,8 @@ class QNetwork(nn.Module):
         )
 
     def initial_state(self, batch_size: int) -> Tensor:
-        return self.core.initial_state(batch_size).to(next(self.parameters()).device)
+        """Zeros [B, S]."""
+        return torch.zeros(batch_size, self.state_size, device=next(self.parameters()).device)
 
     def take_in(self, inputs: Inputs, share: float) -> None:
         """Update the running statistics, if any, with every fourth row, weighted by `share`."""
@@ -346,15 +324,11 @@ class QNetwork(nn.Module):
 
         The features of the frames; with --last-action-reward also the last action and reward.
         """
-        x = self.features(view)
+        images = view.frames.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
+        x = self.fc(self.conv(images)).unflatten(0, view.prev_action.shape)
         if self.settings.last_action_reward:
             starts = view.is_first.to(x.device, non_blocking=True)  # [L, B]
             action = F.one_hot(view.prev_action, self.num_actions).masked_fill(starts[..., None], 0)
             reward = view.prev_reward.clamp(-1, 1).masked_fill(starts, 0)[..., None]
             x = torch.cat([x, action.to(x.dtype), reward.to(x.dtype)], dim=-1)
         return x
-
-    def features(self, view: Inputs) -> Tensor:
-        """Features [L, B, D] of the frames; view: from `look`."""
-        images = view.frames.flatten(0, 1).permute(0, 3, 1, 2)  # [L B, K C, H', W'], channels last
-        return self.fc(self.conv(images)).unflatten(0, view.prev_action.shape)

@@ -61,8 +61,7 @@ class Replay:
         """
         rows = sum(ring.time * ring.lanes for ring in self.rings)
         full = any(ring.time >= ring.capacity for ring in self.rings)
-        enough = rows >= self.settings.start_rows or full
-        return enough and any(ring.origins for ring in self.rings)
+        return (full or rows >= self.settings.start_rows) and any(r.origins for r in self.rings)
 
     @property
     def nbytes(self) -> int:

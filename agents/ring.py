@@ -6,7 +6,6 @@ its difference from the frame before. Each frame is stored once; the network mak
 """
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import NamedTuple
 
 import lz4.block
@@ -29,7 +28,7 @@ class Stretch(NamedTuple):
     time: int  # of the first row in the ring of its actor; 0: there is no row before it
     rows: np.ndarray  # ROW [T, N]
     state: np.ndarray  # [T / stride, N, S] float16
-    blocks: list[list[bytes]]  # [T / BLOCK][N], compressed frames
+    blocks: np.ndarray  # bytes [T / BLOCK, N], compressed frames
     priority: np.ndarray  # float64, as in the sum tree, of the last sequences that end here
 
     @property
@@ -86,7 +85,7 @@ class Ring:
         self._state = np.zeros(
             (self.capacity // stride, lanes, state_size if stored else 0), np.float16
         )
-        self._blocks = [[b""] * lanes for _ in range(self.capacity // BLOCK)]
+        self._blocks = np.full((self.capacity // BLOCK, lanes), b"", object)
         self._open_block = np.zeros((lanes, BLOCK, *frame_shape), np.uint8)  # the newest frames
         self._tree = SumTree(self._places) if priority_exponent else None
         self._max_priority = 1.0
@@ -110,14 +109,14 @@ class Ring:
     @property
     def _compressed(self) -> int:
         """Bytes in `_blocks`."""
-        return sum(map(len, chain.from_iterable(self._blocks)))
+        return sum(map(len, self._blocks.flat))
 
     @property
     def nbytes(self) -> int:
         """Memory in use: all arrays whole, and the compressed frames so far."""
         tree = self._tree.nodes.nbytes if self._tree else 0
         arrays = self._rows.nbytes + self._state.nbytes + self._open_block.nbytes + tree
-        return arrays + BYTES_OBJECT * len(self._blocks) * self.lanes + self._compressed
+        return arrays + BYTES_OBJECT * self._blocks.size + self._compressed
 
     @property
     def nbytes_when_full(self) -> int:
@@ -152,8 +151,7 @@ class Ring:
             last["truncated"] |= ~last["terminated"]
         self._rows[slots] = stretch.rows
         self._state[slots[:: self.stride] // self.stride] = stretch.state
-        for slot, lanes in zip(slots[::BLOCK], stretch.blocks, strict=True):
-            self._blocks[slot // BLOCK] = lanes
+        self._blocks[slots[::BLOCK] // BLOCK] = stretch.blocks
         self.time += len(slots)
         self._prioritise(before, stretch.priority)
 
@@ -169,7 +167,7 @@ class Ring:
             time=first,
             rows=self._rows[slots],
             state=self._state[slots[:: self.stride] // self.stride],
-            blocks=[self._blocks[slot // BLOCK] for slot in slots[::BLOCK]],
+            blocks=self._blocks[slots[::BLOCK] // BLOCK],
             priority=self._tree.get(places) if self._tree else np.empty(0),
         )
 
@@ -262,18 +260,17 @@ class Ring:
         images = self._open_block[lane]
         if block == self.time // BLOCK:
             return images
-        data = lz4.block.decompress(self._blocks[block % len(self._blocks)][lane], images.nbytes)
+        data = lz4.block.decompress(self._blocks[block % len(self._blocks), lane], images.nbytes)
         return np.frombuffer(data, np.uint8).reshape(images.shape)
 
     def state(self) -> dict[str, np.ndarray]:
         """All of the ring as arrays by name; frames stay compressed."""
-        blocks = [data for lanes in self._blocks for data in lanes]
         return {
             "open_block": self._open_block,
             "state": self._state,
             **{name: self._rows[name].copy() for name in COLUMNS},
-            "frames": np.frombuffer(bytearray().join(blocks), np.uint8),
-            "frame_bytes": np.array([*map(len, blocks)]),
+            "frames": np.frombuffer(bytearray().join(self._blocks.flat), np.uint8),
+            "frame_bytes": np.array([*map(len, self._blocks.flat)]),
             "time": np.array(self.time),
             "max_priority": np.array(self._max_priority),
             **({"priority": self._tree.nodes[self._tree.leaves :]} if self._tree else {}),
@@ -285,12 +282,8 @@ class Ring:
             self._rows[name] = state[name]
         self._open_block[:], self._state[:] = state["open_block"], state["state"]
         self.time, self._max_priority = int(state["time"]), float(state["max_priority"])
-        blocks = [
-            part.tobytes()
-            for part in np.split(state["frames"], np.cumsum(state["frame_bytes"])[:-1])
-        ]
-        self._blocks = [
-            blocks[first : first + self.lanes] for first in range(0, len(blocks), self.lanes)
-        ]
+        parts = np.split(state["frames"], np.cumsum(state["frame_bytes"])[:-1])
+        blocks = np.array([part.tobytes() for part in parts], object)
+        self._blocks = blocks.reshape(self._blocks.shape)
         if self._tree:
             self._tree.set(np.arange(self._tree.leaves), state["priority"])

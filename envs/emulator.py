@@ -22,8 +22,7 @@ TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 class Machine(NamedTuple):
     """Constants of a game's cartridge."""
 
-    height: int  # of the native screen, pixels: 210 for most games
-    width: int  # 160
+    screen: tuple[int, int]  # height and width, pixels: 210 and 160 for most games
     minimal_actions: list[str]  # names, in the emulator's order
     all_actions: list[str]
 
@@ -56,14 +55,12 @@ def machine(game: str) -> Machine:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.loadROM(roms.get_rom_path(game))  # type: ignore[arg-type]
-    height, width = ale.getScreenDims()
     minimal = [action.name for action in ale.getMinimalActionSet()]
-    every = [action.name for action in ale.getLegalActionSet()]
-    return Machine(height, width, minimal, every)
+    return Machine(ale.getScreenDims(), minimal, [a.name for a in ale.getLegalActionSet()])
 
 
 class Emulators:
-    """`num_envs` emulators of one game on native threads: the `envs.families.Games` of Atari.
+    """`num_envs` emulators of one game on native threads.
 
     ale_py's defaults would clip rewards, press fire after a reset and stack frames. An action out
     of range makes its `step` wait for ever, so callers check actions. A reset with a seed loads the
@@ -87,8 +84,8 @@ class Emulators:
         step is one emulator frame, not four. pooled: a pixel in colour is the brighter of the last
         two frames, as it always is in grey.
         """
-        screen = machine(game)
-        self.steps_an_action = FRAME_SKIP if every else 1
+        height, width = machine(game).screen if colour else (SIZE, SIZE)
+        self.steps_an_action = FRAME_SKIP if every else 1  # calls of `send` for each action
         self._native = AtariVectorEnv(
             game,
             num_envs,
@@ -98,8 +95,8 @@ class Emulators:
             full_action_space=protocol.full_action_set,
             noop_max=protocol.noop_max,
             frameskip=1 if every else FRAME_SKIP,
-            img_height=screen.height if colour else SIZE,
-            img_width=screen.width if colour else SIZE,
+            img_height=height,
+            img_width=width,
             grayscale=not colour,
             # The brighter of the last two frames shows sprites that flicker.
             maxpool=pooled or not colour,
@@ -111,15 +108,27 @@ class Emulators:
         )
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Begin an episode where `mask`, bool [N], is True; images and lives, int [N], of all.
+
+        seeds: int64 [N]; -1: no seed, the random numbers continue. The images are uint8 [N, H, W],
+        in colour [N, H, W, 3]. A reset is possible at any time.
+        """
         screens, info = self._native.reset(seed=seeds[mask], options={"reset_mask": mask})
         return screens[:, 0], info["lives"]
 
     def send(self, actions: np.ndarray) -> None:
+        """Start a step. actions: int64 [N], in range."""
         self._native.send(actions)
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Images, rewards [N], terminated and truncated, bool [N], and lives, int [N].
+
+        Waits for the end of the step. The caller resets an environment after its episode's end,
+        before the next step.
+        """
         screens, reward, terminated, truncated, info = self._native.recv()
         return screens[:, 0], reward, terminated, truncated, info["lives"]
 
     def close(self) -> None:
+        """Stop the emulators."""
         vars(self).pop("_native", None)  # ends its threads

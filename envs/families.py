@@ -2,47 +2,19 @@
 
 import re
 from typing import NamedTuple
-from typing import Protocol as Interface
-
-import numpy as np
 
 from envs import recall  # noqa: F401 - registers its environments
 from envs.emulator import FRAME_SKIP, SIZE, Emulators, available_games, check_game, machine
+from envs.games import choose
 from envs.images import Images, facts
-from envs.protocols import OWN, Protocol, protocol
+from envs.protocols import OWN, PROTOCOLS, Protocol
 
 MAX_SEED = 2**31 - 1  # of a tape: seeds of the emulator are 32-bit signed, negative for none
 
 
-class Games(Interface):
-    """The interface of N environments of one kind to `envs.tapes`.
-
-    After a seeded reset, images, rewards and ends must depend on the seed and the actions alone.
-    """
-
-    steps_an_action: int  # 1; more if a step is a part of an action (every frame of a film)
-
-    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Begin an episode where `mask`, bool [N], is True; images and lives, int [N], of all.
-
-        seeds: int64 [N]; -1: no seed, the random numbers continue. The images are uint8 [N, H, W],
-        in colour [N, H, W, 3]. A reset is possible at any time.
-        """
-        ...
-
-    def send(self, actions: np.ndarray) -> None:
-        """Start a step. actions: int64 [N], in range."""
-
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Images, rewards [N], terminated and truncated, bool [N], and lives, int [N].
-
-        Waits for the end of the step. The caller resets an environment after its episode's end,
-        before the next step.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stop the environments."""
+# N environments of one kind. Both classes have the same methods. After a seeded reset, images,
+# rewards and ends must depend on the seed and the actions alone.
+Games = Emulators | Images
 
 
 class Task(NamedTuple):
@@ -71,7 +43,7 @@ def rules(game: str, name: str) -> Protocol:
 
     ValueError on an unknown environment or protocol.
     """
-    return protocol(name) if is_atari(check_env(game)) else OWN
+    return choose("protocol", name, PROTOCOLS) if is_atari(check_env(game)) else OWN
 
 
 def task(game: str, rules: Protocol) -> Task:

@@ -59,11 +59,10 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         self,
         game: str = "breakout",
         protocol: str = "v5",
-        observe: str = "full",
         render_mode: str | None = None,
     ) -> None:
         game_rules = rules(game, protocol)
-        self._screen, self.render_mode = parse_screen(observe), render_mode
+        self.render_mode = render_mode
         shape, _, names = task(game, game_rules)
         self.observation_space = Box(0, 255, shape, np.uint8)
         self.action_space = Discrete(len(names))
@@ -79,9 +78,8 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         tape_seed = -1
         if seed is not None or not self._images:
             tape_seed = int(self.np_random.integers(1, MAX_SEED))
-            self._observer = make_observer(self._screen, int(self.np_random.integers(2**32)))
         self._images = [games.reset(ONE, np.array([tape_seed]))[0][0] for games in self._games]
-        return self._observer(self._images[0], True), {}
+        return self._images[0], {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(action):  # the emulator would hang
@@ -91,8 +89,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         outcomes = [games.recv() for games in self._games]
         self._images = [images[0] for images, *_ in outcomes]
         reward, terminated, truncated, lives = (x[0].item() for x in outcomes[0][1:])
-        image = self._observer(self._images[0], False)
-        return image, float(reward), terminated, truncated, {"lives": lives}
+        return self._images[0], float(reward), terminated, truncated, {"lives": lives}
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The screen in colour in its native size, with render_mode rgb_array."""
@@ -157,9 +154,12 @@ class AtariVectorEnv(gym.vector.VectorEnv):
         self._envs.close()
 
 
-def make(**settings: Any) -> RecordEpisodeStatistics:
-    """`AtariEnv`. At an episode's end info["episode"] holds score r, steps l and seconds t."""
-    return RecordEpisodeStatistics(AtariEnv(**settings))
+def make(observe: str = "full", **settings: Any) -> RecordEpisodeStatistics:
+    """`AtariEnv` behind a `Screen`.
+
+    At an episode's end info["episode"] holds score r, steps l and seconds t.
+    """
+    return RecordEpisodeStatistics(Screen(AtariEnv(**settings), observe))
 
 
 def make_vector(**settings: Any) -> vector.RecordEpisodeStatistics:

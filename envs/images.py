@@ -1,13 +1,13 @@
 """Grey images of any registered gymnasium environment with images and discrete actions."""
 
 from functools import lru_cache, partial
-from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from PIL import Image
 
 from envs.emulator import FRAME_SKIP, MAX_FRAMES, SIZE, check_game
@@ -30,7 +30,7 @@ class GreyImage(gym.ObservationWrapper):
         image = space["image"] if isinstance(space, Dict) and self._key else space
         shape = image.shape or ()
         is_image = len(shape) >= 2 and shape[2:] in ((), (1,), (3,))
-        if not is_image or not isinstance(image, Box) or image.dtype != np.uint8:
+        if not (is_image and isinstance(image, Box) and image.dtype == np.uint8):
             raise ValueError(
                 f"it observes {type(image).__name__}, {image.dtype} {list(shape)}, not an image: "
                 "uint8 [H, W], [H, W, 1] or [H, W, 3]"
@@ -50,17 +50,12 @@ def single(name: str, colour: bool = False) -> GreyImage:
 
     ValueError in one line if there is none, or if it has no images or no discrete actions.
     """
-    module, _, bare = name.rpartition(":")
     try:
-        if module:
-            import_module(module)
-        spec = gym.spec(bare)
-        if str(spec.entry_point).startswith("ale_py"):
+        render: dict[str, Any] = {"render_mode": "rgb_array"} if colour else {}
+        env = gym.make(name, disable_env_checker=True, **render)
+        if type(env.unwrapped).__module__.startswith("ale_py"):
             # Raises with the name of the game, whose own family is faster and has true scores.
             check_game(name)
-        limit = min(spec.max_episode_steps or MAX_STEPS, MAX_STEPS)
-        render = {"render_mode": "rgb_array"} if colour else {}
-        env = gym.make(spec, max_episode_steps=limit, disable_env_checker=True, **render)
         actions = env.action_space
         if not isinstance(actions, Discrete) or actions.start != 0 or actions.n > 256:
             raise ValueError(f"its actions are {actions}, not Discrete(n) with n up to 256")
@@ -69,7 +64,7 @@ def single(name: str, colour: bool = False) -> GreyImage:
 
             # MiniGrid observes numbers of objects; the wrapper draws them, 8 pixels a tile.
             env = RGBImgPartialObsWrapper(env)
-        return GreyImage(env)
+        return GreyImage(TimeLimit(env, MAX_STEPS))
     except (gym.error.Error, ImportError, ValueError) as error:
         raise ValueError(f"environment {name!r}: {' '.join(str(error).split())}") from None
 
@@ -85,7 +80,7 @@ def facts(name: str) -> tuple[tuple[int, int], list[str]]:
 
 
 class Images:
-    """`num_envs` gymnasium environments in this thread: the `envs.families.Games` of an id."""
+    """`num_envs` gymnasium environments in this thread, with the methods of `Emulators`."""
 
     steps_an_action = 1
 

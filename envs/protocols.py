@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from envs.games import choose
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -34,8 +32,3 @@ PROTOCOLS: dict[str, Protocol] = {
 
 # For environments other than Atari, which have their own rules.
 OWN = Protocol("own", sticky=0.0, full_action_set=False, noop_max=0, life_loss_terminal=False)
-
-
-def protocol(name: str) -> Protocol:
-    """The protocol of this name. ValueError if there is none."""
-    return choose("protocol", name, PROTOCOLS)

@@ -5,7 +5,6 @@ the frames and `is_first` flags so far, so a replay of an episode shows exactly 
 A new kind is one class and one line in `KINDS`.
 """
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,16 +120,13 @@ class Delay(Observer):
     meaning = "steps that the screen is late"
     default, lowest, highest = 4, 0, 1000
 
-    def __init__(self, parameter: float, seed: int) -> None:
-        super().__init__(parameter, seed)
-        self.frames: deque[np.ndarray] = deque()  # of this episode, oldest first, at most n + 1
+    frames: tuple[np.ndarray, ...] = ()  # of this episode, oldest first, at most n + 1
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
-        if is_first:
-            self.frames.clear()
+        earlier = () if is_first else self.frames
         # A view would hold the frames of all other environments in memory.
-        self.frames.append(frame.copy())
-        return self.frames.popleft() if len(self.frames) > self.parameter else np.zeros_like(frame)
+        self.frames = (*earlier, frame.copy())[-int(self.parameter) - 1 :]
+        return self.frames[0] if len(self.frames) > self.parameter else np.zeros_like(frame)
 
 
 class Blinkered(Observer):

@@ -77,10 +77,6 @@ class Envs:
         self._seed, self._stream, self._observe = seed, stream, observe
         self._games = open_games(game, num_envs, self.protocol, threads)
         self._tapes: list[_Tape] = []
-        self._lives = np.zeros(num_envs, np.int32)
-        # The present images, of which nothing is hidden.
-        self._screens = np.zeros((num_envs, *self.frame_shape), np.uint8)
-        self._finished: list[EpisodeRecord] = []
         self._sent = False
 
     def reset(self, seed: int | None = None) -> np.ndarray:
@@ -94,7 +90,7 @@ class Envs:
             self._tape(i, self._tapes[i].number + 1 if self._tapes else 0)
             for i in range(self.num_envs)
         ]
-        self._finished = []
+        self._finished: list[EpisodeRecord] = []
         every = np.ones(self.num_envs, np.bool_)
         self._begin(every, every)
         return self._see(every)
@@ -102,14 +98,12 @@ class Envs:
     def send(self, actions: np.ndarray) -> None:
         """Start a step. actions: integers [N], each from 0 to num_actions - 1, else ValueError."""
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+        is_whole = actions.shape == (self.num_envs,) and np.issubdtype(actions.dtype, np.integer)
+        # The emulator would hang on an action out of range.
+        if not is_whole or actions.min() < 0 or actions.max() >= self.num_actions:
             raise ValueError(
-                f"actions must be {self.num_envs} integers, not {actions.dtype} "
-                f"{list(actions.shape)}"
-            )
-        if actions.min() < 0 or actions.max() >= self.num_actions:  # the emulator would hang
-            raise ValueError(
-                f"actions must be from 0 to {self.num_actions - 1}, not {actions.tolist()}"
+                f"actions must be {self.num_envs} integers from 0 to {self.num_actions - 1}, "
+                f"not {actions.dtype} {actions.tolist()}"
             )
         self._games.send(actions.astype(np.int64))
         for tape, action in zip(self._tapes, actions.tolist(), strict=True):
@@ -236,6 +230,7 @@ class Envs:
     def _begin(self, mask: np.ndarray, seeded: np.ndarray) -> None:
         """Reset the environments in mask, bool [N]; those in seeded, bool [N], with a seed."""
         seeds = np.where(seeded, [tape.seed for tape in self._tapes], -1)
+        # The present images, of which nothing is hidden.
         self._screens, self._lives = self._games.reset(mask, seeds)
 
     def _see(self, is_first: np.ndarray) -> np.ndarray:

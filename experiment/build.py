@@ -199,11 +199,11 @@ def make_network(config: Config, num_actions: int) -> QNetwork:
         return QNetwork(num_actions, config, task(config).frame_shape)
 
 
-def blueprint(config: Config, num_actions: int = 18) -> QNetwork:
-    """The network's shapes, on the device meta. UsageError if there can be no such network."""
+def blueprint(config: Config) -> QNetwork:
+    """The network's shapes with 18 actions, on the device meta. UsageError if there can be none."""
     try:
         with torch.device("meta"):
-            return make_network(config, num_actions)
+            return make_network(config, 18)
     # ValueError comes from our checks; the others mean that a layer is too large.
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UsageError(

@@ -10,7 +10,7 @@ import rlax
 import torch
 
 from agents import losses
-from agents.heads import HlGaussHead, MeanHead
+from agents.heads import Head, HlGaussHead
 
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
@@ -127,7 +127,7 @@ def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed) -> None:
 
 def test_the_dueling_head_is_its_equation() -> None:
     """Wang et al. 2016, equation 9; rlax has none."""
-    head = MeanHead(6, A, hidden=0, dueling=True, norm=False, loss="squared").double()
+    head = Head(6, A, hidden=0, dueling=True, norm=False, loss="squared").double()
     x = torch.randn(T, B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     v, a = (stream(x).detach().numpy() for stream in (head.value, head.advantage))
     close(head(x).detach()[..., 0], v + a - a.mean(-1, keepdims=True))

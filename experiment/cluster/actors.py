@@ -26,7 +26,7 @@ from experiment.settings.config import Config, UsageError
 MAX_AGE = 1_000  # updates: the learner waits first for players with older weights
 WAIT = 1.0  # seconds that `recv` waits for a finished stretch
 PATIENCE = 900  # calls of `recv` in a row without an answer, before the run gives up
-EMPTY = Stretch(0, -1, np.empty((0, 0), ROW), np.empty(0), [], np.empty(0))
+EMPTY = Stretch(0, -1, np.empty((0, 0), ROW), np.empty(0), np.empty((0, 0), object), np.empty(0))
 
 
 def stretch_rows(config: Config) -> int:

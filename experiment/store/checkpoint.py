@@ -140,9 +140,9 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
             return load(path, training=training)
         except UsageError as error:
             problems.append(str(error))
-    if problems:
-        raise UsageError(f"no whole checkpoint: {problems[0]}")
-    raise UsageError(f"{run}: holds no checkpoint")
+    raise UsageError(
+        f"no whole checkpoint: {problems[0]}" if problems else f"{run}: holds no checkpoint"
+    )
 
 
 def saved_frames(run: Path) -> list[int]:

@@ -16,21 +16,17 @@ import torch
 
 def machine() -> dict[str, str]:
     """The properties, besides precision, that the bits of a run depend on: CPU and versions."""
+    info = Path("/proc/cpuinfo")  # Linux only
+    text = info.read_text(errors="replace") if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
     return {
-        "cpu": _cpu(),
+        # Without a model, the processor's family or architecture.
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "ale_py": version("ale-py"),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def _cpu() -> str:
-    """The processor's model on Linux, elsewhere its family or architecture."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(errors="replace") if info.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
-    return model[1] if model else platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

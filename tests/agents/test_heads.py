@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from agents.heads import HEADS, HlGaussHead, MeanHead
+from agents.heads import HEADS, Head, HlGaussHead
 
 L, B, A, D = 7, 3, 4, 6
 X = torch.randn(L, B, D, generator=torch.Generator().manual_seed(0))
@@ -33,6 +33,6 @@ def test_hl_gauss_is_least_where_its_mean_is_the_target_within_the_range(target,
 
 def test_q_is_computed_in_single_precision_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        out = make(MeanHead, hidden=5, dueling=True)(X)
+        out = make(Head, hidden=5, dueling=True)(X)
     assert out.dtype == torch.float32
     assert not torch.equal(out, out.bfloat16().float())

@@ -11,10 +11,10 @@ from ale_py import roms
 import envs
 from envs.emulator import Emulators, machine
 from envs.families import rules
-from envs.protocols import Protocol, protocol
+from envs.protocols import PROTOCOLS, Protocol
 from tests.envs.walk import refused
 
-ONE, RULES = np.ones(1, bool), protocol("v5")
+ONE, RULES = np.ones(1, bool), PROTOCOLS["v5"]
 
 
 def test_the_protocols_are_those_of_the_papers() -> None:
@@ -83,7 +83,7 @@ def test_a_step_is_four_frames_of_a_plain_emulator_and_an_image_the_brighter_of_
 
 def test_no_ops_are_random_and_fewer_than_the_protocol_says() -> None:
     for name, allowed in (("dqn-2015", range(30)), ("v5", range(1))):
-        env = Emulators("breakout", 2, protocol(name), threads=2)._native
+        env = Emulators("breakout", 2, PROTOCOLS[name], threads=2)._native
         env.reset(seed=0)
         counts = {n for _ in range(20) for n in env.reset()[1]["episode_frame_number"].tolist()}
         assert counts <= set(allowed)

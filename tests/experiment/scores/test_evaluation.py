@@ -5,14 +5,14 @@ import pytest
 
 from agents.actor import Actor
 from agents.networks import QNetwork
-from envs.protocols import protocol
+from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores.evaluation import Evaluation, evaluate, middle_and_best
 from experiment.settings.config import Config
 
 SMALL = dict(torso="dqn-2013", hidden=8, core_size=4, threads=1)
 CONFIG = Config(game="breakout", eval_episodes=3, eval_epsilon=1.0, seed=4, **SMALL)
-V5 = protocol("v5")
+V5 = PROTOCOLS["v5"]
 
 
 @pytest.fixture(scope="module")

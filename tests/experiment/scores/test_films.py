@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from envs.episodes import EpisodeRecord, replay_colour
-from envs.protocols import protocol
+from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores import films, overlay
 from experiment.scores.agent import Agent
@@ -28,7 +28,7 @@ CONFIG = Config(**NETWORK | PLAY)
 @pytest.fixture(scope="module")
 def agent() -> Agent:
     network = build.make_network(CONFIG, 4)
-    return Agent(Path("runs/x"), CONFIG, protocol("v5"), network, {"frames": 0})
+    return Agent(Path("runs/x"), CONFIG, PROTOCOLS["v5"], network, {"frames": 0})
 
 
 @pytest.fixture(scope="module")
