@@ -104,6 +104,13 @@ def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a
     assert np.isfinite(met).all()
 
 
+@pytest.mark.parametrize("name", CORES)
+def test_gradients_equal_finite_differences_with_resets_inside(name) -> None:
+    (core, state), x = make(name), normal(T, B, D)
+    inputs = x.requires_grad_(), state.requires_grad_(), *core.parameters()  # changed in place
+    assert torch.autograd.gradcheck(lambda x, state, *_: core(x, state, IS_FIRST), inputs)
+
+
 def test_a_new_rnn_is_orthogonal_and_a_new_lstm_remembers() -> None:
     w = make("rnn")[0].get_parameter("cell.weight_hh_l0")
     torch.testing.assert_close(w @ w.T, torch.eye(H, dtype=torch.float64), rtol=0, atol=1e-6)

@@ -15,7 +15,8 @@ from experiment import build
 from experiment.runs.console import Display, text
 from experiment.runs.run import Counters, Run
 from experiment.runs.trackers import NAMES
-from experiment.settings.config import override, preset
+from experiment.settings.cli import parse_train
+from experiment.settings.config import load, override, preset
 from tests import small
 from tests.experiment.test_build import plain_rows
 
@@ -58,6 +59,14 @@ def test_updates_are_samples_per_step_times_steps_at_every_step(changes, begun, 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     return small.start(tmp_path_factory.mktemp("runs"), "run", eval_frames=1_600)
+
+
+def test_config_yaml_holds_the_settings_given_and_starts_the_same_run(finished, tmp_path) -> None:
+    given, _ = parse_train(small.words(finished.parent, eval_frames=1_600))
+    assert load(finished / "config.yaml") == given
+    words = ["--config", str(finished / "config.yaml"), "--runs-dir", str(tmp_path)]
+    assert small.train_program.main(words) == 0
+    assert small.differences(finished, tmp_path / "run") == []
 
 
 def all_rows(run: Path) -> list[dict[str, Any]]:
