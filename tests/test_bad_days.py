@@ -29,9 +29,7 @@ def infinity_unseen(run):
 
 
 @pytest.mark.parametrize("spoil", [nan_loss, infinity_unseen])
-def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
-    spoil, tmp_path, monkeypatch, capsys
-):
+def test_non_finite_numbers_stop_a_run_unsaved(spoil, tmp_path, monkeypatch, capsys) -> None:
     small.at_frame(monkeypatch, 1_300, spoil)
     assert small.train_program.main(small.words(tmp_path)) == 2
     (error,) = capsys.readouterr().err.splitlines()
@@ -70,9 +68,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(disk, tmp_path, monkeypat
     assert [name for name in lost if not name.startswith(("eval/000000000704", "episodes/"))] == []
 
 
-def test_without_permission_to_save_training_goes_on_and_the_end_says_so(
-    tmp_path, monkeypatch, capsys
-):
+def test_without_permission_to_save_training_goes_on(tmp_path, monkeypatch, capsys) -> None:
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 

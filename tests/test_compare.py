@@ -112,9 +112,7 @@ def refusal(capsys, status):
     return capsys.readouterr().err
 
 
-def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_where_nothing_is_run(
-    copied, capsys
-):
+def test_other_settings_are_refused_but_reported_where_nothing_is_run(copied, capsys) -> None:
     path = copied / "results" / f"{CELL}.json"
     data = json.loads(path.read_text())
     data |= {"settings": data["settings"] | {"hidden": 77}, "samples": 0}
@@ -138,9 +136,7 @@ def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_w
         assert says in refusal(capsys, compare.main([*words, "--out", str(copied), "--", *QUICK]))
 
 
-def test_runs_that_need_more_memory_than_is_free_are_refused_before_anything_is_written(
-    tmp_path, monkeypatch, capsys
-):
+def test_runs_that_need_more_memory_than_is_free_are_refused(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(build, "expected_bytes", lambda config: {"replay": 10**9})
     monkeypatch.setattr(compare, "free_memory", lambda: 15 * 10**8)
     error = refusal(capsys, call(tmp_path / "study", "--jobs", "2"))
@@ -225,9 +221,7 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path) -> N
         ("{", "cannot be read"),
     ],
 )
-def test_a_wrong_study_is_refused_in_one_line_and_nothing_is_written(
-    text, part, tmp_path, capsys
-) -> None:
+def test_a_wrong_study_is_one_line_and_writes_nothing(text, part, tmp_path, capsys) -> None:
     (tmp_path / "study.yaml").write_text(text)
     assert compare.main([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -57,9 +57,7 @@ def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played,
     assert played == []
 
 
-def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_record(
-    runs, tmp_path, monkeypatch, capsys
-):
+def test_films_of_two_runs_and_of_any_record(runs, tmp_path, monkeypatch, capsys) -> None:
     before, out = sorted(Path(runs[0]).rglob("*")), tmp_path / "out"
     words = ["--episodes", "1", *SHORT[2:], "--side-by-side", "--out", str(out)]
     assert evaluate.main([*runs[:2], *words]) == 0
@@ -89,9 +87,7 @@ def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, c
     assert "No space left on device" in said.err
 
 
-def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
-    runs, monkeypatch, capsys
-) -> None:
+def test_a_stopped_evaluation_keeps_the_episodes_that_ended(runs, monkeypatch, capsys) -> None:
     monkeypatch.setattr(Agent, "play", lambda agent, **_: Evaluation([3.0, 5.0]))
     assert evaluate.main([runs[0], "--episodes", "30", "--threads", "1"]) == 130
     assert "stopped after 2 of 30 episodes" in capsys.readouterr().out
@@ -101,9 +97,7 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
     assert list(Path(runs[0], "videos").iterdir()) == []
 
 
-def test_an_untrained_agent_is_scored_as_such_and_not_exported(
-    runs, played, tmp_path, capsys
-) -> None:
+def test_an_untrained_agent_is_scored_but_not_exported(runs, played, tmp_path, capsys) -> None:
     for checkpoint in Path(runs[0], "checkpoint").iterdir():
         small.sign(checkpoint, lambda manifest: manifest.update(updates=0))
     words = [*SHORT, "--video", "none"]
@@ -128,9 +122,7 @@ def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played) -> None:
     assert scores["interval_95"] == list(mean_interval(scores["scores"]))
 
 
-def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
-    runs, played, monkeypatch, capsys
-):
+def test_a_sweep_draws_a_figure_and_plays_nothing_twice(runs, played, monkeypatch, capsys) -> None:
     play, words = Agent.play, [*runs[:2], *SWEEP]
 
     def stop_at_the_third(agent, **_):
@@ -183,9 +175,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("--overlay", "the folder of one run"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_nothing_is_played(
-    words, said, runs, played, capsys
-) -> None:
+def test_a_wrong_request_is_one_line_before_any_play(words, said, runs, played, capsys) -> None:
     folders = dict(zip("ABC", runs, strict=True))
     assert evaluate.main([folders.get(word, word) for word in words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()

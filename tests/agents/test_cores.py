@@ -81,9 +81,7 @@ def lstm1997(w, x, state):
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(
-    name,
-) -> None:
+def test_unrolls_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(name) -> None:
     (core, state), x = make(name), normal(T, B, D)
     state[1] = x[:4, 2:] = torch.nan  # what came before a reset does not matter
     w = {k: p.detach().numpy() for k, p in core.named_parameters()}

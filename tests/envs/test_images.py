@@ -86,9 +86,7 @@ def test_an_agent_trains_on_an_environment_of_gymnasium_and_resumes_exactly(tmp_
     assert len(list(replay_colour(record))) == record.steps + 1
 
 
-def test_a_run_on_an_environment_that_does_not_repeat_itself_cannot_be_resumed(
-    tmp_path, capsys
-) -> None:
+def test_an_environment_that_does_not_repeat_itself_cannot_be_resumed(tmp_path, capsys) -> None:
     folder = start(tmp_path, "chance", **FEW | {"game": CHANCE})
     assert resume(folder, "--frames", "400") == 2
     assert "Chance-v0 does not repeat itself" in capsys.readouterr().err.splitlines()[-1]

@@ -185,9 +185,7 @@ def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
     assert len(set(seeds)) == 3
 
 
-def test_calls_have_the_newest_weights_and_very_old_ones_are_awaited(
-    players, learner, monkeypatch
-) -> None:
+def test_calls_have_the_newest_weights_old_ones_are_awaited(players, learner, monkeypatch) -> None:
     monkeypatch.setattr(actors, "MAX_AGE", 31)
     receive(players, 2)
     players.act(np.full(4, 0.5))
@@ -221,9 +219,7 @@ def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch)
         ask_in_vain()
 
 
-def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(
-    tmp_path, monkeypatch
-) -> None:
+def test_a_run_updates_as_its_steps_say_also_after_a_stop(tmp_path, monkeypatch) -> None:
     changes = dict(num_envs=4, actors=2, replay_rows=1_200, frames=1_920, eval_frames=1_920)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)

@@ -96,9 +96,7 @@ def test_resuming_a_finished_run_changes_nothing(copied, capsys) -> None:
     assert "bit for bit" not in capsys.readouterr().out
 
 
-def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(
-    finished, tmp_path, capsys
-) -> None:
+def test_a_longer_run_is_as_if_that_long_from_the_start(finished, tmp_path, capsys) -> None:
     grown = small.start(tmp_path, "grown", frames=1_000)  # not where a row falls
     assert small.resume(grown, "--frames", "1600") == 0
     assert "--frames 1000 -> 1600" in capsys.readouterr().out
@@ -110,9 +108,7 @@ def test_a_longer_run_is_the_run_that_was_that_long_from_the_start(
     assert saved_frames(grown)[0] == 1_600
 
 
-def test_a_run_begins_again_if_it_was_killed_before_its_first_checkpoint(
-    finished, copied, capsys
-) -> None:
+def test_a_run_killed_before_its_first_checkpoint_begins_again(finished, copied, capsys) -> None:
     shutil.rmtree(copied / "checkpoint")
     rows = (copied / "metrics.jsonl").read_bytes()
     assert small.resume(copied) == 2
@@ -126,9 +122,7 @@ def test_a_run_begins_again_if_it_was_killed_before_its_first_checkpoint(
 
 
 @pytest.mark.parametrize(("name", "ignored"), [("TERM", False), ("INT", False), ("HUP", True)])
-def test_a_signal_stops_with_a_checkpoint_unless_it_was_ignored(
-    name, ignored, tmp_path, monkeypatch
-):
+def test_a_signal_saves_and_stops_unless_ignored(name, ignored, tmp_path, monkeypatch) -> None:
     """As `nohup` ignores SIGHUP for the program it starts."""
     number = signal.Signals[f"SIG{name}"]
     before = signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
@@ -153,9 +147,7 @@ def test_every_change_of_meaning_is_shown_and_refused(finished, capsys) -> None:
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def test_free_changes_are_shown_and_stay_and_lost_exactness_is_shown(
-    copied, monkeypatch, capsys
-) -> None:
+def test_free_changes_are_shown_and_stay_and_lost_exactness(copied, monkeypatch, capsys) -> None:
     machine = dict(cpu="Z80", torch="0.1", ale_py="0.1")
     elsewhere = dict(precision="bf16", machine=machine)
     small.sign(copied / "checkpoint" / f"{1_600:012d}", lambda manifest: manifest | elsewhere)

@@ -97,9 +97,7 @@ def test_a_row_adds_up(finished) -> None:
     assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
 
 
-def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(
-    tmp_path, monkeypatch
-) -> None:
+def test_a_new_metric_of_the_learner_reaches_file_and_panel(tmp_path, monkeypatch) -> None:
     record = Run.record_update
 
     def record_more(run, metrics):
@@ -120,9 +118,7 @@ def test_a_run_that_made_no_update_says_so(tmp_path, monkeypatch, capsys) -> Non
     assert "stopped without one update: the agent is untrained" in capsys.readouterr().out
 
 
-def test_a_run_that_is_short_of_memory_warns_stops_with_a_checkpoint_and_can_be_resumed(
-    finished, tmp_path, monkeypatch, capsys
-):
+def test_a_run_short_of_memory_saves_and_stops(finished, tmp_path, monkeypatch, capsys) -> None:
     words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run"]
     with monkeypatch.context() as patch:
         # Bytes; one block of raw frames takes 112,896.
