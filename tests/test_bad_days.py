@@ -138,33 +138,3 @@ def test_a_tracker_that_cannot_work_does_not_harm_a_run(finished, tmp_path, monk
     other = small.start(tmp_path, "run", track="local")
     assert small.differences(finished, other) == ["meta config"]
     assert "/dev/null" in (other / "tracking.log").read_text()  # it did try
-
-
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n"
-for one, other in zip("abcdefghi", "bcdefghij", strict=True):
-    BOMB += f"{other}: &{other} [{', '.join([f'*{one}'] * 9)}]\n"
-CONFIGS = {
-    "lists_of_lists": BOMB + "game: *j\n",
-    "only_lists": "game: [" * 5000,
-    "a_date": "game: 2024-99-99",
-    "an_object": "!!python/object/apply:os.system ['touch /tmp/owned']",
-    "not_text": "\x00",
-    "a_list": "- 1",
-    "path_as_preset": "preset: ../../x\ngame: breakout",
-    "huge": "#" * 10**6,
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_hostile_settings_are_one_clear_line(name, copied, capsys) -> None:
-    (copied / "config.yaml").write_text(CONFIGS[name])
-    assert small.resume(copied) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert len(line) < 500
-
-
-def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, capsys) -> None:
-    words = small.words(tmp_path, replay_rows=90, start_rows=50)
-    assert small.train_program.main(words) == 2
-    assert "--replay-rows 90" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

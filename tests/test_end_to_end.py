@@ -42,13 +42,6 @@ def test_evaluation_is_repeatable_true_and_filmed(copied) -> None:
     assert (np.abs(decoded[60].astype(int) - (200, 72, 72)).max(-1) < 20).any()
 
 
-def test_evaluation_under_flicker_hides_the_screen_from_the_agent(copied) -> None:
-    argv = "--episodes 1 --epsilon 0.5 --threads 1 --video none --observe flicker:1".split()
-    assert evaluate.main([str(copied), *argv]) == 0
-    (path,) = (copied / "eval").glob("*-v5-flicker1-*/episode-000.json")
-    assert not replay_grey(EpisodeRecord.load(path))[0].any()
-
-
 @pytest.mark.parametrize("kind", ["flicker", "delay"])
 def test_the_replay_holds_what_the_agent_saw(kind, tmp_path, monkeypatch) -> None:
     seen, hidden, act, observe = [], [], Actor.act, KINDS[kind].__call__

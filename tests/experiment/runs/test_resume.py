@@ -14,6 +14,7 @@ from experiment.runs.session import FREE_ON_RESUME, check_same
 from experiment.settings.config import Config, UsageError, flag, preset
 from experiment.store.checkpoint import load_latest, saved_frames
 from tests import small
+from tests.envs.walk import WALK
 
 # 568 and 1,176 are neither at a row, nor at a checkpoint, nor at an episode's end; 8 and 1,592 the
 # first and last step.
@@ -22,6 +23,7 @@ PER_ACTOR = dict(priority_exponent=0.9, exploration="per-actor", head="qr", tors
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "drqn_uniform": ("drqn", (568, 1_176), dict(observe="flicker", seed=3)),
     "drqn_prioritised": ("drqn", (8, 800, 1_592), PRIORITISED | {"game": "space_invaders"}),
+    "gymnasium": ("drqn", (102, 206), dict(game=WALK, torso="flat", frames=400)),
     "dqn_prioritised": ("dqn", (568, 1_176), PER_ACTOR | {"observe": "flicker"}),
 }
 
@@ -49,6 +51,7 @@ def test_stopped_and_resumed_is_never_stopped(case, tmp_path, monkeypatch) -> No
         # In the middle of episodes.
         assert (state["envs.episode_start"] < state["envs.tape_length"]).any()
     small.resume(parts)
+    assert small.rows(parts)[-1]["updates"] > 0
     assert small.differences(whole, parts) == []
 
 
