@@ -29,10 +29,9 @@ def infinity_unseen(run):
 
 
 @pytest.mark.parametrize("spoil", [nan_loss, infinity_unseen])
-def test_non_finite_numbers_stop_a_run_unsaved(spoil, tmp_path, monkeypatch, capsys) -> None:
+def test_non_finite_numbers_stop_a_run_unsaved(spoil, tmp_path, monkeypatch, error_of) -> None:
     small.at_frame(monkeypatch, 1_300, spoil)
-    assert small.train_program.main(small.words(tmp_path)) == 2
-    (error,) = capsys.readouterr().err.splitlines()
+    error = error_of(small.train_program.main, small.words(tmp_path))
     for part in ("not finite", "update ", "last good checkpoint, of 800 frames, is kept"):
         assert part in error
     assert saved_frames(tmp_path / "run") == [800]
@@ -80,10 +79,10 @@ def test_without_permission_to_save_training_goes_on(tmp_path, monkeypatch, caps
     assert small.rows(tmp_path / "run")[-1]["frames"] == 1_600
 
 
-def test_a_second_process_on_one_run_is_refused(copied, capsys) -> None:
+def test_a_second_process_on_one_run_is_refused(copied, error_of) -> None:
     with checkpoint.lock(copied):
-        assert small.resume(copied, "--frames", "9999") == 2
-    assert "another process is using this run" in capsys.readouterr().err
+        error = error_of(small.resume, copied, "--frames", "9999")
+    assert "another process is using this run" in error
 
 
 @pytest.mark.parametrize(
