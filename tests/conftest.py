@@ -53,8 +53,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def error_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Calls a command that must end with status 2 and one line on standard error: the line."""
 
-    def call(main: Callable[..., int], *words: Any) -> str:
-        assert main(*words) == 2
+    def call(main: Callable[..., int], *words: Any, **more: Any) -> str:
+        assert main(*words, **more) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         return line
