@@ -10,7 +10,7 @@ import rlax
 import torch
 
 from agents import losses
-from agents.heads import Head, HlGaussHead
+from agents.heads import HlGaussHead
 
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
@@ -123,17 +123,3 @@ def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed) -> None:
     share = jnp.diff(jax.scipy.stats.norm.cdf(edges, at, width))
     labels = share / share.sum(-1, keepdims=True)
     close(head.loss(out, mean), rlax.categorical_cross_entropy(labels, jnp.asarray(out.numpy())))
-
-
-def test_the_dueling_head_is_its_equation() -> None:
-    """Wang et al. 2016, equation 9; rlax has none."""
-    head = Head(6, A, hidden=0, dueling=True, norm=False, loss="squared").double()
-    x = torch.randn(T, B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    v, a = (stream(x).detach().numpy() for stream in (head.value, head.advantage))
-    close(head(x).detach()[..., 0], v + a - a.mean(-1, keepdims=True))
-
-
-def test_sequence_priorities_are_r2d2s(b) -> None:
-    """Kapturowski et al. 2019, section 2.3; rlax has none."""
-    theirs = 0.9 * np.abs(b.value.numpy()).max(0) + 0.1 * np.abs(b.value.numpy()).mean(0)
-    close(losses.sequence_priority(b.value, torch.ones_like(b.value), 0.9), theirs)

@@ -7,8 +7,9 @@ import tests.stand_in  # isort: skip  # noqa: F401  (before any backward pass)
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def error_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls a command that must end with status 2 and one line on standard error: the line."""
+
+    def call(main: Callable[..., int], *words: Any, **more: Any) -> str:
+        assert main(*words, **more) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return call
 
 
 @pytest.fixture

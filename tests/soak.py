@@ -73,10 +73,8 @@ def watch(process, folder, seconds, frames, every) -> list[dict[str, float]]:
                 samples.append(sample)
             else:
                 start = now[0]
-                print(
-                    f"the replay is full: {row['replay_rows']:,} rows, {now[1]:,} frames",
-                    flush=True,
-                )
+                size = f"{row['replay_rows']:,} rows, {now[1]:,} frames"
+                print(f"the replay is full: {size}", flush=True)
             before = now
     return samples
 

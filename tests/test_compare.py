@@ -107,19 +107,12 @@ def test_the_second_call_runs_nothing_and_writes_the_same_report(copied) -> None
     assert read() == before
 
 
-def refusal(capsys, status):
-    assert status == 2
-    return capsys.readouterr().err
-
-
-def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_where_nothing_is_run(
-    copied, capsys
-):
+def test_other_settings_are_refused_but_reported_where_nothing_is_run(copied, error_of) -> None:
     path = copied / "results" / f"{CELL}.json"
     data = json.loads(path.read_text())
     data |= {"settings": data["settings"] | {"hidden": 77}, "samples": 0}
     path.write_text(json.dumps(data))
-    assert "--hidden 77 -> 32" in refusal(capsys, call(copied))
+    assert "--hidden 77 -> 32" in error_of(call, copied)
     assert call(copied, "--jobs", "0") == 0
     assert report(copied).warnings == [
         "dqn: trained with other settings: --hidden 77 -> 32",
@@ -127,23 +120,23 @@ def test_files_of_other_settings_or_rules_are_refused_but_reported_as_they_are_w
     ]
     assert "UNTRAINED" in (copied / "report.md").read_text()
     path.unlink()
-    assert "--discount 0.99 -> 0.5" in refusal(capsys, call(copied, train=["--discount", "0.5"]))
+    assert "--discount 0.99 -> 0.5" in error_of(call, copied, train=["--discount", "0.5"])
     path.write_text("{")
     for jobs in ("0", "1"):
-        assert str(path) in refusal(capsys, call(copied, "--jobs", jobs))
+        assert str(path) in error_of(call, copied, "--jobs", jobs)
     shutil.rmtree(copied / "runs")
     path.write_bytes((copied / "results" / "drqn-core-gru-breakout-s1.json").read_bytes())
     for frames, says in (("1600", "its run folder is missing"), ("400", "800 frames, more than")):
         words = [word.replace("800", frames) for word in GRID]
-        assert says in refusal(capsys, compare.main([*words, "--out", str(copied), "--", *QUICK]))
+        assert says in error_of(compare.main, [*words, "--out", str(copied), "--", *QUICK])
 
 
-def test_runs_that_need_more_memory_than_is_free_are_refused_before_anything_is_written(
-    tmp_path, monkeypatch, capsys
-):
+def test_runs_that_need_more_memory_than_is_free_are_refused(
+    tmp_path, monkeypatch, error_of
+) -> None:
     monkeypatch.setattr(build, "expected_bytes", lambda config: {"replay": 10**9})
     monkeypatch.setattr(compare, "free_memory", lambda: 15 * 10**8)
-    error = refusal(capsys, call(tmp_path / "study", "--jobs", "2"))
+    error = error_of(call, tmp_path / "study", "--jobs", "2")
     assert "need about 2.0 GB of memory, 1.5 GB are free; --jobs 1 fits" in error
     assert not (tmp_path / "study").exists()
 
@@ -180,11 +173,11 @@ def test_a_failed_run_is_named_and_the_others_go_on(copied, monkeypatch, capsys)
     assert report(copied).warnings == [f"Not finished: {CELL}"]
 
 
-def test_an_unfair_study_is_refused_or_says_so_in_its_report(copied, capsys) -> None:
+def test_an_unfair_study_is_refused_or_says_so_in_its_report(copied, error_of) -> None:
     agent = "drqn:core=gru,eval_episodes=2"
     line = f"Not a fair comparison: --eval-episodes is 1 for dqn, 2 for {agent}"
     words = ["--agents", "dqn", agent, *GRID[3:], "--out", str(copied), "--jobs", "0"]
-    assert line in refusal(capsys, compare.main([*words, "--", *QUICK]))
+    assert line in error_of(compare.main, [*words, "--", *QUICK])
     assert compare.main([*words, "--allow-unfair", "True", "--", *QUICK]) == 0
     assert report(copied).warnings[0] == line
     for field in compare.FAIR:
@@ -225,13 +218,9 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path) -> N
         ("{", "cannot be read"),
     ],
 )
-def test_a_wrong_study_is_refused_in_one_line_and_nothing_is_written(
-    text, part, tmp_path, capsys
-) -> None:
-    (tmp_path / "study.yaml").write_text(text)
-    assert compare.main([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert part in line
+def test_a_wrong_study_is_one_line_and_writes_nothing(text, part, tmp_path, error_of) -> None:
+    (path := tmp_path / "study.yaml").write_text(text)
+    assert part in error_of(compare.main, [str(path), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 

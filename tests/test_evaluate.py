@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import evaluate
+from envs.episodes import EpisodeRecord, replay_colour, replay_grey
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import Evaluation
 from experiment.scores.intervals import mean_interval
@@ -48,18 +49,33 @@ def evaluations(run, pattern):
     return {path.name: path.read_text() for path in Path(run, "eval").glob(pattern)}
 
 
-def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played, capsys) -> None:
+def test_evaluation_is_repeatable_true_and_filmed(finished, tmp_path) -> None:
+    argv = [str(finished), *"--episodes 2 --seed 5 --epsilon 0.5 --threads 1".split()]
+    argv += ["--out", str(tmp_path), "--video"]
+    assert evaluate.main([*argv, "median"]) == 0
+    (path,) = tmp_path.glob("run/eval/*-v5-full0-e0.5-n2-s5.json")
+    first = path.read_text()
+    assert evaluate.main([*argv, "none"]) == 0
+    assert path.read_text() == first
+    told = json.loads(first)
+    assert told["random_score"] == 1.7
+    records = [EpisodeRecord.load(file) for file in sorted(path.with_suffix("").iterdir())]
+    assert [replay_grey(record)[1].sum() for record in records] == told["scores"]
+    (film,) = tmp_path.glob("run/videos/*median*.mp4")
+    with av.open(str(film)) as container:
+        pictures = len([*container.decode(video=0)])
+    assert pictures in [len([*replay_colour(record, every_frame=True)]) for record in records]
+
+
+def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played, error_of) -> None:
     Path(runs[0], "eval").write_text("a file where a folder should be")
     unwritable = {f"{runs[0]}/eval": runs[:1], "/proc/no": [runs[1], "--out", "/proc/no"]}
     for place, words in unwritable.items():
-        assert evaluate.main([*words, *SHORT]) == 2
-        assert place in capsys.readouterr().err
+        assert place in error_of(evaluate.main, [*words, *SHORT])
     assert played == []
 
 
-def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_record(
-    runs, tmp_path, monkeypatch, capsys
-):
+def test_films_of_two_runs_and_of_any_record(runs, tmp_path, monkeypatch, error_of) -> None:
     before, out = sorted(Path(runs[0]).rglob("*")), tmp_path / "out"
     words = ["--episodes", "1", *SHORT[2:], "--side-by-side", "--out", str(out)]
     assert evaluate.main([*runs[:2], *words]) == 0
@@ -74,8 +90,7 @@ def test_films_of_two_runs_side_by_side_in_a_folder_of_their_own_and_of_any_reco
             assert container.streams.video[0].width == width
     # A folder that cannot be written is refused before the work.
     monkeypatch.delattr(evaluate, "film")
-    assert evaluate.main([*words, "/proc/no"]) == 2
-    assert "/proc/no" in capsys.readouterr().err
+    assert "/proc/no" in error_of(evaluate.main, [*words, "/proc/no"])
 
 
 def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, capsys) -> None:
@@ -89,9 +104,7 @@ def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, c
     assert "No space left on device" in said.err
 
 
-def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
-    runs, monkeypatch, capsys
-) -> None:
+def test_a_stopped_evaluation_keeps_the_episodes_that_ended(runs, monkeypatch, capsys) -> None:
     monkeypatch.setattr(Agent, "play", lambda agent, **_: Evaluation([3.0, 5.0]))
     assert evaluate.main([runs[0], "--episodes", "30", "--threads", "1"]) == 130
     assert "stopped after 2 of 30 episodes" in capsys.readouterr().out
@@ -101,9 +114,7 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended_and_says_so(
     assert list(Path(runs[0], "videos").iterdir()) == []
 
 
-def test_an_untrained_agent_is_scored_as_such_and_not_exported(
-    runs, played, tmp_path, capsys
-) -> None:
+def test_an_untrained_agent_is_scored_but_not_exported(runs, played, tmp_path, capsys) -> None:
     for checkpoint in Path(runs[0], "checkpoint").iterdir():
         small.sign(checkpoint, lambda manifest: manifest.update(updates=0))
     words = [*SHORT, "--video", "none"]
@@ -128,9 +139,7 @@ def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played) -> None:
     assert scores["interval_95"] == list(mean_interval(scores["scores"]))
 
 
-def test_a_sweep_draws_one_figure_and_plays_nothing_twice_also_after_a_stop(
-    runs, played, monkeypatch, capsys
-):
+def test_a_sweep_draws_a_figure_and_plays_nothing_twice(runs, played, monkeypatch, capsys) -> None:
     play, words = Agent.play, [*runs[:2], *SWEEP]
 
     def stop_at_the_third(agent, **_):
@@ -183,12 +192,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("--overlay", "the folder of one run"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_nothing_is_played(
-    words, said, runs, played, capsys
-) -> None:
+def test_a_wrong_request_is_one_line_before_any_play(words, said, runs, played, error_of) -> None:
     folders = dict(zip("ABC", runs, strict=True))
-    assert evaluate.main([folders.get(word, word) for word in words.split()]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert said in line
+    assert said in error_of(evaluate.main, [folders.get(word, word) for word in words.split()])
     assert played == []

@@ -14,9 +14,7 @@ from tests.small import ROOT, SETTINGS, without
 FEW = without(SETTINGS, "eval_epsilon", "eval_episodes")
 
 
-def test_training_calls_back_with_each_row_until_told_to_stop_and_metrics_are_a_table(
-    tmp_path,
-) -> None:
+def test_training_calls_back_with_each_row_and_metrics_are_a_table(tmp_path) -> None:
     few = {"runs_dir": tmp_path, "name": "few", **FEW}
     folder = recall.train("drqn", lambda row: row["frames"] < 800, **few)
     # of 1,600

@@ -49,6 +49,17 @@ def test_lanes_that_do_not_play_keep_their_state_and_leave_the_others_and_the_dr
     assert other.rng.bit_generator.state == one.rng.bit_generator.state
 
 
+def test_the_number_of_random_draws_does_not_depend_on_epsilon() -> None:
+    network, (frame, is_first, reward) = make_network(), play(1)
+    states = []
+    for epsilon in ([0.0, 0.0, 0.0], [0.0, 0.5, 1.0], [1.0, 1.0, 1.0]):
+        actor = make_actor(network)
+        actor.act(frame[0], is_first[0], reward[0], np.array(epsilon))
+        states.append(actor.rng.bit_generator.state)
+    assert states == [states[0]] * 3
+    assert states[0] != np.random.default_rng(0).bit_generator.state
+
+
 def test_epsilon_falls_by_equal_parts_and_stays_or_is_a_ladder_from_0_4_to_0_4_to_the_8() -> None:
     for frame, expected in ((0, 1.0), (250, 1.0 - 0.25 * 0.9), (1000, 0.1), (99_999, 0.1)):
         fallen = linear_epsilon(frame, 2, start=1.0, final=0.1, frames=1000)

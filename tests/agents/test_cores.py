@@ -81,9 +81,7 @@ def lstm1997(w, x, state):
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(
-    name,
-) -> None:
+def test_unrolls_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(name) -> None:
     (core, state), x = make(name), normal(T, B, D)
     state[1] = x[:4, 2:] = torch.nan  # what came before a reset does not matter
     w = {k: p.detach().numpy() for k, p in core.named_parameters()}
@@ -102,6 +100,13 @@ def test_unrolls_single_steps_and_gates_are_the_equations_and_start_anew_after_a
     for found in (last, one):
         np.testing.assert_allclose(found.detach(), met, **CLOSE)
     assert np.isfinite(met).all()
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_gradients_equal_finite_differences_with_resets_inside(name) -> None:
+    (core, state), x = make(name), normal(T, B, D)
+    inputs = x.requires_grad_(), state.requires_grad_(), *core.parameters()  # changed in place
+    assert torch.autograd.gradcheck(lambda x, state, *_: core(x, state, IS_FIRST), inputs)
 
 
 def test_a_new_rnn_is_orthogonal_and_a_new_lstm_remembers() -> None:

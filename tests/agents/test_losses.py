@@ -31,12 +31,10 @@ def targets(
 
 def test_an_n_step_target_sums_n_rewards_and_the_value_n_rows_on() -> None:
     reward, value = [1, 2, 3, 4, 99], [-7, 5, 6, 10, 20]
-    assert targets(reward, value, 1) == pytest.approx(
-        [1 + 0.9 * 5, 2 + 0.9 * 6, 3 + 0.9 * 10, 4 + 0.9 * 20]
-    )
-    assert targets(reward, value, 3) == pytest.approx(
-        [1 + 0.9 * 2 + 0.9**2 * 3 + 0.9**3 * 10, 2 + 0.9 * 3 + 0.9**2 * 4 + 0.9**3 * 20]
-    )
+    one = [1 + 0.9 * 5, 2 + 0.9 * 6, 3 + 0.9 * 10, 4 + 0.9 * 20]
+    three = [1 + 0.9 * 2 + 0.9**2 * 3 + 0.9**3 * 10, 2 + 0.9 * 3 + 0.9**2 * 4 + 0.9**3 * 20]
+    assert targets(reward, value, 1) == pytest.approx(one)
+    assert targets(reward, value, 3) == pytest.approx(three)
 
 
 def test_termination_stops_n_step_rewards_and_bootstraps() -> None:
@@ -76,25 +74,18 @@ def test_double_q_takes_the_value_of_the_action_the_other_network_selects() -> N
 
 
 def test_huber_is_half_the_square_within_1_and_linear_beyond() -> None:
-    assert losses.huber(column(-3, -1, 0, 0.5, 4))[:, 0].tolist() == [
-        3 - 0.5,
-        0.5,
-        0,
-        0.5 * 0.25,
-        4 - 0.5,
-    ]
+    expected = [3 - 0.5, 0.5, 0, 0.5 * 0.25, 4 - 0.5]
+    assert losses.huber(column(-3, -1, 0, 0.5, 4))[:, 0].tolist() == expected
 
 
 def test_rescale_by_hand_and_unscale_is_its_inverse() -> None:
     # sqrt(8 + 1) - 1 = 2, sqrt(99 + 1) - 1 = 9
-    assert losses.rescale(column(0, 8, -99))[:, 0].tolist() == pytest.approx(
-        [0, 2 + 0.008, -9 - 0.099]
-    )
+    expected = [0, 2 + 0.008, -9 - 0.099]
+    assert losses.rescale(column(0, 8, -99))[:, 0].tolist() == pytest.approx(expected)
     x = torch.logspace(-6, 4, 101, dtype=torch.float64) * torch.tensor([[-1], [1]])
     torch.testing.assert_close(losses.unscale(losses.rescale(x)), x, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        losses.unscale(losses.rescale(x.float())), x.float(), rtol=1e-2, atol=1e-3
-    )
+    single = losses.unscale(losses.rescale(x.float()))
+    torch.testing.assert_close(single, x.float(), rtol=1e-2, atol=1e-3)
 
 
 def test_a_sequences_priority_is_eta_max_and_the_rest_mean_over_unmasked_rows() -> None:

@@ -10,9 +10,7 @@ L, B = 7, 3
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("channels", [2, 3])  # a pixel that is a word, and one that is none
-def test_stacks_equal_those_of_an_agent_that_blackens_its_stack_at_every_start(
-    depth, channels
-) -> None:
+def test_stacks_are_those_of_an_agent_that_blackens_its_stack_at_starts(depth, channels) -> None:
     length, g = depth + 19, torch.Generator().manual_seed(depth)
     for starts in (0.0, 0.1, 0.4, 1.0):
         planes = torch.randint(1, 256, (length, 5, 2, 3, channels), dtype=torch.uint8, generator=g)

@@ -13,9 +13,7 @@ from tests.batches import Shape, equal, random_rows
 
 @settings(max_examples=15)
 @given(SHAPES, st.integers(0, 500))
-def test_learning_may_begin_at_start_rows_or_with_a_full_ring_and_never_has_to_stop(
-    s, start_rows
-) -> None:
+def test_learning_begins_at_start_rows_or_with_a_full_ring_and_never_stops(s, start_rows) -> None:
     replay = s._replace(start_rows=start_rows).replay()
     capacity = replay.rings[0].capacity
     for time, row in enumerate(islice(random_rows(s.lanes), 2 * capacity), start=1):
@@ -51,9 +49,7 @@ def drawable(replay):
 
 @pytest.mark.parametrize("rings", [1, 3])
 @pytest.mark.parametrize("exponent", [0.0, 0.9])
-def test_draws_are_in_proportion_to_priority_and_weighted_against_it_over_all_rings(
-    rings, exponent
-):
+def test_draws_are_in_proportion_to_priority_and_weighted_against_it(rings, exponent) -> None:
     replay = filled(Shape(stride=8, priority_exponent=exponent), rings)
     if rings == 3:  # sequences of 3 rows at 8 of 16 rows, and at 8, 16 and 24 of 32, in two lanes
         assert [len(ring.origins) for ring in replay.rings] == [0, 1 * 2, 3 * 2]

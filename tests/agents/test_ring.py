@@ -69,9 +69,7 @@ def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> No
 
 @PROPERTY
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 4), st.integers(1, 12))
-def test_a_ring_that_is_too_small_is_refused_with_the_rows_it_needs(
-    lanes, length, history, stride
-) -> None:
+def test_too_small_a_ring_is_refused_with_the_rows_it_needs(lanes, length, history, stride) -> None:
     shape = (lanes, length, history, stride)
     says = rf"--replay-rows 9: too small; {lanes} envs and sequences of {length} "
     with pytest.raises(ValueError, match=says) as error:

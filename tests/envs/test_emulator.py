@@ -48,9 +48,7 @@ def area(small, large):
 
 
 @pytest.mark.parametrize(("game", "steps"), [("carnival", 40), ("space_invaders", 150)])
-def test_a_step_is_four_frames_of_a_plain_emulator_and_an_image_the_brighter_of_two(
-    game, steps
-) -> None:
+def test_a_step_is_four_frames_of_a_plain_emulator_two_of_them_pooled(game, steps) -> None:
     kinds = ((False, False), (True, False), (True, True))
     made = [Emulators(game, 1, RULES, threads=1, colour=c, pooled=p) for c, p in kinds]
     ale, actions = plain(game, 7)

@@ -128,9 +128,7 @@ def packed(actions):
     ],
     ids=str,
 )
-def test_a_record_that_cannot_be_played_is_refused_though_its_checksum_is_right(
-    change, path
-) -> None:
+def test_an_unplayable_record_with_a_right_checksum_is_refused(change, path) -> None:
     header = json.loads(path.read_text())
     del header["check"]
     header |= change

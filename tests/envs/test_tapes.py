@@ -167,9 +167,7 @@ def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(monkey
         ("screen_crc", [1, 2, 3]),
     ],
 )
-def test_a_state_of_other_environments_is_refused_and_the_right_one_still_works(
-    name, value
-) -> None:
+def test_a_state_of_others_is_refused_and_the_right_one_still_works(name, value) -> None:
     made, told = opened(WALK, 3, seed=9), []
     play(made, 20)
     saved = made.state()

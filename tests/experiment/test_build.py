@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from agents.rows import Rows
-from envs.emulator import FRAME_SKIP
 from experiment import build
 from experiment.settings.config import Config, UsageError, override, preset
 from experiment.settings.presets import PRESETS
@@ -30,39 +29,6 @@ def plain_rows(frames: np.ndarray, state_size: int = 0) -> Rows:
     zeros = np.zeros(len(frames))
     no, states = zeros > 0, np.zeros((len(frames), state_size))
     return Rows(frames, no, zeros.astype(int), zeros, no, no, states)
-
-
-def frames_to_an_update(config: Config) -> int:
-    """The frames of the shortest run that makes an update, by filling a replay."""
-    replay = build.make_replay(config, 0)
-    steps, samples = 0, 0.0
-    while True:
-        samples += config.num_envs * config.samples_per_step if replay.ready else 0
-        if samples >= config.batch_size * config.unroll:
-            return FRAME_SKIP * config.num_envs * steps + 1
-        replay.append(plain_rows(np.zeros((config.num_envs, 84, 84), np.uint8)))
-        steps += 1
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(start_rows=100),
-        dict(start_rows=101),
-        dict(start_rows=0),  # the first sequence comes later
-        dict(start_rows=384),  # a full ring: 128 times of 3 environments
-        dict(start_rows=50, samples_per_step=0.1),
-        dict(start_rows=50, frame_stack=7, sequence_stride=3),
-        dict(start_rows=60, unroll=9, n_step=4, batch_size=7),
-    ],
-)
-def test_a_run_new_or_old_that_could_never_train_is_refused_with_the_least_frames(changes) -> None:
-    config = config_of(**SMALL | changes)
-    least = frames_to_an_update(config)
-    check(override(config, {"frames": least}))
-    says = rf"^--frames {least - 1}: the first update comes at frame {least}, "
-    with pytest.raises(UsageError, match=says):
-        build.check_config(override(config, {"frames": least - 1}))
 
 
 @pytest.mark.parametrize(

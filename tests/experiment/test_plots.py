@@ -45,9 +45,7 @@ def test_names_are_drawn_as_they_are(tmp_path, drawn) -> None:
     assert [text.get_text() for text in drawn[1].get_yticklabels()] == NAMES
 
 
-def test_the_values_give_the_scale_and_a_lines_place_in_the_names_its_style(
-    tmp_path, drawn
-) -> None:
+def test_values_give_the_scale_and_a_place_in_the_names_the_style(tmp_path, drawn) -> None:
     spread, runs = dict(low=[-1000, 9], high=[1000, np.nan]), [([1, 2], [0.0, 20.0])]
     line = Line("drqn", [1, 2], [0.0, 10.0], runs=runs, **spread)
     draw_lines(tmp_path / "a.png", [line], names=["dqn", "drqn"], levels={"random": -5.0})
@@ -69,9 +67,7 @@ def test_bars_show_value_interval_and_single_values_in_the_same_bytes(tmp_path, 
     assert np.asarray(Image.open(paths[0]).convert("L"), float).std() > 5
 
 
-def test_a_sweep_shows_scores_and_their_shares_of_the_score_when_nothing_is_hidden(
-    tmp_path, drawn
-) -> None:
+def test_a_sweep_shows_scores_and_shares_of_the_score_in_full_view(tmp_path, drawn) -> None:
     screens = [parse_screen(word) for word in ("flicker:0", "flicker:0.75", "flicker:0.25")]
     scores = {"dqn": [[10.0, 10.0], [1.0, 3.0], [4.0, 6.0]]}
     scores["drqn"] = [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]  # a share of 0 has no meaning

@@ -1,6 +1,5 @@
 """Actors of one run, on a stand-in for Ray: what they send and are asked, what a loss costs."""
 
-import io
 import re
 from contextlib import nullcontext
 from copy import deepcopy
@@ -12,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from ray import exceptions
-from rich.console import Console
 
 from agents.learner import first_priority
 from envs.episodes import replay_grey
 from experiment import build
 from experiment.cluster import actors
 from experiment.cluster.actors import EMPTY, Players, RemotePlayer
-from experiment.runs.console import Display
 from experiment.settings.config import Config, UsageError, override, preset
 from tests import small, torture_actors
 
@@ -83,8 +80,7 @@ def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again() -
     assert records
     assert {record.env for record in records} <= {2, 3}
     for record in records:
-        _, rewards = replay_grey(record)
-        assert rewards.sum() == record.score
+        replay_grey(record)  # RuntimeError if it does not come out as it says
 
 
 # --- the learner's side, with a stand-in for Ray that computes a call when it is waited for
@@ -185,9 +181,7 @@ def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
     assert len(set(seeds)) == 3
 
 
-def test_calls_have_the_newest_weights_and_very_old_ones_are_awaited(
-    players, learner, monkeypatch
-) -> None:
+def test_calls_have_the_newest_weights_old_ones_are_awaited(players, learner, monkeypatch) -> None:
     monkeypatch.setattr(actors, "MAX_AGE", 31)
     receive(players, 2)
     players.act(np.full(4, 0.5))
@@ -221,9 +215,7 @@ def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch)
         ask_in_vain()
 
 
-def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(
-    tmp_path, monkeypatch
-) -> None:
+def test_a_run_updates_as_its_steps_say_also_after_a_stop(tmp_path, monkeypatch) -> None:
     changes = dict(num_envs=4, actors=2, replay_rows=1_200, frames=1_920, eval_frames=1_920)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)
@@ -243,10 +235,6 @@ def test_a_run_makes_the_updates_of_its_steps_and_goes_on_after_a_stop(
     names = re.findall(r"^\| `(\w+)`", text.partition("\n\n")[0], re.MULTILINE)
     assert len(names) == 6
     assert set(names) <= set(last)
-    terminal = Console(file=(shown := io.StringIO()), force_terminal=True, width=200)
-    with Display("", 1, terminal) as display:
-        display.show(last)
-    assert all(name in shown.getvalue() for name in names)
 
 
 def test_the_torture_of_actors_finds_rows_that_the_games_do_not_give(tmp_path, monkeypatch) -> None:

@@ -71,9 +71,7 @@ def children() -> list[psutil.Process]:
     return [p for p in processes if f"/{module.SCRATCH}" in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_or_ctrl_c_nothing_runs_and_the_same_command_goes_on(
-    cluster, tmp_path
-) -> None:
+def test_after_a_kill_or_ctrl_c_nothing_runs_and_a_repeat_goes_on(cluster, tmp_path) -> None:
     out, run = tmp_path / "ray", tmp_path / "ray" / "runs" / "dqn-breakout-s1"
     words = words_of(out, "--ray", cluster.address, frames=1_000_000)
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -94,9 +92,7 @@ def test_after_a_kill_or_ctrl_c_nothing_runs_and_the_same_command_goes_on(
     assert here == undisturbed  # goes on here as well as on the cluster
 
 
-def test_a_study_whose_node_is_killed_has_the_same_results(
-    cluster, local, tmp_path, monkeypatch
-) -> None:
+def test_a_killed_node_does_not_change_the_results(cluster, local, tmp_path, monkeypatch) -> None:
     jobs, (other,) = make_jobs(tmp_path, agents=BOTH), cluster.worker_nodes
 
     def write_and_kill(cell, files):
@@ -199,9 +195,7 @@ def test_gpus_are_looked_for_on_the_nodes_and_not_here(tmp_path, monkeypatch) ->
         RayWorkers(SimpleNamespace(), [cell], study)
 
 
-def test_a_node_removes_the_folders_of_killed_owners_and_of_nobody_else(
-    tmp_path, monkeypatch
-) -> None:
+def test_a_node_removes_only_the_folders_of_killed_owners(tmp_path, monkeypatch) -> None:
     scratch = tmp_path / "scratch"
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr(Children, "run", lambda *_: iter(()))

@@ -11,53 +11,80 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from agents.actor import Actor
+from envs.screens import KINDS
 from experiment import build
 from experiment.runs.console import Display, text
 from experiment.runs.run import Counters, Run
 from experiment.runs.trackers import NAMES
-from experiment.settings.config import override, preset
+from experiment.settings.cli import parse_train
+from experiment.settings.config import UsageError, load, override, preset
 from tests import small
 from tests.experiment.test_build import plain_rows
 
 FULL = dict(num_envs=4, replay_rows=5_000, frames=60_000)
 THREE = dict(num_envs=3, replay_rows=600, start_rows=0, batch_size=5, frames=24_000)
 SEVEN = dict(num_envs=7, replay_rows=2_000, start_rows=1_000, batch_size=32, frames=28_000)
+SHORT = dict(num_envs=3, replay_rows=400, batch_size=2, unroll=5, burn_in=2, n_step=1, frames=2_400)
+SHORT |= dict(sequence_stride=4, samples_per_step=1.0)
 # Settings of a run -> rows of all envs when learning begins, updates at the end.
 UPDATES: list[tuple[dict[str, Any], int, int]] = [
     # 4 envs, a ring of 5000 / 4 / 8 whole blocks = 1248 times: full at 4992 rows;
     # 4 x (15000 - 4992) / 64 = 625.5
-    (FULL | dict(start_rows=5_000), 4_992, 625),
+    (FULL | dict(start_rows=4_992), 4_992, 625),
     (FULL | dict(start_rows=4_988), 4_988, 625),  # 625.75
     # The first sequence of 8 + 16 + 1 rows is whole when 3 envs have made 1 stride and 25 steps:
     # 33 x 3 = 99 rows; 0.7 x (6000 - 99) / 80 = 51.6
     (THREE | dict(samples_per_step=0.7), 99, 51),
     # 7 envs: 1001 is the first multiple of 7 from 1000 on; 2.3 x (7000 - 1001) / (32 x 16) = 26.9
     (SEVEN | dict(samples_per_step=2.3), 1_001, 26),
+    # 1 x (600 - 384) / 10 = 21.6, from a full ring on: 128 times of 3 envs
+    (SHORT | dict(start_rows=384), 384, 21),
+    # The seven images of a row begin 6 rows earlier: a sequence of 2 + 5 + 1 rows from row 6 on is
+    # whole after 14 steps; (600 - 42) / 10 = 55.8
+    (SHORT | dict(start_rows=0, frame_stack=7, sequence_stride=3), 42, 55),
+    # 102 is the first multiple of 3 from 101 on; 0.1 x (600 - 102) / 10 = 4.98
+    (SHORT | dict(start_rows=101, samples_per_step=0.1), 102, 4),
 ]
 
 
 @pytest.mark.parametrize(("changes", "begun", "updates"), UPDATES)
-def test_updates_are_samples_per_step_times_steps_at_every_step(changes, begun, updates) -> None:
+def test_updates_are_samples_per_step_times_steps_and_a_run_too_short_for_one_is_refused(
+    changes, begun, updates
+) -> None:
     config = override(preset("drqn"), {"burn_in": 8} | changes)
     run: Any = Run.__new__(Run)  # its schedule alone
     run.config, run.counters, run.learner = config, Counters(), SimpleNamespace(updates=0)
     run.replay = build.make_replay(config, 0)
     run.task, run.player = SimpleNamespace(frame_skip=4), SimpleNamespace(steps=config.num_envs)
     rows = plain_rows(np.zeros((config.num_envs, 84, 84), np.uint8))
-    size = config.batch_size * config.unroll
+    size, least = config.batch_size * config.unroll, 0
     while run.frames < config.frames:
         run.learner.updates += run.updates_due()
+        least = least or bool(run.learner.updates) * (run.frames + 1)
         run.replay.append(rows)
         run.counters.frames += 4 * config.num_envs
         if (since := run.counters.learning_since) is not None:
             steps = (run.frames - since) / 4
             assert run.learner.updates == int(config.samples_per_step * steps // size)
     assert (run.counters.learning_since, run.learner.updates) == (4 * begun, updates)
+    build.check_config(override(config, {"frames": least}))
+    says = rf"^--frames {least - 1}: the first update comes at frame {least}, "
+    with pytest.raises(UsageError, match=says):
+        build.check_config(override(config, {"frames": least - 1}))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     return small.start(tmp_path_factory.mktemp("runs"), "run", eval_frames=1_600)
+
+
+def test_config_yaml_holds_the_settings_given_and_starts_the_same_run(finished, tmp_path) -> None:
+    given, _ = parse_train(small.words(finished.parent, eval_frames=1_600))
+    assert load(finished / "config.yaml") == given
+    words = ["--config", str(finished / "config.yaml"), "--runs-dir", str(tmp_path)]
+    assert small.train_program.main(words) == 0
+    assert small.differences(finished, tmp_path / "run") == []
 
 
 def all_rows(run: Path) -> list[dict[str, Any]]:
@@ -88,9 +115,7 @@ def test_a_row_adds_up(finished) -> None:
     assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
 
 
-def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(
-    tmp_path, monkeypatch
-) -> None:
+def test_a_new_metric_of_the_learner_reaches_file_and_panel(tmp_path, monkeypatch) -> None:
     record = Run.record_update
 
     def record_more(run, metrics):
@@ -105,15 +130,40 @@ def test_a_metric_of_the_learner_reaches_the_file_and_the_panel_by_itself(
     assert f"new {text(rows[-1]['new'])}" in re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
 
 
+@pytest.mark.parametrize("kind", ["flicker", "delay"])
+def test_the_replay_holds_what_the_agent_saw(kind, tmp_path, monkeypatch) -> None:
+    seen, hidden, act, observe = [], [], Actor.act, KINDS[kind].__call__
+
+    def act_and_note(actor, frame, *others):
+        seen.append(frame.copy())  # [N, 84, 84]
+        return act(actor, frame, *others)
+
+    def observe_and_note(observer, frame, is_first):
+        shown = observe(observer, frame, is_first)
+        hidden.append((shown != frame).any())
+        return shown
+
+    def compare(run):
+        batch = run.replay.sample(32)
+        start, lane = np.divmod(batch.origin, run.config.num_envs)
+        for i, (time, env) in enumerate(zip(start * run.config.sequence_stride, lane, strict=True)):
+            frames = batch.inputs.frames[:, i].numpy()  # [L, 84, 84]
+            assert (frames == np.stack(seen[time : time + len(frames)])[:, env]).all()
+
+    monkeypatch.setattr(Actor, "act", act_and_note)
+    monkeypatch.setattr(KINDS[kind], "__call__", observe_and_note)
+    small.at_frame(monkeypatch, 800, compare)
+    small.start(tmp_path, "run", frames=800, observe=kind, replay_rows=600, frame_stack=1)
+    assert any(hidden)
+
+
 def test_a_run_that_made_no_update_says_so(tmp_path, monkeypatch, capsys) -> None:
     small.at_frame(monkeypatch, 80, small.ask_to_stop)
     small.start(tmp_path, "run")
     assert "stopped without one update: the agent is untrained" in capsys.readouterr().out
 
 
-def test_a_run_that_is_short_of_memory_warns_stops_with_a_checkpoint_and_can_be_resumed(
-    finished, tmp_path, monkeypatch, capsys
-):
+def test_a_run_short_of_memory_saves_and_stops(finished, tmp_path, monkeypatch, capsys) -> None:
     words = ["drqn", "--runs-dir", str(tmp_path), "--name", "run"]
     with monkeypatch.context() as patch:
         # Bytes; one block of raw frames takes 112,896.

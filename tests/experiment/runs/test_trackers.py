@@ -161,9 +161,7 @@ def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run)
     assert by_hand(run, "local").count("\nlocal: tracking ends (") == 1
 
 
-def test_in_a_browser_the_page_lists_the_runs_and_plays_a_film(
-    tmp_path, monkeypatch, request
-) -> None:
+def test_the_page_in_a_browser_lists_runs_and_plays_a_film(tmp_path, monkeypatch, request) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="it comes with '.[dev]'")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:  # the one that playwright downloads does not play H.264

@@ -20,40 +20,32 @@ RESAMPLES_SLOW = 5_000  # rliable loops in Python
 
 
 def main() -> None:
-    rng = np.random.default_rng(20211)
+    rng, levels = np.random.default_rng(20211), np.linspace(0, 3, 13)
     # [runs, games]; rounded, so that ties occur
     x = np.round(rng.lognormal(-0.2, 0.8, size=(5, 6)), 2)
     y = np.round(rng.lognormal(-0.5, 0.8, size=(4, 6)), 2)
     y[:2, 0] = x[:2, 0]
     y[1, 3] = x[4, 3]
+    measures = {
+        "mean": (metrics.aggregate_mean, [x], RESAMPLES),
+        "iqm": (metrics.aggregate_iqm, [x], RESAMPLES),
+        "probability_of_improvement": (metrics.probability_of_improvement, [x, y], RESAMPLES_SLOW),
+    }
     np.random.seed(7)  # rliable draws from the global generator
     points: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
-    for name in ("mean", "iqm"):
-        measure = getattr(metrics, f"aggregate_{name}")
+    for name, (measure, tables, reps) in measures.items():
         point, interval = library.get_interval_estimates(
-            {"x": x}, lambda scores, measure=measure: np.array([measure(scores)]), reps=RESAMPLES
+            {"": tables if len(tables) > 1 else x},
+            lambda *scores, measure=measure: np.array([measure(*scores)]),
+            reps=reps,
         )
-        points[name], intervals[name] = float(point["x"][0]), interval["x"][:, 0].tolist()
-    point, interval = library.get_interval_estimates(
-        {"xy": [x, y]},
-        lambda a, b: np.array([metrics.probability_of_improvement(a, b)]),
-        reps=RESAMPLES_SLOW,
-    )
-    points["probability_of_improvement"] = float(point["xy"][0])
-    intervals["probability_of_improvement"] = interval["xy"][:, 0].tolist()
-    levels = np.linspace(0, 3, 13)
-    point, interval = library.create_performance_profile({"x": x}, levels, reps=RESAMPLES_SLOW)
-    points["profile"], intervals["profile"] = point["x"].tolist(), interval["x"].tolist()
-    fixtures = {
-        "levels": levels.tolist(),
-        "x": x.tolist(),
-        "y": y.tolist(),
-        "points": points,
-        "intervals": intervals,
-    }
+        points[name], intervals[name] = float(point[""][0]), interval[""][:, 0].tolist()
+    point, interval = library.create_performance_profile({"": x}, levels, reps=RESAMPLES_SLOW)
+    points["profile"], intervals["profile"] = point[""].tolist(), interval[""].tolist()
+    tables = {"levels": levels.tolist(), "x": x.tolist(), "y": y.tolist()}
     path = Path(__file__).with_name("rliable_fixtures.json")
-    path.write_text(json.dumps(fixtures) + "\n")
+    path.write_text(json.dumps(tables | {"points": points, "intervals": intervals}) + "\n")
 
 
 if __name__ == "__main__":

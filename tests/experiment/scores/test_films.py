@@ -45,9 +45,7 @@ def close(a, b, rtol=1e-5, atol=1e-6):
     np.testing.assert_allclose(a, b.numpy(), rtol=rtol, atol=atol)
 
 
-def test_the_values_are_those_of_the_network_run_again_on_the_record(
-    agent, record, numbers
-) -> None:
+def test_the_values_are_those_of_the_network_on_the_record(agent, record, numbers) -> None:
     inputs, action = inputs_of(record, CONFIG.frame_stack)
     state, q = agent.network.initial_state(1), []
     with torch.no_grad():

@@ -75,6 +75,7 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
         ("--device cpu:1", "--device cpu:1: must be cpu, cuda or cuda:N"),
         ("--name ..", "--name ..: must be a plain folder name"),
         ("--value-rescaling True", "--value-rescaling True: needs --reward-clip None, not 1"),
+        ("--replay-rows 90", "--replay-rows 90: too small; "),
         ("--burn-in 3000", "--burn-in, --unroll and --n-step: 3017 rows together; at most 2000"),
         ("dqn --core-size 8", "--core-size 8: has no effect with --core identity"),
         ("--config MINE", "--core-size 8: has no effect with --core identity"),

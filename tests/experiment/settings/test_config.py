@@ -74,6 +74,12 @@ def test_every_preset_is_valid_may_be_spelled_out_and_survives_yaml(name, tmp_pa
         ("{", "cannot be read"),
         ("frames: 0x" + "f" * 9000, "cannot be read"),
         (b"game: \xff\xfe", "cannot be read"),  # no text
+        ("\x00", "cannot be read"),
+        ("game: 2024-99-99", "cannot be read"),  # a date
+        ("game: [" * 5000, "cannot be read"),
+        ("a: &a [x]\ngame: *a", "aliases are not supported"),  # lists of lists become huge
+        ("!!python/object/apply:os.system ['touch /tmp/owned']", "cannot be read"),
+        ("preset: ../../x", "must be one of"),
         (None, "cannot be read"),  # no file
     ],
 )
@@ -84,5 +90,6 @@ def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(text, says
     with pytest.raises(UsageError) as caught:
         settings.load(path)
     (line,) = str(caught.value).splitlines()
+    assert len(line) < 500
     assert line.startswith(f"{path}: ")
     assert says in line

@@ -17,8 +17,10 @@ def files(names: list[str], *texts: str, group: str = ".") -> dict[str, str]:
     return {f"{group}/{name}": text for name, text in zip(names, texts, strict=False)}
 
 
+DOCKER = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n"
 V1_NO_LIMIT = files(V1, "-1", "100000", str(2**63 - 4096), "3000")
 CACHE = "anon 5\ninactive_file 700\nfile 9"  # which can be dropped
+OUTER = files(V2, "50000 100000", "4000", "3000", group="a")
 INNER = files(V2, "max 100000", "max", group="a/b")
 # The groups of this process, files of groups -> cores, free bytes; on a machine of 8 cores, 64 GB.
 CASES = {
@@ -26,19 +28,9 @@ CASES = {
     # Whole cores of 2.5.
     "version 2": ("0::/a\n", files(V2, "250000 100000", "4000", "3000", CACHE, group="a"), 2, 1700),
     # At least one core.
-    "limits of the group around": (
-        "0::/a/b\n",
-        files(V2, "50000 100000", "4000", "3000", group="a") | INNER,
-        1,
-        1000,
-    ),
+    "limits of the group around": ("0::/a/b\n", OUTER | INNER, 1, 1000),
     # As a container sees itself: its path does not exist below its own root.
-    "version 1": (
-        "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n",
-        files(V1, "400000", "100000", "5000", "3000"),
-        4,
-        2000,
-    ),
+    "version 1": (DOCKER, files(V1, "400000", "100000", "5000", "3000"), 4, 2000),
     "version 1 without a limit": ("4:memory:/\n3:cpu,cpuacct:/\n", V1_NO_LIMIT, 8, 64 * GB),
 }
 

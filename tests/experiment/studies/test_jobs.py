@@ -25,9 +25,7 @@ def program(tmp_path, monkeypatch):
     return (tmp_path / "train.py").write_text
 
 
-def test_a_child_that_fails_is_named_with_its_last_line_and_all_cells_are_tried(
-    jobs, program
-) -> None:
+def test_a_failed_child_is_named_with_its_last_line_and_all_cells_run(jobs, program) -> None:
     program("import sys\nprint('error: no more electricity', file=sys.stderr); sys.exit(3)")
     jobs.run(Children(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
