@@ -5,18 +5,23 @@ operation is computed, but operations that mix the two raise, `numpy()` too. It 
 before the process's first backward pass (tests/conftest.py): torch counts its devices then.
 """
 
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import arg_tree_leaves, tree_map_only
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
 
+AGENTS = str(Path(__file__).resolve().parents[1] / "agents")
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
 READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal}
@@ -97,3 +102,37 @@ def no_reads() -> Iterator[None]:
         yield
     finally:
         reads_raise[0] = False
+
+
+class Moves(TorchFunctionMode):
+    """Notes where the agents' code moves a tensor to the device or makes one there, and forgets one
+    of these moves.
+
+    A move is named by its line, the two that called it, and its place in a run of such moves:
+    `Module.to` has one for each weight.
+    """
+
+    def __init__(self, forgotten: tuple[str, int] | None = None) -> None:
+        super().__init__()
+        self.forgotten, self.made = forgotten, set[tuple[str, int]]()
+        self._line, self._place = "", 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, caller = kwargs or {}, sys._getframe(1)
+        devices = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
+        makes = "device" in kwargs and caller.f_code.co_filename.startswith(AGENTS)
+        moves = func is Tensor.to and args[0].device.type != DEVICE.type
+        if not any(x.type == DEVICE.type for x in devices) or not (moves or makes):
+            return func(*args, **kwargs)
+        # innermost first
+        stack = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_stack(caller)]
+        ours = [f"{Path(file).name}:{line}" for file, line in stack if file.startswith(AGENTS)]
+        line = " < ".join(ours[:3])
+        self._place = self._place + 1 if line == self._line else 0
+        self._line = line
+        self.made.add((line, self._place))
+        if (line, self._place) == self.forgotten:
+            if func is Tensor.to:
+                return args[0]
+            del kwargs["device"]
+        return func(*args, **kwargs)

@@ -7,7 +7,7 @@ import torch
 from agents.actor import Actor
 from agents.learner import Learner, LearnerSettings
 from tests.batches import NO_AUTOCAST, make_network, random_batch
-from tests.stand_in import DEVICE, no_reads
+from tests.stand_in import DEVICE, Moves, no_reads
 
 LANES = 2
 PLAIN = {"trace_lambda": None, "target_period": 2, "max_grad_norm": None}
@@ -23,7 +23,7 @@ AGENTS = {  # settings of the network and of the learner
 }
 
 
-def play_and_learn(agent, device):
+def play_and_learn(agent, device, steps=1):
     """An update after each step of all envs. The actions, and the metrics of the last update."""
     network, settings = AGENTS[agent]
     learning = LearnerSettings(unroll=3, **settings)
@@ -32,7 +32,7 @@ def play_and_learn(agent, device):
     actor = Actor(learner.online, LANES, np.random.default_rng(1), NO_AUTOCAST)
     rows, depth = learning.burn_in + 3 + learning.n_step, network.settings.frame_stack
     rng, actions = np.random.default_rng(2), []
-    for step in range(3):
+    for step in range(steps):
         batch = random_batch(rows, LANES, network.state_size, depth, step, ends=0.2)
         frame, is_first = rng.integers(0, 256, (LANES, 84, 84), np.uint8), np.full(LANES, step == 0)
         reward = np.ones(LANES, np.float32)
@@ -46,5 +46,29 @@ def play_and_learn(agent, device):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_device_computes_what_the_host_computes_and_an_update_never_waits_for_it(agent) -> None:
-    actions, metrics = play_and_learn(agent, torch.device("cpu"))
-    assert play_and_learn(agent, DEVICE) == (actions, pytest.approx(metrics, rel=1e-3))
+    actions, metrics = play_and_learn(agent, torch.device("cpu"), steps=3)
+    on_device = play_and_learn(agent, DEVICE, steps=3)
+    assert on_device == (actions, pytest.approx(metrics, rel=1e-3))
+
+
+def needed(agent, move):
+    """Whether the agent fails without this move to the device."""
+    try:
+        with Moves(move):
+            play_and_learn(agent, DEVICE)
+    except (RuntimeError, TypeError):
+        return True
+    return False
+
+
+def test_whatever_is_left_on_the_host_raises() -> None:
+    made, failing = set(), set()
+    for agent in AGENTS:  # one reads what another does not: a core state, the last reward
+        with Moves() as noted:
+            play_and_learn(agent, DEVICE)
+        made |= noted.made
+        failing |= {move for move in noted.made - failing if needed(agent, move)}
+    places = " ".join(line for line, _ in made)
+    for file in "actor cores heads learner losses networks rows".split():
+        assert file in places
+    assert made == failing
