@@ -22,7 +22,7 @@ from envs.tapes import Envs
 ONE = np.ones(1, np.bool_)
 
 
-def _random_word(entropy: int | list[int] | None) -> int:
+def _random_word(entropy: int | Sequence[int] | None) -> int:
     """32 random bits; None: from the operating system."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
@@ -61,6 +61,8 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         protocol: str = "v5",
         render_mode: str | None = None,
     ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode {render_mode!r}: only rgb_array")
         game_rules = rules(game, protocol)
         self.render_mode = render_mode
         shape, _, names = task(game, game_rules)
@@ -136,9 +138,12 @@ class AtariVectorEnv(gym.vector.VectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every game. seed: a number, or one for each game; None: no reseed."""
-        entropy = [s or 0 for s in seed] if isinstance(seed, Sequence) else seed
-        return self._envs.reset(None if entropy is None else _random_word(entropy)), {}
+        """Start an episode in every game. seed: a number, or one for each game; None: no reseed.
+
+        A None among the seeds of the games stands for a random one.
+        """
+        seeds = seed if isinstance(seed, Sequence) else [seed] * self.num_envs
+        return self._envs.reset(None if seed is None else [*map(_random_word, seeds)]), {}
 
     def step(
         self, actions: np.ndarray

@@ -9,7 +9,7 @@ a replay of a tape (to resume, or to watch) takes little time.
 
 import copy
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -74,18 +74,18 @@ class Envs:
         self.num_actions = len(self.action_names)
         # The last frame [H, W] of each episode that ended in the last `recv`, by environment.
         self.final_frames: dict[int, np.ndarray] = {}
-        self._seed, self._stream, self._observe = seed, stream, observe
+        self._seeds, self._stream, self._observe = [seed] * num_envs, stream, observe
         self._games = open_games(game, num_envs, self.protocol, threads)
         self._tapes: list[_Tape] = []
         self._sent = False
 
-    def reset(self, seed: int | None = None) -> np.ndarray:
-        """Start the next tape in every environment, or the first one of `seed`.
+    def reset(self, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """Start the next tape in every environment, or the first one of its seed in `seeds` [N].
 
         Returns frames, uint8 [N, H, W].
         """
-        if seed is not None:
-            self._seed, self._tapes = seed, []
+        if seeds is not None:
+            self._seeds, self._tapes = seeds, []
         self._tapes = [
             self._tape(i, self._tapes[i].number + 1 if self._tapes else 0)
             for i in range(self.num_envs)
@@ -223,7 +223,8 @@ class Envs:
 
     def _tape(self, env: int, number: int) -> _Tape:
         """A new tape; its seeds depend on the run's seed and stream, on env and on number."""
-        words = np.random.SeedSequence([self._seed, self._stream, env, number]).generate_state(2)
+        entropy = [self._seeds[env], self._stream, env, number]
+        words = np.random.SeedSequence(entropy).generate_state(2)
         seed, observe_seed = 1 + int(words[0]) % MAX_SEED, int(words[1])
         return _Tape(number, seed, observe_seed, make_observer(self._observe, observe_seed))
 

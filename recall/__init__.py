@@ -12,7 +12,8 @@ from typing import Any
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "agents").is_dir())
 FACE = ("load_agent", "metrics", "play", "train")
-PROGRAMS = ("train", "evaluate", "compare")
+PROGRAMS = {name: name for name in ("train", "evaluate", "compare")}
+PROGRAMS |= {"memory": "experiment.memory.probes", "track": "experiment.runs.trackers"}
 
 
 def _room(name: str) -> Any:
@@ -28,9 +29,9 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> int:
-    """recall train|evaluate|compare ...: run the program of that name; returns its exit status."""
+    """recall PROGRAM ...: run the program of that name; returns its exit status."""
     program, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if program not in PROGRAMS:
         print(f"usage: recall {{{','.join(PROGRAMS)}}} ...   (recall train --help tells the flags)")
         return 0 if program in ("-h", "--help") else 2
-    return _room(program).main(words)
+    return _room(PROGRAMS[program]).main(words)

@@ -95,4 +95,4 @@ def test_unknown_names_and_programs_are_refused(capsys, monkeypatch) -> None:
         _ = recall.load
     monkeypatch.setattr(sys, "argv", ["recall", "fly"])
     assert recall.main() == 2
-    assert "usage: recall {train,evaluate,compare}" in capsys.readouterr().out
+    assert "usage: recall {train,evaluate,compare,memory,track}" in capsys.readouterr().out

@@ -29,6 +29,8 @@ def test_an_action_out_of_range_is_refused() -> None:
     env.reset(seed=3)
     with refused("action 18 is not in Discrete"):
         env.unwrapped.step(18)
+    with refused("render_mode 'human'"):
+        gym.make(BREAKOUT, render_mode="human")
 
 
 def test_the_picture_in_colour_is_that_of_the_game_that_is_played() -> None:
@@ -66,6 +68,21 @@ def test_many_games_side_by_side_reset_in_the_same_step() -> None:
     first, second = [(games.reset(seed=5), games.step(np.ones(2, int))[0])[1] for _ in range(2)]
     assert first.any()
     assert (first == second).all()
+    games.close()
+
+
+def test_a_game_of_a_vector_depends_on_its_own_seed() -> None:
+    games = gym.make_vec(BREAKOUT, num_envs=2, vectorization_mode="vector_entry_point")
+
+    def frames(seed: int | list[int]) -> np.ndarray:
+        games.reset(seed=seed)
+        return np.stack([games.step(np.ones(2, int))[0] for _ in range(40)])  # [T, N, H, W]
+
+    one, other = frames([1, 2]), frames([1, 9])
+    assert (one[:, 0] == other[:, 0]).all()
+    assert (one[:, 1] != other[:, 1]).any()
+    same = frames(3)
+    assert (same[:, 0] != same[:, 1]).any()
     games.close()
 
 
