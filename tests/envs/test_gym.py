@@ -76,7 +76,7 @@ def test_a_game_of_a_vector_depends_on_its_own_seed() -> None:
 
     def frames(seed: int | list[int]) -> np.ndarray:
         games.reset(seed=seed)
-        return np.stack([games.step(np.ones(2, int))[0] for _ in range(40)])  # [T, N, H, W]
+        return np.stack([games.step(np.full(2, 2 + t % 2))[0] for t in range(40)])  # [T, N, H, W]
 
     one, other = frames([1, 2]), frames([1, 9])
     assert (one[:, 0] == other[:, 0]).all()
