@@ -12,10 +12,12 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,16 +51,16 @@ def tracking(
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start the processes that send `run`/metrics.jsonl to the trackers `track` (of KINDS).
 
-    After the block each process has `timeout` seconds to send the rest before it is killed. A
-    process that cannot start is one line on standard error, never an exception.
+    After the block each process has `timeout` seconds to send the rest before it is killed. That,
+    and a process that cannot start, is one line on standard error, never an exception.
     """
     processes: list[Any] = []
-    command = [sys.executable, "-m", "experiment.runs.trackers", str(run.resolve()), "--follow"]
+    command = [sys.executable, "-m", "experiment.runs.trackers", str(run.resolve()), "--track"]
     for kind in KINDS[track]:
         try:
             with open(run / "tracking.log", "ab") as log:
                 process = subprocess.Popen(
-                    [*command, "--track", kind],
+                    [*command, kind, "--follow"],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -83,6 +85,11 @@ def tracking(
                 # The process leads its own session, with the processes that wandb starts.
                 os.killpg(process.pid, 9)
                 process.wait()
+                print(
+                    f"tracking was ended after {timeout:g} s, before all was sent; send the rest "
+                    f"with: {shlex.join(process.args[:-1])}",  # without --follow
+                    file=sys.stderr,
+                )
 
 
 def trackio_folder(run: Path) -> Path:
@@ -100,36 +107,40 @@ def page_command(run: Path) -> str:
 
 # --- the process ----------------------------------------------------------------------------------
 
-# A tracker's run, with `log` and `finish`; a function from a file to the tracker's video.
-Sink = tuple[Any, Callable[[str], Any]]
+# `log(values, frames)`, `finish()`, a function from a file to the tracker's video, and what the
+# tracker has of the run: a dictionary for each `log`, with its "step" (the frames).
+Sink = tuple[Callable[..., Any], Callable[[], Any], Callable[[str], Any], list[dict[str, Any]]]
 
 
-def local(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
+def local(run: Path, identity: str, about: dict[str, Any]) -> Sink:
     """trackio, which writes to its SQLite file: no server, no network."""
     import trackio
+    from trackio.sqlite_storage import SQLiteStorage
 
     tracker_run = trackio.init(
-        PROJECT,
-        resume="allow" if note["sent"] else "never",  # a new folder with an old name is a new run
-        embed=False,
-        auto_log_cpu=False,
-        auto_log_gpu=False,
-        **about,
+        PROJECT, resume="never", embed=False, auto_log_cpu=False, auto_log_gpu=False, **about
     )
-    return tracker_run, trackio.Video
+    # trackio itself would resume the latest run of that name, which may be another folder's.
+    tracker_run.id = identity
+    logs = SQLiteStorage.get_logs(PROJECT, run.name, run_id=identity)
+    return tracker_run.log, tracker_run.finish, trackio.Video, logs
 
 
-def wandb(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
-    """wandb, online with a configured key, else offline: files in the run for `wandb sync`."""
+def wandb(run: Path, identity: str, about: dict[str, Any]) -> Sink:
+    """wandb, online with a configured key, else offline: files in the run for `wandb sync`.
+
+    wandb writes its file every 15 seconds only, so a killed process loses rows and cannot tell
+    which. Each process therefore sends the whole run and replaces what an earlier one sent: without
+    `resume`, the same id starts the run anew.
+    """
     import wandb
 
-    note.setdefault("id", os.urandom(6).hex())  # of the folder: a resumed run is one run
+    shutil.rmtree(run / "wandb", ignore_errors=True)
     start: Any = partial(
         wandb.init,
         project=PROJECT,
-        id=note["id"],
+        id=identity,
         dir=str(run),
-        resume="allow",
         settings=wandb.Settings(
             init_timeout=WANDB_SECONDS,
             login_timeout=WANDB_SECONDS,
@@ -155,10 +166,12 @@ def wandb(run: Path, note: dict[str, Any], about: dict[str, Any]) -> Sink:
         wandb.teardown()  # its service still has the run's id
         sink = start(mode="offline")
     sink.define_metric("*", step_metric="frames")
-    return sink, lambda path: wandb.Video(path, format="mp4")
+    # wandb refuses a step before the last one, as a film's may be. Without `step` each call is a
+    # step of its own, complete at once.
+    return lambda values, _: sink.log(values), sink.finish, partial(wandb.Video, format="mp4"), []
 
 
-# Each takes the run's folder, its note (see `follow`) and the name, group and config of the run.
+# Each takes the run's folder, its id and the name, group and config of the run.
 SINKS = {"local": local, "wandb": wandb}
 
 
@@ -175,50 +188,53 @@ def film(run: Path, frames: int) -> Path | None:
     if not records:
         return None
     path.parent.mkdir(exist_ok=True)
-    if not path.exists():  # the other tracker may have made it
-        median = sorted(records, key=lambda record: record.score)[len(records) // 2]
-        write_video(itertools.islice(replay_colour(median, every_frame=True), FILM_FRAMES), path)
+    with FileLock(run / "tracking-films.lock"):  # the other tracker makes the same films
+        for part in path.parent.glob(".training-*"):  # of a process that was killed
+            part.unlink()
+        if not path.exists():
+            median = sorted(records, key=lambda record: record.score)[len(records) // 2]
+            write_video(
+                itertools.islice(replay_colour(median, every_frame=True), FILM_FRAMES), path
+            )
     return path
 
 
 def follow(run: Path, kind: str, done: threading.Event) -> None:
-    """Send a run's rows and films to one tracker until `done` is set and all rows are sent.
+    """Send a run's rows and films to one tracker until `done` is set and all are sent.
 
-    A resumed run writes the rows since its checkpoint again, bit for bit: the file
-    tracking-KIND.json counts the rows sent and filmed, which are not sent again.
+    A resumed run writes the rows since its checkpoint again, bit for bit: rows and films that the
+    tracker has are not sent again. tracking-KIND.json has the folder's id in the tracker.
     """
     mark, metrics = run / f"tracking-{kind}.json", run / "metrics.jsonl"
-    note = {"sent": 0, "filmed": 0} | (json.loads(mark.read_text()) if mark.exists() else {})
+    if not mark.exists():
+        write_json(mark, {"id": os.urandom(6).hex()})
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     about = {
         "name": run.name,
         "group": f"{config['game']} {config['observe']}",
         "config": {name: value for name, value in config.items() if value is not None},
     }
-    sink, video = SINKS[kind](run, note, about)
-    position, count, last_frames, films = 0, 0, 0, []
+    log, finish, video, logs = SINKS[kind](run, json.loads(mark.read_text())["id"], about)
+    filmed = [entry["step"] for entry in logs if "film" in entry]
+    position, count, films = 0, 0, []
+    renderer = ThreadPoolExecutor(1)  # rows do not wait for films
     while True:
         last = done.is_set()  # before reading: rows from before `done` are still read
         rows, position = read_rows(metrics, position) if metrics.exists() else ([], 0)
         for row in rows:
-            count, last_frames = count + 1, row["frames"]
-            if count > note["sent"]:
-                values = {NAMES.get(k, k): v for k, v in row.items() if v is not None}
-                sink.log(values, step=last_frames)
-                note["sent"] = count
-            if "eval_score" in row and count > note["filmed"]:
-                films.append((count, last_frames))
-        write_json(mark, note)
-        if films:  # one at a time: rows do not wait for films
-            note["filmed"], frames = films.pop(0)
-            if path := film(run, frames):
-                # wandb refuses a step before the last one.
-                sink.log({"film": video(str(path)), "film_frames": frames}, step=last_frames)
-        elif last:
+            count, frames = count + 1, row["frames"]
+            if count > len(logs) - len(filmed):
+                log({NAMES.get(k, k): v for k, v in row.items() if v is not None}, frames)
+            if "eval_score" in row and frames not in filmed:
+                films.append((frames, renderer.submit(film, run, frames)))
+        while films and (last or films[0][1].done()):
+            frames, rendering = films.pop(0)
+            if path := rendering.result():
+                log({"film": video(str(path)), "frames": frames}, frames)
+        if last:
             break
-        else:
-            done.wait(POLL_SECONDS)
-    sink.finish()
+        done.wait(POLL_SECONDS)
+    finish()
 
 
 def _watch_training(done: threading.Event) -> None:

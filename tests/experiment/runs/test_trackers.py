@@ -5,21 +5,35 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from experiment.runs.trackers import page_command, tracking
 from experiment.store.metrics import MetricsFile
 from tests.small import ROOT
 
+# In one chart, a canvas, the lines have as many colours as the legend names, which is the argument.
+DRAWN = """
+runs => [...document.querySelectorAll("canvas")].some(canvas => {
+    const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
+    const pixels = new Set()
+    for (let i = 0; i < data.length; i += 4) pixels.add(`rgb(${data.slice(i, i + 3).join(", ")})`)
+    const dots = [...canvas.closest(".plot-container").querySelectorAll(".legend-dot")]
+    const colours = new Set(dots.map(dot => getComputedStyle(dot).backgroundColor))
+    return colours.size == runs && [...colours].every(colour => pixels.has(colour))
+})"""
 FAKE_KEY = "0123456789abcdef" * 2 + "deadbeef"  # 40 characters, as wandb asks
 
 
@@ -82,10 +96,24 @@ def trackio_values(run: Path, metric: str) -> list[tuple[int, Any]]:
     return [(value["step"], value["value"]) for value in json.loads(said.getvalue())["values"]]
 
 
-def offline(run: Path) -> tuple[bytes, int]:
-    """What wandb keeps to send later, and of how many runs."""
-    files = [*run.glob("wandb/offline-run-*/*.wandb")]
-    return b"".join(file.read_bytes() for file in files), len({file.name for file in files})
+def offline(run: Path) -> list[tuple[int, Any]]:
+    """(frames, loss or "film") of each step that wandb has on the disk to send later, in order."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    data, place, record, steps = file.read_bytes(), 7, b"", []  # after the file's own header
+    while place < len(data):
+        # LevelDB's log format: no part of a record crosses a block of 32 KiB.
+        if (rest := -place % 32768) and rest < 7:
+            place += rest
+        size, part = struct.unpack_from("<HB", data, place + 4)  # after a checksum
+        record = record * (part in (3, 4)) + data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if part in (1, 4) and (items := Record.FromString(record).history.item):
+            step = {(*item.nested_key, item.key)[0]: item.value_json for item in items}
+            value = "film" if "film" in step else json.loads(step["losses/td_loss"])
+            steps.append((json.loads(step["frames"]), value))
+    return steps
 
 
 def files_with(text: str, folder: Path) -> list[Path]:
@@ -93,9 +121,9 @@ def files_with(text: str, folder: Path) -> list[Path]:
     return [path for path in files if text.encode() in path.read_bytes()]
 
 
-def write_evaluation(run: Path) -> None:
-    """One whole episode, as the evaluation at 8 frames."""
-    path = run / "eval" / f"{8:012d}" / "episode-000.json"
+def write_evaluation(run: Path, frames: int = 8) -> None:
+    """One whole episode, as the evaluation at `frames`."""
+    path = run / "eval" / f"{frames:012d}" / "episode-000.json"
     path.parent.mkdir(parents=True)
     shutil.copyfile(ROOT / "zoo" / "breakout-drqn" / "best.json", path)
 
@@ -116,25 +144,41 @@ def test_the_process_sends_what_is_written_and_ends_when_training_is_killed(run)
     assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [0, 1, 2]
 
 
-def test_rows_and_films_arrive_once_in_both_trackers_across_a_resume(run, monkeypatch) -> None:
+def test_rows_and_films_arrive_once_in_both_trackers_across_a_kill_and_a_resume(
+    run, monkeypatch, capsys
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
     monkeypatch.setenv("WANDB_MODE", "offline")
     write_evaluation(run)
+    (run / "videos").mkdir()
+    (run / "videos" / ".training-000000000008.mp4.99").touch()  # of a killed process
     write_rows(run, [0, 4])
-    position = None
-    # A run that was killed goes on from its checkpoint: rows since then come again, and a new one.
-    for newest in ([12], [12, 16]):
-        position = write_rows(run, [8], position, eval_score=2.0, eval_protocol="v5")
-        write_rows(run, newest)
+    position = write_rows(run, [8], eval_score=2.0, eval_protocol="v5")
+    # Rows do not wait for a film, which another process makes here.
+    with FileLock(run / "tracking-films.lock"), tracking(run, "all", 0.0) as processes:
+        while not [*run.glob("wandb/*/*.wandb")]:
+            time.sleep(0.1)
+        write_rows(run, [12])
+        while [step for step, _ in trackio_values(run, "losses/td_loss")] != [0, 4, 8, 12]:
+            time.sleep(0.1)
+    errors = capsys.readouterr().err
+    for process in processes:
+        assert process.returncode == -signal.SIGKILL
+        assert f"send the rest with: {shlex.join(process.args[:-1])}\n" in errors
+
+    # The run goes on from its checkpoint: rows since then come again, and new ones.
+    write_rows(run, [8], position, eval_score=2.0, eval_protocol="v5")
+    write_rows(run, [12], eval_score=3.0, eval_protocol="v5")
+    write_rows(run, [16])
+    write_evaluation(run, 12)
+    for _ in range(2):
         track(run, "all")
-    losses = [(step, 1 / (step + 1)) for step in (0, 4, 8, 12, 16)]
-    assert trackio_values(run, "losses/td_loss") == losses
-    assert trackio_values(run, "eval/episodic_return") == [(8, 2.0)]
-    assert [value["_type"] for _, value in trackio_values(run, "film")] == ["trackio.video"]
-    data, runs = offline(run)
-    texts = [*(repr(loss) for _, loss in losses), "video-file", "eval_protocol"]
-    assert [text for text in texts if text.encode() not in data] == []
-    assert runs == 1  # it went on with the same id
+        losses = [(frames, 1 / (frames + 1)) for frames in (0, 4, 8, 12, 16)]
+        assert trackio_values(run, "losses/td_loss") == losses
+        assert [step for step, _ in trackio_values(run, "film")] == [8, 12]
+        assert offline(run) == [*losses, (8, "film"), (12, "film")]
+    names = [path.name for path in sorted((run / "videos").iterdir())]
+    assert names == ["training-000000000008.mp4", "training-000000000012.mp4"]
     assert files_with(FAKE_KEY, run.parent) == []
 
 
@@ -161,14 +205,16 @@ def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run)
     assert by_hand(run, "local").count("\nlocal: tracking ends (") == 1
 
 
-def test_the_page_in_a_browser_lists_runs_and_plays_a_film(tmp_path, monkeypatch, request) -> None:
+def test_in_a_browser_the_page_draws_a_line_a_run_and_plays_a_film(
+    tmp_path, monkeypatch, request
+) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="it comes with '.[dev]'")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:  # the one that playwright downloads does not play H.264
         pytest.skip("no chromium or google-chrome is installed")
     runs = [make_run(tmp_path / "my runs" / name) for name in ("dqn-pong-s1", "drqn-pong-s1")]
-    for run in runs:
-        write_rows(run, [8], eval_score=2.0, eval_protocol="v5")
+    for score, run in enumerate(runs):
+        write_rows(run, [8, 12], eval_score=score, eval_protocol="v5")
         write_evaluation(run)
         by_hand(run, "local")
 
@@ -189,6 +235,7 @@ def test_the_page_in_a_browser_lists_runs_and_plays_a_film(tmp_path, monkeypatch
         page.goto(f"{address}/?project=recall")
         for run in runs:
             page.get_by_text(run.name, exact=True).first.wait_for()
+        page.wait_for_function(DRAWN, arg=len(runs))
         page.goto(f"{address}/media?project=recall")
         film = page.locator("video").first.element_handle()
         film.evaluate("film => { film.muted = true; return film.play() }")
@@ -206,5 +253,5 @@ def test_with_a_dead_wandb_server_rows_stay_offline_and_nothing_waits(run, monke
             os.kill(process.pid, signal.SIGSTOP)  # deaf to everything but SIGKILL
         assert process.returncode == -signal.SIGKILL
         assert "offline now" in by_hand(run, "wandb")
-    assert all(repr(1 / (step + 1)).encode() in offline(run)[0] for step in (40, 41, 42))
+    assert offline(run) == [(frames, 1 / (frames + 1)) for frames in (40, 41, 42)]
     assert files_with(FAKE_KEY, run.parent) == []
