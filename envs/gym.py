@@ -64,7 +64,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
     ) -> None:
         game_rules = rules(game, protocol)
         self._screen, self.render_mode = parse_screen(observe), render_mode
-        shape, _, names = task(game, game_rules)
+        shape, _, names, _ = task(game, game_rules)
         self.observation_space = Box(0, 255, shape, np.uint8)
         self.action_space = Discrete(len(names))
         # To render in colour, a second emulator plays the same tape.
