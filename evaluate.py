@@ -183,7 +183,6 @@ def known_scores(agent: Agent, place: Path) -> list[float]:
 
 def sweep(agents: list[Agent], screens: list[Observe], request: EvaluateConfig) -> None:
     """Score each agent on each screen, first the one that hides nothing, and draw one figure."""
-    check_sweep(agents)
     places = [make_place(agent, request) for agent in agents]
     kind = KINDS[screens[0].kind]
     clear = Observe() if kind.clear is None else Observe(screens[0].kind, kind.clear)
@@ -206,15 +205,15 @@ def sweep(agents: list[Agent], screens: list[Observe], request: EvaluateConfig) 
     print(f"figure  {out}")
 
 
-def check_sweep(agents: list[Agent]) -> None:
-    """UsageError unless the agents fit in one figure: one game and protocol, no run twice."""
+def check_alike(agents: list[Agent], mode: str) -> None:
+    """UsageError unless the agents can be compared: one game and protocol, no run twice."""
     folders = [agent.folder.resolve() for agent in agents]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UsageError(f"--sweep: {twice[0]} is given twice")
+        raise UsageError(f"{mode}: {twice[0]} is given twice")
     rules = [f"{agent.config.game}, {agent.protocol.name}" for agent in agents]
     if len(set(rules)) > 1:
         each = "; ".join(f"{folder} is {rule}" for folder, rule in zip(folders, rules, strict=True))
-        raise UsageError(f"--sweep: all runs must have one game and protocol: {each}")
+        raise UsageError(f"{mode}: all runs must have one game and protocol: {each}")
 
 
 # --- films ----------------------------------------------------------------------------------------
@@ -232,9 +231,14 @@ def film(
     whole = films[0] if len(films) == 1 else beside(*films)
     if request.terminal:
         return show(whole, sys.stdout)
-    caption = "  |  ".join(f"{each.game} {each.observe}  {each.score:g}" for each in records)
+    captions = [f"{each.game} {each.observe}  {each.score:g}" for each in records]
+    if request.side_by_side:
+        names = [f"{agent.config.preset}  {agent.folder.resolve().name}" for agent in agents]
+        captions = [f"{name}  {text}" for name, text in zip(names, captions, strict=True)]
+    elif request.overlay:
+        captions = []
     with refused(path, "written"):
-        print(f"video   {whole.write(path, None if request.overlay else caption)}", flush=True)
+        print(f"video   {whole.write(path, captions)}", flush=True)
 
 
 def watch(record_file: Path, agents: list[Agent], request: EvaluateConfig) -> None:
@@ -341,6 +345,7 @@ def main(argv: list[str]) -> int:
     check_together(request)
     screens = screens_of(request.sweep) if request.sweep else []
     agents = [prepare(folder, request) for folder in request.runs]
+    check_alike(agents, "--sweep" if request.sweep else "--side-by-side")
     if request.watch:
         watch(request.watch, agents, request)
     elif screens:

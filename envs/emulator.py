@@ -12,6 +12,7 @@ from ale_py.vector_env import AtariVectorEnv
 from envs.games import no_such
 from envs.protocols import Protocol
 
+FPS = 60  # emulator frames a second
 FRAME_SKIP = 4  # emulator frames for each action (Mnih et al. 2015)
 MAX_FRAMES = 108_000  # emulator frames until truncation: 30 minutes at 60 a second
 SIZE = 84  # height and width of an agent's images, pixels

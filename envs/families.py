@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from envs import recall  # noqa: F401 - registers its environments
-from envs.emulator import FRAME_SKIP, SIZE, Emulators, available_games, check_game, machine
+from envs.emulator import FPS, FRAME_SKIP, SIZE, Emulators, available_games, check_game, machine
 from envs.games import choose
 from envs.images import Images, facts
 from envs.protocols import OWN, PROTOCOLS, Protocol
@@ -23,6 +23,7 @@ class Task(NamedTuple):
     frame_shape: tuple[int, int]  # height and width of the images, pixels
     frame_skip: int  # frames of the environment for each action
     action_names: list[str]  # an action is an index into this list
+    fps: int  # frames of the environment for each second of a film
 
 
 def is_atari(game: str) -> bool:
@@ -49,9 +50,9 @@ def rules(game: str, name: str) -> Protocol:
 def task(game: str, rules: Protocol) -> Task:
     """The `Task` of an environment under these rules. ValueError on an unknown environment."""
     if is_atari(game):
-        return Task((SIZE, SIZE), FRAME_SKIP, machine(game).actions(rules))
-    shape, actions = facts(game)
-    return Task(shape, 1, actions)
+        return Task((SIZE, SIZE), FRAME_SKIP, machine(game).actions(rules), FPS)
+    shape, actions, fps = facts(game)
+    return Task(shape, 1, actions, fps)
 
 
 def open_games(

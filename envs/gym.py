@@ -65,7 +65,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
             raise ValueError(f"render_mode {render_mode!r}: only rgb_array")
         game_rules = rules(game, protocol)
         self.render_mode = render_mode
-        shape, _, names = task(game, game_rules)
+        shape, _, names, _ = task(game, game_rules)
         self.observation_space = Box(0, 255, shape, np.uint8)
         self.action_space = Discrete(len(names))
         # To render in colour, a second emulator plays the same tape.

@@ -1,5 +1,6 @@
 """Grey images of any registered gymnasium environment with images and discrete actions."""
 
+from enum import EnumMeta
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from envs.emulator import FRAME_SKIP, MAX_FRAMES, SIZE, check_game
 
 MAX_STEPS = MAX_FRAMES // FRAME_SKIP  # of an episode, until it is truncated
+FPS = 10  # of a film, if the environment names none: slow enough to follow
 
 
 class GreyImage(gym.ObservationWrapper):
@@ -70,13 +72,20 @@ def single(name: str, colour: bool = False) -> GreyImage:
 
 
 @lru_cache
-def facts(name: str) -> tuple[tuple[int, int], list[str]]:
-    """Height and width of the images, and names of the actions. ValueError as in `single`."""
+def facts(name: str) -> tuple[tuple[int, int], list[str], int]:
+    """Height and width of the images, names of the actions, and frames a second of a film.
+
+    The names are those of `get_action_meanings` or of an enum `actions`, else numbers. ValueError
+    as in `single`.
+    """
     env = single(name)
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     names = meanings() if meanings else [str(a) for a in range(int(env.action_space.n))]  # type: ignore[attr-defined]
+    members = getattr(env.unwrapped, "actions", None)
+    if not meanings and isinstance(members, EnumMeta) and len(members) == len(names):
+        names = [*members.__members__]
     env.close()
-    return env.shape, names
+    return env.shape, names, int(env.metadata.get("render_fps") or FPS)
 
 
 class Images:

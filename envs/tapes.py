@@ -70,7 +70,7 @@ class Envs:
         independent: training uses 0, evaluation 1. ValueError on an unknown name.
         """
         self.game, self.num_envs, self.protocol = game, num_envs, rules(game, protocol)
-        self.frame_shape, self.frame_skip, self.action_names = task(game, self.protocol)
+        self.frame_shape, self.frame_skip, self.action_names, _ = task(game, self.protocol)
         self.num_actions = len(self.action_names)
         # The last frame [H, W] of each episode that ended in the last `recv`, by environment.
         self.final_frames: dict[int, np.ndarray] = {}

@@ -85,7 +85,7 @@ def test_films_of_two_runs_and_of_any_record(runs, tmp_path, monkeypatch, error_
     (record,) = (out / "one" / "eval").glob("*/episode-000.json")
     words = [runs[1], "--threads", "1", "--overlay", "--watch", str(record), "--out"]
     assert evaluate.main([*words, str(out)]) == 0
-    for path, width in ((film, 2 * 320), (out / "episode-000.mp4", 528)):
+    for path, width in ((film, 2 * 320 + 8), (out / "episode-000.mp4", 528)):
         with av.open(str(path)) as container:
             assert container.streams.video[0].width == width
     # A folder that cannot be written is refused before the work.
@@ -187,6 +187,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("A --observe flicker:x", "--observe flicker:x"),
         ("A --side-by-side", "two with --side-by-side"),
         ("A B --side-by-side --sweep flicker:0", "--side-by-side"),
+        ("A C --side-by-side", "--side-by-side: all runs must have one game"),
         ("A --saliency", "--overlay"),
         ("--watch no.json", "no.json"),
         ("--overlay", "the folder of one run"),

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -18,7 +18,9 @@ from experiment.scores.agent import Agent
 from experiment.scores.evaluation import middle_and_best, ranked
 from experiment.scores.progress import progress
 from experiment.scores.trace import trace
-from experiment.scores.video import FPS, Frame, write_video
+from experiment.scores.video import Frame, write_video
+
+GAP = 8  # pixels between two films side by side
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Film:
     scale: int = 1
     fast: bool = False  # encode fast, to a larger file
 
-    def write(self, path: Path, caption: str | None = None) -> Path:
+    def write(self, path: Path, captions: Sequence[str] = ()) -> Path:
         """Encode under a progress bar; beside the film lies a still at three quarters of it.
 
         OSError if a file cannot be written.
@@ -44,7 +46,7 @@ class Film:
                     bar(i, "")
 
             poster = self.length * 3 // 4
-            write_video(frames(), path, caption, self.scale, self.fps, poster, self.fast)
+            write_video(frames(), path, captions, self.scale, self.fps, poster, self.fast)
         return path
 
 
@@ -56,8 +58,9 @@ def chosen(scores: list[float], which: str) -> list[int]:
 
 def game_film(record: EpisodeRecord) -> Film:
     """A film of every frame of the game, in colour."""
-    skip = task(record.game, rules(record.game, record.protocol)).frame_skip
-    return Film(replay_colour(record, every_frame=True), FPS, record.steps * skip, scale=2)
+    played = task(record.game, rules(record.game, record.protocol))
+    length = record.steps * played.frame_skip
+    return Film(replay_colour(record, every_frame=True), played.fps, length, scale=2)
 
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
@@ -67,22 +70,24 @@ def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) ->
         record,
         trace(agent.network, c, record, saliency),
         build.task(c).action_names,
-        title=f"{c.preset}  {record.game}  {record.observe}",
+        title=f"{c.preset}  {record.game.rpartition(':')[2]}  {record.observe}",
         cells=c.core_size,
     )
     return Film(images, overlay.FPS, record.steps, fast=True)
 
 
 def beside(one: Film, other: Film) -> Film:
-    """Two films next to each other; the shorter one stays at its last picture."""
+    """Two films next to each other, GAP apart; the shorter one stays at its last picture."""
 
     def pictures() -> Iterator[Frame]:
         pair: list[Frame] = []
         for new in zip_longest(one.pictures, other.pictures):
             pair = [pair[i] if picture is None else picture for i, picture in enumerate(new)]
             height = max(map(len, pair))
-            padded = [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in pair]
-            yield np.concatenate(padded, axis=1)
+            padded = [
+                np.pad(p, ((0, height - len(p)), (0, GAP // one.scale), (0, 0))) for p in pair
+            ]
+            yield np.concatenate(padded, axis=1)[:, : -GAP // one.scale]
 
     return replace(one, pictures=pictures(), length=max(one.length, other.length))
 
@@ -102,10 +107,21 @@ def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -
         out.write("\x1b[0m\x1b[?25h\n")
 
 
+def fitted(picture: Frame, columns: int, rows: int) -> Frame:
+    """A picture [H, W, 3] in the largest size of its aspect with at most these columns and rows.
+
+    A pixel has the highest red, green and blue of those it stands for: small objects stay bright.
+    """
+    height, width = picture.shape[:2]
+    scale = min(columns / width, rows / height)
+    sizes = [(n, max(1, round(n * scale))) for n in (height, width)]
+    y, x = (np.arange(size) * n // size for n, size in sizes)  # first pixel of each
+    return np.maximum.reduceat(np.maximum.reduceat(picture, y, axis=0), x, axis=1)
+
+
 def blocks(picture: Frame, columns: int, rows: int) -> str:
-    """A picture [H, W, 3] as lines of half blocks: a character shows one pixel above another."""
-    shrink = max(1, -(-picture.shape[1] // columns), -(-picture.shape[0] // rows))
-    small = picture[::shrink, ::shrink]
+    """A picture as lines of half blocks: a character shows one pixel above another."""
+    small = fitted(picture, columns, rows)
     upper, lower = small[: len(small) // 2 * 2 : 2], small[1::2]
     pairs = np.concatenate([upper, lower], axis=2).tolist()  # [rows / 2, columns, 6]
     block = "\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580"

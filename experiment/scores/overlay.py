@@ -18,15 +18,15 @@ FPS = 15  # pictures a second, one for each step of the agent
 # television.
 WIDTH, MARGIN, GAME_WIDTH, VIEW = 528, 10, 320, 168
 GAME_Y, VIEW_X, LINE_HEIGHT = 42, MARGIN + GAME_WIDTH + 16, 26
-AXIS_X, MARK = 208, 6  # left end of the axis in an action's line; width of the mark on it
+MARK, CUT = 6, 3  # widths of the mark on an action's axis, and of the sign of a cut bar
 STEP = 4  # pixels of a step in the strips, which show the last WINDOW steps
 WINDOW = (WIDTH - 2 * MARGIN) // STEP
 CELLS = 32  # rows of the memory strip
 SMALL, LARGE = 18, 22  # heights of text, pixels
 GROUND, PANEL, GREY, WHITE = (14, 16, 22), (26, 30, 40), (150, 156, 168), (238, 240, 244)
-PLAYED, CHANCE = (76, 195, 120), (240, 160, 60)  # the action: the best one, or a random one
+BEST, OTHER = (76, 195, 120), (240, 160, 60)  # the action played: the best one, or another
 LINE, BAND, RED = (90, 170, 250), (44, 72, 112), (235, 80, 80)
-GATES = (LINE, CHANCE, PLAYED)  # in the order of the core's names
+GATES = (LINE, OTHER, BEST)  # in the order of the core's names
 
 
 def _put(canvas: Frame, tile: Frame, x: int, y: int) -> None:
@@ -35,21 +35,42 @@ def _put(canvas: Frame, tile: Frame, x: int, y: int) -> None:
 
 
 @lru_cache(maxsize=8192)  # far faster than new letters in each picture
-def _text(text: str, size: int, colour: Colour) -> Frame:
+def _text(text: str, size: int, colour: Colour, ground: Colour) -> Frame:
     font = ImageFont.load_default(size)
-    image = Image.new("RGB", (round(font.getlength(text)) + 2, round(size * 1.3)), GROUND)
+    image = Image.new("RGB", (round(font.getlength(text)) + 2, round(size * 1.3)), ground)
     ImageDraw.Draw(image).text((0, 0), text, fill=colour, font=font)
     return np.asarray(image)
 
 
 def _write(
-    canvas: Frame, text: str, x: int, y: int, colour: Colour, size: int = SMALL, right: bool = False
+    canvas: Frame,
+    text: str,
+    x: int,
+    y: int,
+    colour: Colour,
+    size: int = SMALL,
+    right: bool = False,
+    ground: Colour = GROUND,
 ) -> int:
     """Put text at x, y: its upper left corner, or its right one. Returns the left end, pixels."""
-    glyphs = _text(text, size, colour)
+    glyphs = _text(text, size, colour, ground)
     left = max(0, x - glyphs.shape[1]) if right else x
     _put(canvas, glyphs, left, y)
     return left
+
+
+def _legend(canvas: Frame, texts: Mapping[str, Colour], y: int) -> None:
+    """Put texts in their colours at the right end of a line."""
+    left = WIDTH - MARGIN
+    for text, colour in reversed(texts.items()):
+        left = _write(canvas, f"  {text}", left, y, colour, right=True)
+
+
+def _shortened(text: str, width: int, size: int = SMALL) -> str:
+    """The text, or as much of its start as has this width, pixels, with an ellipsis."""
+    font = ImageFont.load_default(size)
+    cuts = [text, *(f"{text[:n]}…" for n in range(len(text) - 1, 0, -1))]
+    return next((cut for cut in cuts if font.getlength(cut) <= width), "")
 
 
 def _game(screen: Frame) -> Frame:
@@ -104,43 +125,48 @@ def _memory(state: np.ndarray) -> Frame:
     order = np.argsort(np.abs(np.diff(activity, axis=0)).sum(0))
     cells = order[np.linspace(0, state.shape[1] - 1, CELLS).round().astype(int)]
     level = np.clip(activity[:, cells].T, -1, 1)[..., None]  # [CELLS, T, 1]
-    colours = np.where(level > 0, level * np.array(CHANCE), -level * np.array(LINE))
+    colours = np.where(level > 0, level * np.array(OTHER), -level * np.array(LINE))
     return colours.astype(np.uint8).repeat(2, axis=0).repeat(STEP, axis=1)
 
 
-def _strips(trace: Trace, cells: int) -> dict[str, Frame]:
-    """The strips of the whole episode by their labels, each after WINDOW empty steps."""
+def _strips(trace: Trace, cells: int) -> list[tuple[str, dict[str, Colour], Frame]]:
+    """Label, legend and strip of the whole episode, each strip after WINDOW empty steps."""
     value, score = trace.q.max(-1), np.cumsum(trace.reward)
     band = trace.returns[:, np.arange(len(value)), trace.action]  # [2, T]
-    strips = {
-        "value: the highest Q": _curves(56, {LINE: value}, [value, *band], [*band]),
-        "score so far": _curves(36, {PLAYED: score}, score),
-    }
+    low, high = min(value.min(), band.min()), max(value.max(), band.max())
+    scale = f"score so far, {score.min():g} to {score.max():g}"
+    strips: list[tuple[str, dict[str, Colour], Frame]] = [
+        (f"highest Q, {low:.2f} to {high:.2f}", {}, _curves(56, {LINE: value}, [low, high], band)),
+        (scale, {}, _curves(36, {BEST: score}, score)),
+    ]
     if trace.state.shape[1]:
-        strips["memory: cells, slow ones on top"] = _memory(trace.state[:, -cells:])
+        sides: dict[str, Colour] = {"above": OTHER, "below their mean": LINE}
+        strips.append(("memory: cells, slow on top", sides, _memory(trace.state[:, -cells:])))
     if trace.gates:
-        strips["gates, mean"] = _curves(
-            48, dict(zip(GATES, trace.gates.values(), strict=False)), (0, 1)
-        )
-    for label, strip in strips.items():
-        before = np.full((len(strip), WINDOW * STEP, 3), GROUND, np.uint8)
-        before[:, -2:] = RED  # the start of the episode resets the core state
-        strips[label] = np.concatenate([before, strip], axis=1)
-    return strips
+        names = dict(zip(trace.gates, GATES, strict=False))
+        curves = dict(zip(GATES, trace.gates.values(), strict=False))
+        strips.append(("gates, mean, 0 to 1", names, _curves(48, curves, (0, 1))))
+    before = np.full((1, WINDOW * STEP, 3), GROUND, np.uint8)
+    before[:, -2:] = RED  # the start of the episode resets the core state
+    return [
+        (label, legend, np.concatenate([before.repeat(len(strip), axis=0), strip], axis=1))
+        for label, legend, strip in strips
+    ]
 
 
 # --- the picture ----------------------------------------------------------------------------------
 
 
-def _bars(trace: Trace) -> np.ndarray:
-    """Places 0 to 1 on the axis of the 10 % and 90 % quantiles of returns and of Q, [T, A, 3].
+def _bars(trace: Trace) -> tuple[np.ndarray, float, float]:
+    """Places on the axis of the 10 % and 90 % quantiles of returns and of Q, [T, A, 3].
 
-    The values are relative to the best action's Q.
+    Places 0 and 1 are the ends of the axis, whose values, relative to the highest Q, come with
+    them; outliers lie beyond.
     """
     ends = np.stack([*trace.returns, trace.q], axis=-1) - trace.q.max(-1)[:, None, None]
     left = float(np.quantile(ends[..., 0], 0.01))
     right = max(float(np.quantile(ends[..., 1], 0.99)), 1e-3)
-    return ((ends - left) / (right - left)).clip(0, 1)
+    return (ends - left) / (right - left), left, right
 
 
 def pictures(
@@ -153,7 +179,9 @@ def pictures(
     """
     columns = 1 if len(actions) <= 9 else 2
     lines, column = -(-len(actions) // columns), (WIDTH - 2 * MARGIN) // columns
-    axis = column - 8 - AXIS_X  # pixels
+    axis_x, room = (208, 128) if columns == 1 else (160, 152)  # of the axis; for an action's name
+    axis = column - 8 - axis_x  # pixels
+    names = [_shortened(name, room) for name in actions]
     # Pooled: some games draw an object in every second frame only.
     screens = replay_colour(record, pooled=True)
     first = next(screens)
@@ -162,24 +190,30 @@ def pictures(
         (MARGIN + a // lines * column, bars_y + a % lines * LINE_HEIGHT)
         for a in range(len(actions))
     ]
-    bars, strips, score = _bars(trace), _strips(trace, cells), np.cumsum(trace.reward)
-    heights = [LINE_HEIGHT + len(strip) for strip in strips.values()]
-    tops = np.cumsum([bars_y + lines * LINE_HEIGHT + 6, *heights]).tolist()
+    (bars, lowest, highest), strips = _bars(trace), _strips(trace, cells)
+    pixels = (bars.clip(0, 1) * (axis - MARK)).astype(int).tolist()  # [T, A, 3]
+    cut = (bars != bars.clip(0, 1)).tolist()  # [T, A, 3]
+    score = np.cumsum(trace.reward)
+    heights = [LINE_HEIGHT + len(strip) for *_, strip in strips]
+    tops = np.cumsum([bars_y + (lines + 1) * LINE_HEIGHT + 6, *heights]).tolist()
+    longest = max((f"{points:g}" for points in score.tolist()), key=len)
+    clock = [f" points   {t // 900}:{t // 15 % 60:02d}" for t in range(record.steps)]
 
     ground = np.full((tops[-1] + 8, WIDTH, 3), GROUND, np.uint8)  # common to all pictures
-    _write(ground, title, MARGIN, 8, WHITE, LARGE)
+    left = _write(ground, longest + clock[-1], right, 8, GROUND, LARGE, right=True)
+    _write(ground, _shortened(title, left - 2 * MARGIN, LARGE), MARGIN, 8, WHITE, LARGE)
     view = "the agent sees" if trace.saliency is None else "red: moves Q"
     _write(ground, view, VIEW_X, GAME_Y, GREY)
     _write(ground, "Q, and 10-90 % of returns", MARGIN, bars_y - 28, GREY)
-    left = _write(ground, "  played by chance", right, bars_y - 28, CHANCE, right=True)
-    _write(ground, "played", left, bars_y - 28, PLAYED, right=True)
-    for x, y in places:
-        ground[y + 4 : y + 22, x + AXIS_X : x + AXIS_X + axis] = PANEL
-    for label, y in zip(strips, tops, strict=False):
+    _legend(ground, {"played: the best": BEST, "not the best": OTHER}, bars_y - 28)
+    scale = f"axis: highest Q {lowest:+.2f} to {highest:+.2f}; white end: cut"
+    _write(ground, scale, MARGIN, tops[0] - 6 - LINE_HEIGHT, GREY)
+    for name, (x, y) in zip(names, places, strict=True):
+        _write(ground, name, x, y, GREY)
+        ground[y + 4 : y + 22, x + axis_x : x + axis_x + axis] = PANEL
+    for (label, legend, _), y in zip(strips, tops, strict=False):
         _write(ground, label, MARGIN, y + 2, GREY)
-    left = right
-    for name, colour in reversed([*zip(trace.gates, GATES, strict=False)]):
-        left = _write(ground, f"  {name}", left, tops[-2] + 2, colour, right=True)
+        _legend(ground, legend, y + 2)
 
     for t, screen in enumerate(chain([first], screens)):
         if t == record.steps:  # the last screen: no action follows
@@ -187,17 +221,24 @@ def pictures(
         picture, q = ground.copy(), trace.q[t]
         _put(picture, _game(screen), MARGIN, GAME_Y)
         _put(picture, _view(trace, t), VIEW_X, GAME_Y + 28)
-        points = f"{score[t]:g} points   {t // 900}:{t // 15 % 60:02d}"
-        _write(picture, points, right, 8, WHITE, LARGE, right=True)
+        _write(picture, f"{score[t]:g}{clock[t]}", right, 8, WHITE, LARGE, right=True)
         _write(picture, f"{q.max():.2f}", right, tops[0] + 2, LINE, right=True)
+        played = int(trace.action[t])
+        x, y = places[played]
+        # A filled box and a white mark: of colour in narrow lines the encoder leaves some behind.
+        paper = BEST if played == q.argmax() else OTHER
+        picture[y : y + 24, x - 3 : x + axis_x - 5] = paper
+        _write(picture, names[played], x, y, GROUND, ground=paper)
         for a, (x, y) in enumerate(places):
-            colour = GREY if a != trace.action[t] else PLAYED if a == q.argmax() else CHANCE
-            low, high, mark = (x + AXIS_X + int(s * (axis - MARK)) for s in bars[t, a].tolist())
-            _write(picture, actions[a], x, y, colour)
-            _write(picture, f"{q[a]:.2f}", x + AXIS_X - 8, y, colour, right=True)
-            picture[y + 8 : y + 18, low : high + MARK] = BAND
-            picture[y + 4 : y + 22, mark : mark + MARK] = colour
-        for strip, y in zip(strips.values(), tops, strict=False):
+            colour, ink, behind = (WHITE, GROUND, paper) if a == played else (GREY, GREY, GROUND)
+            if columns == 1:
+                _write(picture, f"{q[a]:.2f}", x + axis_x - 8, y, ink, right=True, ground=behind)
+            start, (low, high, mark), (cut_low, cut_high, _) = x + axis_x, pixels[t][a], cut[t][a]
+            picture[y + 8 : y + 18, start + low : start + high + MARK] = BAND
+            picture[y + 8 : y + 18, start : start + CUT * cut_low] = WHITE
+            picture[y + 8 : y + 18, start + axis - CUT * cut_high : start + axis] = WHITE
+            picture[y + 4 : y + 22, start + mark : start + mark + MARK] = colour
+        for (*_, strip), y in zip(strips, tops, strict=False):
             window = strip[:, (t + 1) * STEP : (t + 1 + WINDOW) * STEP]
             _put(picture, window, MARGIN, y + LINE_HEIGHT)
         yield picture

@@ -1,6 +1,6 @@
 """Videos as small H.264 files that every browser plays. The only module that imports av."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from envs.emulator import FPS
 from experiment.store.files import replacing
 
 Frame = NDArray[np.uint8]  # RGB [H, W, 3]
 
-FPS = 60  # the console's
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
 # `cpu-independent`: without it x264's macroblock tree, in AVX-512 code, gives other bytes for the
@@ -22,13 +22,15 @@ CAPTION_TEXT = 14  # pixels
 ENCODER = {"preset": "veryfast", "crf": "23", "x264-params": "cpu-independent=1"}
 # Half the time of `superfast`: `ultrafast`, with three options that save size and cost no time.
 SMALLER = "cpu-independent=1:cabac=1:aq-mode=1:bframes=3"
-FAST = {"preset": "ultrafast", "crf": "30", "x264-params": SMALLER}
+# The ceiling, in kbit/s and kbit: five minutes of any game take less than 15 MB (400 kbit/s).
+CEILING = ":vbv-maxrate=360:vbv-bufsize=1440"
+FAST = {"preset": "ultrafast", "crf": "30", "x264-params": SMALLER + CEILING}
 
 
 def write_video(
     frames: Iterable[Frame],
     path: Path,
-    caption: str | None = None,
+    captions: Sequence[str] = (),
     scale: int = 2,
     fps: int = FPS,
     poster: int | None = None,
@@ -36,12 +38,13 @@ def write_video(
 ) -> None:
     """Write `frames` as an mp4. Atari's 160x210 becomes 320x420 at the default scale.
 
-    `caption` is a line of text below the picture. `fast` encodes with FAST. Players can jump to
+    `captions` are texts in one line below the picture, each in an equal share of the width. `fast`
+    encodes with FAST, at 360 kbit/s at most. Players can jump to
     every fourth second. Frame number `poster` also becomes a picture, PATH with the suffix .jpg.
     The files appear only as a whole; the same frames give the same bytes. ValueError without
     frames, OSError if a file cannot be written.
     """
-    pictures = (_compose(frame, caption, scale) for frame in frames)
+    pictures = (_compose(frame, tuple(captions), scale) for frame in frames)
     first = next(pictures, None)
     if first is None:
         raise ValueError(f"{path}: no frames")
@@ -55,31 +58,33 @@ def write_video(
         stream.thread_count = 1  # the other cores are training's
         stream.height, stream.width = first.shape[:2]
         for index, picture in enumerate(chain([first], pictures)):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            # Without a copy of the picture, unlike from_ndarray.
+            frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
             if index == poster:
                 with replacing(path.with_suffix(".jpg")) as still:
                     Image.fromarray(picture).save(still, format="jpeg", quality=90)
         container.mux(stream.encode())
 
 
-def _compose(frame: Frame, text: str | None, scale: int) -> Frame:
-    """The frame enlarged to even height and width (for yuv420p), with its caption below."""
+def _compose(frame: Frame, texts: tuple[str, ...], scale: int) -> Frame:
+    """The frame enlarged to even height and width (for yuv420p), with its captions below."""
     picture = frame if scale == 1 else frame.repeat(scale, axis=0).repeat(scale, axis=1)
     odd = len(picture) % 2, picture.shape[1] % 2
     if any(odd):
         picture = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
-    return picture if text is None else np.concatenate([picture, _caption(text, picture.shape[1])])
+    return np.concatenate([picture, _caption(texts, picture.shape[1])]) if texts else picture
 
 
 @lru_cache(maxsize=4)  # the same for every frame
-def _caption(text: str, width: int) -> Frame:
-    """White text on black [CAPTION_ROWS, width, 3], cut off at the right edge."""
-    band = Image.new("RGB", (width, CAPTION_ROWS))
-    ImageDraw.Draw(band).text(
-        (6, CAPTION_ROWS // 2),
-        text,
-        fill="white",
-        font=ImageFont.load_default(CAPTION_TEXT),
-        anchor="lm",
-    )
+def _caption(texts: tuple[str, ...], width: int) -> Frame:
+    """White texts on black [CAPTION_ROWS, width, 3], each cut off at the end of its share."""
+    band, share = Image.new("RGB", (width, CAPTION_ROWS)), width // len(texts)
+    for i, text in enumerate(texts):
+        part, font = (
+            Image.new("RGB", (share - 6, CAPTION_ROWS)),
+            ImageFont.load_default(CAPTION_TEXT),
+        )
+        ImageDraw.Draw(part).text((0, CAPTION_ROWS // 2), text, "white", font, anchor="lm")
+        band.paste(part, (i * share + 6, 0))
     return np.asarray(band)

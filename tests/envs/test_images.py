@@ -1,15 +1,17 @@
 """Environments of gymnasium through the interface that plays Atari."""
 
+from enum import IntEnum
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
 from envs.families import check_env, task
-from envs.images import single
+from envs.images import FPS, single
 from envs.protocols import OWN
 from envs.tapes import Envs
-from tests.envs.walk import CHANCE, WALK, play, refused, same
+from tests.envs.walk import CHANCE, WALK, Walk, play, refused, same
 from tests.small import resume, start
 
 
@@ -56,12 +58,26 @@ def test_small_images_stay_as_they_are() -> None:
     space = Box(0, 255, (6, 7, 3), np.uint8)
     cut = gym.wrappers.TransformObservation(gym.make(WALK), lambda image: image[:6, :7], space)
     gym.register("recall-tests/Small-v0", lambda: cut)
-    assert task("recall-tests/Small-v0", OWN) == ((6, 7), 1, ["0", "1"])
+    assert task("recall-tests/Small-v0", OWN) == ((6, 7), 1, ["0", "1"], 4)
+
+
+def test_actions_have_the_names_of_the_environments_enum_and_films_its_speed() -> None:
+    class Named(Walk):
+        actions = IntEnum("Actions", ["stay", "right"], start=0)
+
+    class Wrong(Walk):
+        actions, metadata = IntEnum("Actions", ["stay"]), {"render_modes": ["rgb_array"]}
+
+    for name, entry in (("Named", Named), ("Wrong", Wrong)):
+        gym.register(f"recall-tests/{name}-v0", entry)
+    assert task("recall-tests/Named-v0", OWN) == ((84, 84), 1, ["stay", "right"], 4)
+    assert task("recall-tests/Wrong-v0", OWN) == ((84, 84), 1, ["0", "1"], FPS)
 
 
 def test_minigrid_is_drawn_and_repeats_itself() -> None:
     pytest.importorskip("minigrid", reason="an extra: pip install '.[interop]'")
     name = "minigrid:MiniGrid-MemoryS7-v0"
+    assert task(name, OWN).action_names[:3] == ["left", "right", "forward"]
     assert single(name).observation_space.shape == (84, 84)
     made, other = (Envs(name, 2, seed=1) for _ in range(2))
     assert made.reset().max() > 100

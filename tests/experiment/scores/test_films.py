@@ -1,6 +1,8 @@
 """Films that teach: values of the network itself, in the pictures, in files that play anywhere."""
 
 import io
+import os
+import shutil
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -11,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from envs.episodes import EpisodeRecord, replay_colour
+from envs.episodes import EpisodeRecord, replay_colour, replay_grey
 from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores import films, overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import evaluate
-from experiment.scores.trace import CHUNK, Trace, inputs_of, trace, watched_images
+from experiment.scores.trace import Trace, inputs_of, trace, watched_images
 from experiment.settings.config import Config
 
 NETWORK = dict(hidden=16, core_size=8, head="qr", frame_stack=2, precision="fp32", threads=1)
@@ -45,17 +47,18 @@ def close(a, b, rtol=1e-5, atol=1e-6):
     np.testing.assert_allclose(a, b.numpy(), rtol=rtol, atol=atol)
 
 
-def test_the_values_are_those_of_the_network_on_the_record(agent, record, numbers) -> None:
-    inputs, action = inputs_of(record, CONFIG.frame_stack)
-    state, q = agent.network.initial_state(1), []
-    with torch.no_grad():
-        for start in range(0, record.steps, CHUNK):
-            rows = inputs.rows(start, min(start + CHUNK, record.steps))
-            values, state = agent.network(rows, state)
-            q.append(values[:, 0])
-    close(numbers.q, torch.cat(q))
-    close(numbers.state[-1], state[0])
-    assert (numbers.action == action.numpy()).all()
+def test_the_values_are_those_of_an_actor_that_plays_the_record(agent, record, numbers) -> None:
+    actor = build.make_actor(CONFIG, agent.network, 1, np.random.default_rng(0))
+    frames, rewards = replay_grey(record)
+    actions = record.actions[record.start :].astype(np.int64)
+    before = np.concatenate([[0], rewards[:-1]]).astype(np.float32)
+    assert before.any()
+    for t, action in enumerate(actions):
+        actor.act(frames[t, None], np.array([t == 0]), before[t, None], np.zeros(1))
+        actor.state()["action"][:] = int(action)  # the record's in place of the actor's own
+        np.testing.assert_allclose(numbers.q[t], actor.q[0], rtol=1e-4, atol=1e-5)
+        close(numbers.state[t], actor.core_state[0], rtol=1e-4, atol=1e-5)
+    assert (numbers.action == actions).all()
     assert numbers.reward.sum() == record.score
     assert list(numbers.gates) == ["input", "forget", "output"]
     gates = np.array([*numbers.gates.values()])
@@ -106,14 +109,40 @@ def picture(height: int, level: int) -> np.ndarray:
 def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_end() -> None:
     long = films.Film([picture(4, 1), picture(4, 2)], 15, 2)
     one, two = films.beside(long, films.Film([picture(6, 3)], 15, 1)).pictures
-    assert one.shape == two.shape == (6, 8, 3)
-    # Left, right, below the smaller one.
-    assert [one[0, 0, 0], one[0, 4, 0], one[5, 0, 0]] == [1, 3, 0]
-    assert [two[0, 0, 0], two[0, 4, 0]] == [2, 3]
+    assert one.shape == two.shape == (6, 16, 3)
+    # Left, the gap, right, below the smaller one.
+    assert [one[0, 3, 0], *one[0, 4:12, 0], one[0, 12, 0], one[5, 0, 0]] == [1, *[0] * 8, 3, 0]
+    assert [two[0, 0, 0], two[0, 12, 0]] == [2, 3]
 
 
-def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time() -> None:
+@pytest.mark.parametrize("size", [(80, 46), (60, 38)])
+def test_a_terminal_shows_the_largest_size_that_fits_and_the_ball_in_each_picture(
+    record, size
+) -> None:
+    balls = 0
+    for screen in replay_colour(record):
+        small = films.fitted(screen, *size)
+        assert small.shape == (size[1], round(160 * size[1] / 210), 3)
+        if screen[100:180, 12:148].max() > 150:  # between bricks and paddle, without the walls
+            balls += 1
+            scale = size[1] / 210
+            inside = small[int(100 * scale) : int(180 * scale) + 1, 2:-2]
+            assert inside.max() > 150
+    assert balls > 20
+    assert films.fitted(picture(4, 9), 80, 46).shape == (46, 46, 3)
+
+
+def test_text_is_cut_where_its_space_ends() -> None:
+    assert overlay._shortened("dqn", 100) == "dqn"
+    assert overlay._shortened("MiniGrid-MemoryS7-v0", 100).startswith("MiniGr")
+    assert (
+        overlay._text(overlay._shortened("long " * 9, 90), 18, (9, 9, 9), (0, 0, 0)).shape[1] < 93
+    )
+
+
+def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time(monkeypatch) -> None:
     out, waits = io.StringIO(), []
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((9, 3)))
     films.show(films.Film([picture(4, i) for i in range(8)], 60, 8), out, waits.append)
     assert len(waits) == 2  # 15 pictures a second of 60
     assert 0 < waits[-1] <= 2 * 4 / 60

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from experiment.scores.video import CAPTION_ROWS, write_video
+from experiment.scores.video import CAPTION_ROWS, _caption, write_video
 
 
 def moving_square(count: int, height: int = 210, width: int = 160) -> np.ndarray:
@@ -49,19 +49,34 @@ def test_every_frame_comes_back_enlarged_from_a_small_file_that_a_browser_plays(
 def test_the_same_frames_give_the_same_bytes(path) -> None:
     contents = set()
     for _ in range(4):
-        write_video(moving_square(10), path, caption="drqn, pong")
+        write_video(moving_square(10), path, captions=["drqn, pong"])
         contents.add(path.read_bytes())
     assert len(contents) == 1
 
 
 @pytest.mark.parametrize("caption", ["score 10", "long " * 100])
 def test_a_caption_is_below_the_picture_and_cut_off_where_it_is_too_long(caption, path) -> None:
-    write_video(moving_square(2), path, caption=caption)
+    write_video(moving_square(2), path, [caption])
     decoded = decode(path)
     assert decoded.shape == (2, 420 + CAPTION_ROWS, 320, 3)
     assert (decoded[:, 420:].max((1, 2, 3)) > 150).all()
     assert np.median(decoded[:, 420:]) < 50
     assert decoded[1, :420].mean() == pytest.approx(moving_square(2)[1].mean(), abs=3)
+
+
+def test_each_of_two_captions_is_below_its_own_half() -> None:
+    first, second = (_caption((text, ""), 648) for text in ("long " * 100, ""))
+    assert first[:, :324].max() > 150
+    assert not (first - second)[:, 324:].any()
+    assert _caption(("", "dqn"), 648)[:, 330:].max() > 150
+
+
+def test_five_minutes_of_a_busy_game_stay_below_15_megabytes(path) -> None:
+    rng = np.random.default_rng(0)
+    grids = (rng.integers(256, size=(64, 64, 3)).astype(np.uint8) for _ in range(600))
+    noise = (grid.repeat(4, axis=0).repeat(4, axis=1) for grid in grids)
+    write_video(noise, path, scale=1, fps=15, fast=True)
+    assert path.stat().st_size / (600 / 15) < 15e6 / 300  # bytes a second
 
 
 def test_odd_sizes_are_made_even(path) -> None:
