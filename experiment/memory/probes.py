@@ -285,8 +285,6 @@ def horizon_command(options: HorizonConfig, words: list[str]) -> None:
             rows[name] = row = result.summary(agent.config.game) | {"scores": result.scores}
             line = f"wiped every {name:>5} steps   mean {row['mean']:.1f}   {spread(row)}"
             print(line, flush=True)
-    if len(rows) < len(values):
-        print(f"stopped after {len(rows)} of {len(values)} values of k")
     if not rows:
         raise KeyboardInterrupt
     points = [[row["mean"], *row["interval_95"]] for row in rows.values()]
@@ -303,6 +301,7 @@ def horizon_command(options: HorizonConfig, words: list[str]) -> None:
         ylabel="score",
     )
     if len(rows) < len(values):
+        print(f"stopped after {len(rows)} of {len(values)} values of k")
         raise KeyboardInterrupt
 
 
