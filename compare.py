@@ -18,7 +18,7 @@ from experiment import build
 from experiment.cluster.connect import connected
 from experiment.cluster.study import RayWorkers
 from experiment.settings.cli import command, exit_on_usage_error, given, parse
-from experiment.settings.config import Config, UsageError, flag, load, read_yaml
+from experiment.settings.config import Config, UsageError, flag, load, named, override, read_yaml
 from experiment.settings.resources import cores, free_memory
 from experiment.studies import page
 from experiment.studies.jobs import Children, Jobs
@@ -36,21 +36,24 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
     end = argv.index("--") if "--" in argv else len(argv)
     has_file = end > 0 and not argv[0].startswith("-")
     data = _with_underscores(read_yaml(Path(argv[0]))) if has_file else {}
-    common = data.pop("train", {})
-    if not isinstance(common, dict):
+    common = data.pop("train", None)
+    if not isinstance(common, dict | None):
         raise UsageError(f"{argv[0]}: train: must hold settings, as NAME: VALUE")
+    common = _with_underscores(common or {})
+    with named(argv[0] if has_file else "no file"):
+        start = Study(**data)
+        # Nulls alone: a combination of settings depends on the agent.
+        override(Config(), {name: value for name, value in common.items() if value is None})
     study = parse(
         command("compare"),
         argv[has_file:end],
-        Study(**data),
+        start,
         "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
         "flags follow --.",
     )
     if study.gpus_per_run and not study.ray:
         raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
-    common = _with_underscores(common) | given(
-        f"{command('compare')} ... --", argv[end + 1 :], Config()
-    )
+    common |= given(f"{command('compare')} ... --", argv[end + 1 :], Config())
     for name in common.keys() & {*OF_THE_GRID, "frames"}:
         raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")
     return study, common
@@ -106,9 +109,11 @@ def check_memory(cells: list[Cell], jobs: int) -> None:
     )
     need, free = sum(needs[:jobs]), free_memory()
     if need > free:
+        fits = free // needs[0]
         raise UsageError(
             f"--jobs {jobs}: the runs need about {need / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free; --jobs {free // needs[0]} fits"
+            f"{free / 1e9:.1f} GB are free; "
+            f"{f'--jobs {fits} fits' if fits else 'not even one fits: lower --replay-rows'}"
         )
 
 

@@ -10,7 +10,7 @@ python evaluate.py [runs/NAME --overlay] --watch RECORD.json [--terminal]
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -27,20 +27,22 @@ from experiment.scores import zoo
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, check_writable, spread, write_evaluation
 from experiment.scores.films import beside, chosen, game_film, overlay_film, show
-from experiment.settings.cli import command, exit_on_usage_error, parse
+from experiment.settings.cli import command, exit_on_usage_error, given
 from experiment.settings.config import (
     Episodes,
     Folder,
     Folders,
     Positional,
+    Rule,
     Seed,
     Settings,
     UsageError,
+    check_effect,
     file_name,
-    flag,
     idle,
+    override,
 )
-from experiment.store.files import refused
+from experiment.store.files import reason, refused
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -120,10 +122,16 @@ def make_place(agent: Agent, request: EvaluateConfig) -> Path:
     return place
 
 
-def score(agent: Agent, place: Path, report: Callable[[Agent, dict[str, Any]], None]) -> Evaluation:
+def score(
+    agent: Agent,
+    place: Path,
+    report: Callable[[Agent, dict[str, Any]], None],
+    unwritten: list[str],
+) -> Evaluation:
     """Play the episodes, `report` their summary, write scores and records.
 
-    After Ctrl-C: writes the completed episodes, to files that are marked as incomplete, and raises
+    If they cannot be written, the error is added to `unwritten`, and the work goes on. After
+    Ctrl-C: writes the completed episodes, to files that are marked as incomplete, and raises
     KeyboardInterrupt to end the program.
     """
     stop = Event()
@@ -140,8 +148,11 @@ def score(agent: Agent, place: Path, report: Callable[[Agent, dict[str, Any]], N
     if count:
         summary = result.summary(agent.config.game)
         report(agent, summary)
-        with refused(place / "eval", "written"):
-            print(f"scores  {write_evaluation(place / 'eval' / label, result, summary, about)}")
+        stem = place / "eval" / label
+        try:
+            print(f"scores  {write_evaluation(stem, result, summary, about)}")
+        except OSError as error:
+            unwritten.append(f"{stem}.json: cannot be written ({reason(error)})")
     if count < total:
         raise KeyboardInterrupt
     return result
@@ -181,7 +192,9 @@ def known_scores(agent: Agent, place: Path) -> list[float]:
     return []
 
 
-def sweep(agents: list[Agent], screens: list[Observe], request: EvaluateConfig) -> None:
+def sweep(
+    agents: list[Agent], screens: list[Observe], request: EvaluateConfig, unwritten: list[str]
+) -> None:
     """Score each agent on each screen, first the one that hides nothing, and draw one figure."""
     places = [make_place(agent, request) for agent in agents]
     kind = KINDS[screens[0].kind]
@@ -193,7 +206,11 @@ def sweep(agents: list[Agent], screens: list[Observe], request: EvaluateConfig) 
         scores = series[name] = {}
         for screen in dict.fromkeys([clear, *screens]):
             on = agent.on(screen)
-            scores[screen] = known_scores(on, place) or score(on, place, print_point).scores
+            scores[screen] = (
+                known_scores(on, place)
+                or known_scores(on, on.folder)
+                or score(on, place, print_point, unwritten).scores
+            )
     c, out = agents[0].config, places[0] / "eval" / f"{agents[0].on(screens[0]).label}-sweep.png"
     with refused(out, "written"):
         draw_sweep(
@@ -260,37 +277,35 @@ def watch(record_file: Path, agents: list[Agent], request: EvaluateConfig) -> No
 
 # --- the command ----------------------------------------------------------------------------------
 
-# Flags without effect in a mode.
-IDLE = {
-    "--sweep": ("observe", "video", "overlay", "terminal"),
-    "--watch": ("episodes", "observe", "epsilon", "seed", "video"),
-}
+# As the IDLE of experiment.settings.config.
+IDLE: tuple[Rule, ...] = (
+    (("observe", "video", "overlay", "terminal"), ("sweep",), bool),
+    (("episodes", "observe", "epsilon", "seed", "video"), ("watch",), bool),
+    (("out",), ("watch", "terminal"), lambda x, y: x and y),
+    (("overlay", "terminal"), ("video",), lambda x: x == "none"),
+    (("saliency",), ("overlay",), lambda x: not x),
+)
 
 
-def check_together(request: EvaluateConfig) -> None:
-    """UsageError on flags that exclude each other, and on a wrong number of runs."""
+def check_together(request: EvaluateConfig, typed: Iterable[str]) -> None:
+    """UsageError on flags that exclude each other or have no effect, and on a wrong number of runs.
+
+    `typed`: the settings that the command line names.
+    """
     modes = [
         flag
         for flag in ("--sweep", "--side-by-side", "--watch", "--export")
         if getattr(request, flag[2:].replace("-", "_"))
-    ]
-    idle_flags = [
-        f"{flag(name)} {value}: has no effect with {mode}"
-        for mode in modes
-        for name in IDLE.get(mode, ())
-        if (value := getattr(request, name)) != getattr(EvaluateConfig(), name)
     ]
     single = (int(request.overlay or not request.watch), 1)
     least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else single
     words = " ".join([command("evaluate"), *map(str, request.runs)])
     for wrong, message in (
         (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
-        (request.saliency and not request.overlay, "--saliency: needs --overlay"),
         (
             request.protocol and not request.runs,
             f"--protocol {request.protocol}: has no effect without a run",
         ),
-        (idle_flags, "; ".join(idle_flags)),
         (
             not least <= len(request.runs) <= most,
             f"{words}: takes the folder of one run, such as runs/NAME; two with --side-by-side, "
@@ -299,9 +314,10 @@ def check_together(request: EvaluateConfig) -> None:
     ):
         if wrong:
             raise UsageError(message)
+    check_effect(request, typed, IDLE)
 
 
-def score_and_film(agents: list[Agent], request: EvaluateConfig) -> None:
+def score_and_film(agents: list[Agent], request: EvaluateConfig, unwritten: list[str]) -> None:
     """Score each agent; export it or film its episodes, as the request says."""
     places = [make_place(agent, request) for agent in agents]
     if request.export:
@@ -310,10 +326,11 @@ def score_and_film(agents: list[Agent], request: EvaluateConfig) -> None:
                 f"--export {request.export}: {agents[0].folder} made no update: the agent is "
                 "untrained"
             )
-        check_writable(request.export)
+        check_writable(request.export, option="--export")
         zoo.round_weights(agents[0].network)
     results = [
-        score(agent, place, print_scores) for agent, place in zip(agents, places, strict=True)
+        score(agent, place, print_scores, unwritten)
+        for agent, place in zip(agents, places, strict=True)
     ]
     if request.export:
         with refused(request.export, "written"):
@@ -339,19 +356,25 @@ def score_and_film(agents: list[Agent], request: EvaluateConfig) -> None:
 
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
-    request = parse(
+    words = given(
         command("evaluate"), argv, EvaluateConfig(), "Score a trained agent, and film its episodes."
     )
-    check_together(request)
+    request = override(EvaluateConfig(), words)
+    check_together(request, words)
     screens = screens_of(request.sweep) if request.sweep else []
     agents = [prepare(folder, request) for folder in request.runs]
     check_alike(agents, "--sweep" if request.sweep else "--side-by-side")
-    if request.watch:
-        watch(request.watch, agents, request)
-    elif screens:
-        sweep(agents, screens, request)
-    else:
-        score_and_film(agents, request)
+    unwritten: list[str] = []
+    try:
+        if request.watch:
+            watch(request.watch, agents, request)
+        elif screens:
+            sweep(agents, screens, request, unwritten)
+        else:
+            score_and_film(agents, request, unwritten)
+    finally:  # also after Ctrl-C
+        if unwritten:
+            raise UsageError("; ".join(unwritten))
     return 0
 
 

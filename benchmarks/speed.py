@@ -15,14 +15,14 @@ PLAIN = "--torso nature --head mean --standardize False --average 0 "
 # What the games played against a peer have in common with the peer's: no sticky actions, a lost
 # life is an end.
 SAME = PLAIN + (
-    "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --n-step 1 --burn-in 0 "
+    "--protocol dqn-2015 --replay-rows 100000 --start-rows 1000 --n-step 1 "
     "--loss huber --norm False --center False --batch-size 32 --learning-rate 1e-4 "
 )
 # One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
 AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
 AT_PFRL = SAME + (
-    "--trace-lambda None --unroll 10 --samples-per-step 80 --target-period 2500 --hidden 0 "
-    "--core-size 512 --sequence-stride 1 --last-action-reward False --max-grad-norm None"
+    "--trace-lambda None --burn-in 0 --unroll 10 --samples-per-step 80 --target-period 2500 "
+    "--hidden 0 --core-size 512 --sequence-stride 1 --last-action-reward False --max-grad-norm None"
 )
 # The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
 BEFORE = PLAIN + "--center True --learning-rate 2.5e-4 --batch-size 16 --start-rows 2000"

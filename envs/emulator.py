@@ -40,12 +40,12 @@ def available_games() -> list[str]:
 
 def check_game(name: str) -> str:
     """Return the name of a game. ValueError for any other name, with the nearest one."""
-    if name in TWO_PLAYERS:
-        raise ValueError(f"{name} needs two players; an agent plays games for one")
     if name in available_games():
         return name
     bare = re.sub(r"^ALE/|(-ram|Deterministic|NoFrameskip)*(-v\d+)?$", "", name)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s-]+", "_", bare).lower()
+    if snake in TWO_PLAYERS:
+        raise ValueError(f"{name} needs two players; an agent plays games for one")
     raise ValueError(no_such("game", name, available_games(), hint=snake))
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.families import open_games, rules, task
+from envs.files import replacing
 from envs.screens import Observe, make_observer
 
 FORMAT = 1
@@ -45,9 +45,8 @@ class EpisodeRecord:
         """Write a JSON file of a few KB, which appears only when it is complete."""
         fields: dict[str, Any] = {"format": FORMAT} | asdict(self)
         fields["actions"] = base64.b64encode(zlib.compress(self.actions.tobytes(), 9)).decode()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(fields | {"check": _check(fields)}, indent=1) + "\n")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(fields | {"check": _check(fields)}, indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> "EpisodeRecord":

@@ -33,7 +33,8 @@ def is_atari(game: str) -> bool:
 
 def check_env(name: str) -> str:
     """Return the name of an environment. ValueError for any other name, with the nearest one."""
-    if is_atari(name) or not re.search(r"-v\d+$", name):  # gymnasium ids end in a version
+    # Ids of gymnasium end in a version; those of Atari games are names in another spelling.
+    if is_atari(name) or not re.search(r"^(?!ALE/|.*NoFrameskip).*-v\d+$", name):
         return check_game(name)
     facts(name)
     return name

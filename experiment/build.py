@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from contextlib import closing
+from functools import lru_cache, partial
 
 import lz4.block
 import numpy as np
@@ -95,7 +96,7 @@ def check_machine(config: Config) -> None:
 def check_config(config: Config) -> None:
     """UsageError if the run cannot go on here: cores, device, replay's size, length or memory."""
     check_machine(config)
-    rows, least = math.prod(replay_shape(config)), first_update(config)
+    least, rows = first_update(config), config.replay_rows
     if config.start_rows > rows:
         raise UsageError(f"--start-rows {config.start_rows}: the replay holds only {rows} rows")
     if config.frames < least:
@@ -124,7 +125,8 @@ def check_new(config: Config) -> None:
 def first_update(config: Config) -> int:
     """The smallest number of frames with which a run makes an update."""
     length, history, stride = lengths(config)
-    start_steps = math.ceil(config.start_rows / config.num_envs)
+    # A full replay may hold fewer rows than --replay-rows, which is rounded down.
+    start_steps = min(math.ceil(config.start_rows / config.num_envs), replay_shape(config)[0])
     sequence_steps = math.ceil(max(history, 1) / stride) * stride + length  # to a whole sequence
     samples = config.batch_size * config.unroll
     waits = math.ceil(samples / (config.num_envs * config.samples_per_step)) - 1
@@ -145,11 +147,23 @@ SIZED_BY = {  # the settings that decide each part
 
 
 def frame_bytes(config: Config) -> int:
-    """Estimated bytes of one frame in the replay: the game's and those of the screen's noise."""
+    """Estimated bytes of one frame in the replay: the usual, or more because of the screen's noise.
+
+    Noise compresses to fewer bytes in a dark game, where it is cut off at black, than in a bright
+    one: it is measured on the game's first image, as a still.
+    """
     screen = make_observer(parse_screen(config.observe), config.seed)
-    grey = np.full(task(config).frame_shape, 128, np.uint8)
-    block = np.stack([screen(grey, i == 0) for i in range(BLOCK)])
-    return min(FRAME_BYTES + len(lz4.block.compress(block)) // BLOCK, grey.nbytes)
+    image = _first_image(config.game, config.protocol)
+    block = np.stack([screen(image, i == 0) for i in range(BLOCK)])
+    return min(max(FRAME_BYTES, len(lz4.block.compress(block)) // BLOCK), image.nbytes)
+
+
+@lru_cache
+def _first_image(game: str, protocol: str) -> np.ndarray:
+    """The image [H, W] with which an environment begins."""
+    games = families.open_games(game, 1, families.rules(game, protocol))
+    with closing(games):
+        return games.reset(np.ones(1, np.bool_), np.ones(1, np.int64))[0][0].copy()
 
 
 def expected_bytes(config: Config) -> dict[str, int]:

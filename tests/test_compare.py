@@ -138,7 +138,9 @@ def test_runs_that_need_more_memory_than_is_free_are_refused(
     monkeypatch.setattr(compare, "free_memory", lambda: 15 * 10**8)
     error = error_of(call, tmp_path / "study", "--jobs", "2")
     assert "need about 2.0 GB of memory, 1.5 GB are free; --jobs 1 fits" in error
-    assert not (tmp_path / "study").exists()
+    monkeypatch.setattr(compare, "free_memory", lambda: 10**8)  # less since the check of each run
+    assert "0.1 GB are free; not even one fits: lower --replay-rows" in error_of(call, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stopped_study_goes_on_and_ends_as_if_never_stopped(grid, tmp_path) -> None:
@@ -209,7 +211,13 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path) -> N
         ("agents: {dqn: 1}", "--agents"),
         ("agens: [dqn]", "Did you mean agents?"),
         ("train: [threads]", "train: must hold settings"),
-        ("train: {threads: null}", "--threads None"),
+        ("train: {threads: null}", "study.yaml: --threads None: null is not allowed here; leave"),
+        (
+            "games: null",
+            "study.yaml: --games None: null is not allowed here; leave the setting out",
+        ),
+        ("train: []", "train: must hold settings"),
+        ("train:\nseeds: null", "study.yaml: --seeds None"),  # an empty train: has no settings
         ("seeds: x", "--seeds x"),
         ("seeds: null", "--seeds None"),
         ("train: {name: x}", "--name: set by the grid"),

@@ -71,7 +71,9 @@ def test_an_unwritable_folder_is_refused_before_anything_is_played(runs, played,
     Path(runs[0], "eval").write_text("a file where a folder should be")
     unwritable = {f"{runs[0]}/eval": runs[:1], "/proc/no": [runs[1], "--out", "/proc/no"]}
     for place, words in unwritable.items():
-        assert place in error_of(evaluate.main, [*words, *SHORT])
+        error = error_of(evaluate.main, [*words, *SHORT])
+        assert error.startswith(f"error: {place}")
+        assert ": cannot be written; choose another folder with --out (" in error
     assert played == []
 
 
@@ -93,15 +95,24 @@ def test_films_of_two_runs_and_of_any_record(runs, tmp_path, monkeypatch, error_
     assert "/proc/no" in error_of(evaluate.main, [*words, "/proc/no"])
 
 
-def test_scores_are_printed_before_they_are_written(runs, played, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_scores_that_cannot_be_written_are_printed_and_the_work_goes_on(
+    stopped, runs, played, monkeypatch, capsys
+) -> None:
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evaluate, "write_evaluation", full_disk)
     assert evaluate.main([runs[0], *SHORT, "--video", "none"]) == 2
-    said = capsys.readouterr()
-    assert "mean    9.5" in said.out  # (9 + 10) / 2
-    assert "No space left on device" in said.err
+    assert "mean    9.5" in capsys.readouterr().out  # (9 + 10) / 2
+    played.clear()
+    if stopped:
+        monkeypatch.setattr(Agent, "play", lambda agent, **_: Evaluation([1.0]))
+    assert evaluate.main([*runs[:2], *SWEEP]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.count(".json: cannot be written (No space left on device)") == (1 if stopped else 6)
+    assert len(played) == (0 if stopped else 6)
+    assert bool([*Path(runs[0], "eval").glob("*-sweep.png")]) == (not stopped)
 
 
 def test_a_stopped_evaluation_keeps_the_episodes_that_ended(runs, monkeypatch, capsys) -> None:
@@ -157,6 +168,13 @@ def test_a_sweep_draws_a_figure_and_plays_nothing_twice(runs, played, monkeypatc
     assert f"figure  {figure}" in said
 
 
+def test_a_sweep_elsewhere_uses_the_scores_in_the_runs_folder(runs, played, tmp_path) -> None:
+    assert evaluate.main([runs[0], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
+    played.clear()
+    assert evaluate.main([runs[0], *SWEEP, "--out", str(tmp_path / "out")]) == 0
+    assert played == ["flicker:0", "flicker:0.5"]
+
+
 def test_scores_that_are_not_this_agents_are_played_again(runs, played) -> None:
     assert evaluate.main([runs[0], *SWEEP]) == 0
     ((name, good),) = evaluations(runs[0], "*-flicker1-*.json").items()
@@ -189,6 +207,10 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("A B --side-by-side --sweep flicker:0", "--side-by-side"),
         ("A C --side-by-side", "--side-by-side: all runs must have one game"),
         ("A --saliency", "--overlay"),
+        ("A --video none --overlay", "--overlay True: has no effect with --video none"),
+        ("A --video none --terminal", "--terminal True: has no effect with --video none"),
+        ("A --sweep flicker:0 --video best", "--video best: has no effect with --sweep"),
+        ("--watch no.json --terminal --out B", "has no effect with --watch no.json --terminal"),
         ("--watch no.json", "no.json"),
         ("--overlay", "the folder of one run"),
     ],

@@ -11,6 +11,7 @@ import shlex
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ from agents.cores import CORES
 from agents.fields import FORBID, Count, Share, Whole, near
 from agents.networks import QNetwork
 from agents.rows import Inputs
+from envs.games import random_score
 from envs.recall import CUES, WAITS
 from experiment import build
 from experiment.memory import task as recall
@@ -270,15 +272,23 @@ def gradient_command(options: GradientConfig, words: list[str]) -> None:
 
 
 def horizon_command(options: HorizonConfig, words: list[str]) -> None:
-    """`python -m experiment.memory horizon`."""
+    """`python -m experiment.memory horizon`.
+
+    After Ctrl-C: writes the finished values of k, and raises KeyboardInterrupt to end the program.
+    """
     agent, title, out = recurrent(options, "horizon")
     rows: dict[str, dict[str, Any]] = {}
-    for k in (*options.every, 0):
-        name, result = str(k or "never"), agent.play(wipe_every=k)
-        rows[name] = row = result.summary(agent.config.game) | {"scores": result.scores}
-        print(f"wiped every {name:>5} steps   mean {row['mean']:.1f}   {spread(row)}", flush=True)
+    values = (*options.every, 0)
+    with suppress(KeyboardInterrupt):
+        for k in values:
+            name, result = str(k or "never"), agent.play(wipe_every=k)
+            rows[name] = row = result.summary(agent.config.game) | {"scores": result.scores}
+            line = f"wiped every {name:>5} steps   mean {row['mean']:.1f}   {spread(row)}"
+            print(line, flush=True)
+    if not rows:
+        raise KeyboardInterrupt
     points = [[row["mean"], *row["interval_95"]] for row in rows.values()]
-    random = rows["never"]["random_score"]
+    random = random_score(agent.config.game)
     write_figures(
         out,
         words,
@@ -290,6 +300,9 @@ def horizon_command(options: HorizonConfig, words: list[str]) -> None:
         xlabel="k, in steps",
         ylabel="score",
     )
+    if len(rows) < len(values):
+        print(f"stopped after {len(rows)} of {len(values)} values of k")
+        raise KeyboardInterrupt
 
 
 # Name -> function, settings.

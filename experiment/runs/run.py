@@ -20,6 +20,7 @@ from experiment.cluster.actors import Players
 from experiment.runs.console import Display
 from experiment.runs.player import Player
 from experiment.scores.evaluation import evaluate, spread, write_evaluation
+from experiment.scores.progress import so_far
 from experiment.settings.cli import command
 from experiment.settings.config import Config, UsageError, to_dict
 from experiment.settings.resources import free_memory
@@ -252,7 +253,14 @@ class Run:
             return
         self._count_time()
         config = self.config
-        result = evaluate(self.learner.acting, config, self.protocol, lambda: self.stop_asked)
+
+        def report(scores: list[float], steps: int) -> None:
+            text = f"{len(scores)} of {config.eval_episodes} episodes  {so_far(scores, steps)}"
+            self.display.show({"evaluated": text})
+
+        result = evaluate(
+            self.learner.acting, config, self.protocol, lambda: self.stop_asked, report=report
+        )
         self._row_time = time.monotonic()  # evaluation is not training time
         if len(result.scores) < config.eval_episodes:
             return

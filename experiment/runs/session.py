@@ -75,7 +75,7 @@ def announce(run: Run) -> None:
         "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",
         "network": f"{c.preset}: {c.torso} torso, {c.frame_stack} {images}, core {core}, "
         f"{run.parameters:,} parameters, {len(run.task.action_names)} actions",
-        "replay": f"{c.replay_rows:,} rows, about "
+        "replay": f"{sum(r.capacity * r.lanes for r in run.replay.rings):,} rows, about "
         f"{build.expected_bytes(c)['replay'] / 1e9:.2f} GB when full",
         "learning": f"{c.samples_per_step:g} samples a step, "
         f"{c.batch_size} x {c.unroll} rows an update",

@@ -7,15 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agents.networks import QNetwork
 from envs.protocols import Protocol
 from envs.screens import Observe, parse_screen
 from experiment import build
 from experiment.scores import zoo
 from experiment.scores.evaluation import Evaluation, evaluate
-from experiment.scores.progress import progress
+from experiment.scores.progress import progress, so_far
 from experiment.settings.config import Config, UsageError, from_dict
 from experiment.store.checkpoint import NETWORK, Checkpoint, load_latest
 from experiment.store.files import refused
@@ -75,8 +73,7 @@ class Agent:
         c = self.config
 
         def report(scores: list[float], steps: int) -> None:
-            mean = f"mean {np.mean(scores):.1f}  " if scores else ""
-            bar(len(scores), f"{mean}{steps:,} steps")
+            bar(len(scores), so_far(scores, steps))
 
         with progress(f"{c.game} {self.screen}", c.eval_episodes, "episodes") as bar:
             return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)

@@ -121,10 +121,13 @@ def evaluate(
     return Evaluation([record.score for record in records], records)
 
 
-def check_writable(*folders: Path) -> None:
-    """Make the folders before the work begins. UsageError if no file can be written there."""
+def check_writable(*folders: Path, option: str = "--out") -> None:
+    """Make the folders before the work begins. UsageError if no file can be written there.
+
+    `option`: the flag that chooses another folder.
+    """
     for folder in folders:
-        with refused(folder, "written"):
+        with refused(folder, f"written; choose another folder with {option}"):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
 

@@ -2,14 +2,21 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 60.0
+
+
+def so_far(scores: Sequence[float], steps: int) -> str:
+    """The state of an evaluation: the mean of the finished episodes, and the number of steps."""
+    mean = f"mean {np.mean(scores):.1f}  " if scores else ""
+    return f"{mean}{steps:,} steps"
 
 
 @contextmanager

@@ -22,12 +22,11 @@ from experiment.settings.config import (
     T,
     UsageError,
     check_effect,
+    differences,
     flag,
-    from_dict,
     load,
     override,
     preset,
-    read_yaml,
 )
 from experiment.settings.presets import PRESETS
 
@@ -167,7 +166,8 @@ class TrainCommand(Config):
 def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
     """[PRESET | --resume FOLDER | --config FILE] flags -> (settings, folder to resume or None).
 
-    UsageError on wrong flags, and on flags without effect.
+    UsageError on wrong flags, on flags without effect, and on settings of FILE that differ from
+    their preset and have no effect.
     """
     name = argv[0] if argv and argv[0] in PRESETS else "drqn"
     flags = given(
@@ -184,10 +184,10 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
     if resume is not None:
         for name in flags.keys() & {"name", "runs_dir"}:
             raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
-        return override(load(Path(resume) / "config.yaml"), flags), Path(resume)
-    data = {} if file is None else read_yaml(Path(file))
-    start = preset(flags.get("preset", "drqn")) if file is None else from_dict(data, file)
+    folder = None if resume is None else Path(resume)
+    path = folder / "config.yaml" if folder else file and Path(file)
+    start = load(path) if path else preset(flags.get("preset", "drqn"))
     config = override(start, flags)
-    by_hand = len(data) < len(vars(start))  # the file of a run has every setting
-    check_effect(config, flags.keys() | data.keys() if by_hand else flags.keys())
-    return config, None
+    in_file = {} if file is None else differences(preset(start.preset), start)
+    check_effect(config, [*flags, *in_file])
+    return config, folder

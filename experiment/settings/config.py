@@ -1,8 +1,9 @@
 """The settings of a run: one flat, typed record. Each field has its range and its explanation."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -37,6 +38,15 @@ class UsageError(Exception):
 
     Not a ValueError: pydantic would wrap a ValueError from a validator.
     """
+
+
+@contextlib.contextmanager
+def named(source: object) -> Iterator[None]:
+    """A UsageError in the block names the source of the settings first."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
 
 
 def flag(field: str) -> str:
@@ -74,6 +84,8 @@ def _sentence(error: ValidationError, kind: type) -> str:
     if not first["loc"]:
         return reason
     name, value = str(first["loc"][0]), f"{first['input']!s:.60}"
+    if first["input"] is None:
+        reason = "null is not allowed here; leave the setting out"
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
     extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
@@ -180,7 +192,8 @@ EPSILON = ("epsilon_start", "epsilon_final", "epsilon_frames")
 LAMBDA = ("trace_lambda", "trace_lambda_start", "trace_lambda_updates")
 # (settings, others, predicate): the settings have no effect where the predicate is true of the
 # values of the others.
-IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] = (
+Rule = tuple[tuple[str, ...], tuple[str, ...], Callable[..., object]]
+IDLE: tuple[Rule, ...] = (
     (EPSILON, ("exploration",), lambda x: x == "per-actor"),
     (("epsilon_start",), ("epsilon_frames",), lambda x: x == 0),
     (("epsilon_frames",), ("epsilon_start", "epsilon_final"), lambda x, y: x == y),
@@ -205,29 +218,29 @@ IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[..., bool]], ...] =
 )
 
 
-def idle(config: Config, setting: str) -> str:
+def idle(record: Settings, setting: str, rules: Iterable[Rule] = IDLE) -> str:
     """The flags that leave a setting without effect, such as "--core identity"; else ""."""
-    for settings, others, without_effect in IDLE:
-        values = {other: getattr(config, other) for other in others}
-        if setting in settings and without_effect(*values.values()):
+    for settings, others, has_no_effect in rules:
+        values = {other: getattr(record, other) for other in others}
+        if setting in settings and has_no_effect(*values.values()):
             return " ".join(f"{flag(other)} {value}" for other, value in values.items())
     return ""
 
 
-def without_effect(config: Config, given: Iterable[str]) -> list[str]:
-    """A line for each setting in `given` that differs from its preset and has no effect."""
-    start = preset(config.preset)
+def without_effect(
+    record: Settings, given: Iterable[str], rules: Iterable[Rule] = IDLE
+) -> list[str]:
+    """A line for each setting in `given` that has no effect, whatever its value."""
     return [
-        f"{flag(name)} {value}: has no effect with {others}"
+        f"{flag(name)} {getattr(record, name)}: has no effect with {others}"
         for name in given
-        if (value := getattr(config, name)) != getattr(start, name)
-        and (others := idle(config, name))
+        if (others := idle(record, name, rules))
     ]
 
 
-def check_effect(config: Config, given: Iterable[str]) -> None:
-    """UsageError on the first setting in `given` that differs from its preset and has no effect."""
-    if lines := without_effect(config, given):
+def check_effect(record: Settings, given: Iterable[str], rules: Iterable[Rule] = IDLE) -> None:
+    """UsageError on the first setting in `given` that has no effect, whatever its value."""
+    if lines := without_effect(record, given, rules):
         raise UsageError(lines[0])
 
 
@@ -267,10 +280,8 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
             data["observe"] = f"{data.get('observe')}:{number}"
     if data.get("munchausen") is False:  # as in every past result
         del data["munchausen"]
-    try:
+    with named(source):
         return TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
-    except UsageError as error:
-        raise UsageError(f"{source}: {error}") from None
 
 
 def to_yaml(config: Config) -> str:

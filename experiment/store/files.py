@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from envs.files import replacing
 from experiment.settings.config import UsageError
 
 
@@ -34,20 +34,6 @@ def read(path: Path) -> bytes:
         if not path.is_file():
             raise UsageError(f"{path}: missing, or not a file")
         return path.read_bytes()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, of this process alone; its file replaces `path` at the end.
-
-    After an error in the block `path` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

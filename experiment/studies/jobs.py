@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.text import Text
 
 from experiment.runs.console import Screen, duration
-from experiment.runs.session import stop_signals
-from experiment.settings.config import UsageError, flag, to_yaml
+from experiment.runs.session import FREE_ON_RESUME, stop_signals
+from experiment.settings.config import UsageError, differences, flag, load, to_yaml
 from experiment.store.files import refused, write_text
 from experiment.store.metrics import read_rows
 from experiment.studies.study import Cell, Result, Study, collect
@@ -66,7 +66,11 @@ class Children(Workers):
         command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program)]
         with cell.log.open("ab") as log:
             child = subprocess.Popen(
-                [*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*command, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONIOENCODING": "utf-8"},  # of the log, in any locale
             )
         while child.poll() is None:
             if self.stopped:
@@ -94,13 +98,9 @@ def train_words(cell: Cell) -> list[str]:
     """The arguments of train.py that begin a run, or go on with it."""
     config = cell.config
     if cell.folder.exists():
-        return _words(
-            resume=cell.folder,
-            frames=config.frames,
-            checkpoint_frames=config.checkpoint_frames,
-            threads=config.threads,
-            track=config.track,
-        )
+        changed = differences(load(cell.folder / "config.yaml"), config).keys() & FREE_ON_RESUME
+        names = sorted(changed - {"name", "runs_dir"})
+        return _words(resume=cell.folder, **{name: getattr(config, name) for name in names})
     path = config.runs_dir / f"{cell.name}.yaml"
     write_text(path, to_yaml(config))
     return _words(config=path)

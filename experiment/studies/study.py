@@ -36,6 +36,8 @@ from experiment.settings.config import (
     file_name,
     flag,
     from_dict,
+    idle,
+    named,
     override,
     preset,
     to_dict,
@@ -139,8 +141,12 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
             "name": name,
             "runs_dir": study.out / "runs",
         }
-        cell = Cell(agent, override(preset(start), settings))
-        check_effect(cell.config, overrides)
+        config = override(preset(start), settings)
+        check_effect(config, overrides)
+        for setting in shared:  # those without effect here: train.py would refuse them
+            if idle(config, setting):
+                config = replace(config, **{setting: getattr(preset(start), setting)})
+        cell = Cell(agent, config)
         for key in (name, replace(cell.config, name="", preset="drqn")):
             if (other := first.setdefault(key, cell)) is not cell:
                 words = " and ".join(
@@ -150,7 +156,8 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
                 raise UsageError(f"{words}: the same run is given twice")
         cells.append(cell)
     for name in shared:  # a setting must have an effect for one agent at least
-        lines = [without_effect(cell.config, [name]) for cell in cells]
+        asked = (override(cell.config, {name: shared[name]}) for cell in cells)
+        lines = [without_effect(config, [name]) for config in asked]
         if all(lines):
             raise UsageError(lines[0][0])
     return cells
@@ -159,10 +166,8 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
 def _overrides(agent: str) -> tuple[str, dict[str, Any]]:
     """drqn:core=gru -> drqn, {"core": "gru"}. UsageError names the agent."""
     start, _, words = agent.partition(":")
-    try:
+    with named(f"--agents {agent}"):
         overrides = given("", [f"--{word}" for word in words.split(",") if word], Config())
-    except UsageError as error:
-        raise UsageError(f"--agents {agent}: {error}") from None
     for name in overrides.keys() & OF_THE_GRID:
         raise UsageError(f"--agents {agent}: {flag(name)} is set by the grid; see --help")
     return start, overrides
@@ -251,7 +256,11 @@ class Result:
 
 def changes(old: Config, new: Config) -> dict[str, str]:
     """The different settings that decide the results: name -> `--flag old -> new`."""
-    return {k: line for k, line in differences(old, new).items() if k not in FREE_ON_RESUME}
+    return {
+        name: line
+        for name, line in differences(old, new).items()
+        if name not in FREE_ON_RESUME and not (idle(old, name) and idle(new, name))
+    }
 
 
 def finished(cell: Cell, study: Study) -> Result | None:

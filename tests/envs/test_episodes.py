@@ -84,6 +84,18 @@ def test_a_record_is_a_few_kilobytes_with_a_header_in_clear(record, path) -> Non
     assert same(EpisodeRecord.load(path), record)
 
 
+def test_a_full_disk_leaves_the_old_record_and_nothing_else(record, path, monkeypatch) -> None:
+    def full(self, *_, **__):
+        self.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        record.save(path)
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {path.name: before}
+
+
 def test_an_episode_that_comes_out_otherwise_is_reported(record) -> None:
     for lie in (
         {"score": record.score + 1},

@@ -45,6 +45,8 @@ def test_an_environment_of_gymnasium_has_the_interface_of_atari() -> None:
         ("Walk-v0", "environment 'Walk-v0'"),
         ("no_such_module:Walk-v0", "environment 'no_such_module:Walk-v0'.*No module"),
         ("ALE/Breakout-v5", "did you mean 'breakout'"),
+        ("ALE/Joust-v5", "ALE/Joust-v5 needs two players"),
+        ("MazeCrazeNoFrameskip-v4", "MazeCrazeNoFrameskip-v4 needs two players"),
         ("BreakoutNoFrameskip-v4", "did you mean 'breakout'"),
         ("walk", "no game named 'walk'"),
     ],

@@ -10,8 +10,8 @@ import torch
 from agents.rows import Inputs
 from experiment.memory import probes as memory
 from experiment.memory import task as recall
-from experiment.scores.agent import open_agent
-from experiment.scores.evaluation import evaluate
+from experiment.scores.agent import Agent, open_agent
+from experiment.scores.evaluation import Evaluation, evaluate
 from experiment.scores.trace import watched_images
 from tests.batches import make_network, random_inputs
 
@@ -77,6 +77,26 @@ def test_the_commands_write_horizon_and_gradients_of_all_cores(finished, tmp_pat
         assert curve["states"] == 3
         bands = [curve[name] for name in ("median", "quartile_low", "quartile_high")]
         assert [(band[0], len(band)) for band in bands] == [(1, 9)] * 3
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_a_stopped_horizon_keeps_the_values_of_k_that_are_finished(
+    whole, finished, tmp_path, monkeypatch
+) -> None:
+    out, played = tmp_path / "horizon.json", []
+
+    def play(agent, wipe_every):
+        if len(played) == whole:
+            raise KeyboardInterrupt
+        played.append(wipe_every)
+        return Evaluation([1.0, 2.0])
+
+    monkeypatch.setattr(Agent, "play", play)
+    words = f"--episodes 2 --every 4 8 16 --threads 1 --out {out}"
+    assert memory.main(["horizon", str(finished), *words.split()]) == 130
+    assert out.exists() == out.with_suffix(".png").exists() == bool(whole)
+    if whole:
+        assert list(json.loads(out.read_text())["wiped_every"]) == ["4", "8"]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ UPDATES: list[tuple[dict[str, Any], int, int]] = [
     # 4 envs, a ring of 5000 / 4 / 8 whole blocks = 1248 times: full at 4992 rows;
     # 4 x (15000 - 4992) / 64 = 625.5
     (FULL | dict(start_rows=4_992), 4_992, 625),
+    (FULL | dict(start_rows=5_000), 4_992, 625),
     (FULL | dict(start_rows=4_988), 4_988, 625),  # 625.75
     # The first sequence of 8 + 16 + 1 rows is whole when 3 envs have made 1 stride and 25 steps:
     # 33 x 3 = 99 rows; 0.7 x (6000 - 99) / 80 = 51.6
@@ -40,6 +41,7 @@ UPDATES: list[tuple[dict[str, Any], int, int]] = [
     (SEVEN | dict(samples_per_step=2.3), 1_001, 26),
     # 1 x (600 - 384) / 10 = 21.6, from a full ring on: 128 times of 3 envs
     (SHORT | dict(start_rows=384), 384, 21),
+    (SHORT | dict(start_rows=400), 384, 21),
     # The seven images of a row begin 6 rows earlier: a sequence of 2 + 5 + 1 rows from row 6 on is
     # whole after 14 steps; (600 - 42) / 10 = 55.8
     (SHORT | dict(start_rows=0, frame_stack=7, sequence_stride=3), 42, 55),
@@ -99,6 +101,26 @@ def test_the_documented_metrics_are_those_of_a_run(finished) -> None:
     names = {name: others for ours, others in words for name in ours}
     assert {name for row in all_rows(finished) for name in row} == set(names)
     assert {name: others[0] for name, others in names.items() if others} == NAMES
+
+
+def test_the_rows_announced_are_those_that_the_replay_holds(tmp_path, capsys) -> None:
+    """Of 249 rows, 2 envs have 120 times each, in blocks of 8."""
+    small.start(tmp_path, "run", replay_rows=249, start_rows=249)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "replay 240 rows, about" in out
+
+
+def test_an_evaluation_shows_how_far_it_is(tmp_path, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(Display, "show", lambda display, row: shown.append(row))
+    folder = small.start(tmp_path, "run", frames=800, eval_frames=800)
+    (record,) = folder.glob("eval/*/episode-000.json")
+    steps = json.loads(record.read_text())["steps"]
+    said = [row["evaluated"] for row in shown if "evaluated" in row]
+    score = next(row["eval_score"] for row in shown if "eval_score" in row)
+    assert said[0] == "0 of 1 episodes  1 steps"
+    assert said[-1] == f"1 of 1 episodes  mean {score:.1f}  {steps:,} steps"
+    assert "evaluated" not in (folder / "metrics.jsonl").read_text()
 
 
 def test_a_row_adds_up(finished) -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 import train
 from experiment.settings.cli import exit_on_usage_error, given, parse_train
-from experiment.settings.config import Config, flag, preset, to_yaml
+from experiment.settings.config import Config, UsageError, flag, override, preset, to_yaml
 from experiment.settings.presets import PRESETS
 from tests.small import ROOT
 
@@ -79,6 +79,8 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
         ("--burn-in 3000", "--burn-in, --unroll and --n-step: 3017 rows together; at most 2000"),
         ("dqn --core-size 8", "--core-size 8: has no effect with --core identity"),
         ("--config MINE", "--core-size 8: has no effect with --core identity"),
+        ("--config FULL", "--epsilon-final 0.5: has no effect with --exploration per-actor"),
+        ("drqn --loss squared", "--loss squared: has no effect with --head qr"),  # the preset's
         ("dqn --resume x", "--resume x: takes the place of preset dqn"),
         ("--config y --resume x", "--config y: takes the place of resume x"),
         ("--resume", "--resume: expected one argument"),
@@ -87,9 +89,18 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
     ],
 )
 def test_words_that_do_not_fit_are_refused(words, says, refused, tmp_path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("preset: dqn\ncore_size: 8\n")
-    assert says in refused(*words.replace("MINE", str(path)).split())
+    (tmp_path / "MINE").write_text("preset: dqn\ncore_size: 8\n")
+    changed = override(preset("drqn"), {"exploration": "per-actor", "epsilon_final": 0.5})
+    (tmp_path / "FULL").write_text(to_yaml(changed))
+    words = re.sub("(MINE|FULL)", rf"{tmp_path}/\1", words)
+    assert says in refused(*words.split())
+
+
+def test_a_flag_without_effect_is_refused_also_on_resume(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(preset("dqn")))
+    for words in ("--ray auto", "--core-size 512"):
+        with pytest.raises(UsageError, match=f"^{words}: has no effect with --"):
+            parse_train(["--resume", str(tmp_path), *words.split()])
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
 
+from experiment.settings.cli import parse_train
+from experiment.settings.config import to_yaml
 from experiment.studies import jobs as module
-from experiment.studies.jobs import FOLLOW_PARENT, Children, Jobs
+from experiment.studies.jobs import FOLLOW_PARENT, Children, Jobs, train_words
 from experiment.studies.study import Study, make_cells
 
 
@@ -25,13 +28,29 @@ def program(tmp_path, monkeypatch):
     return (tmp_path / "train.py").write_text
 
 
-def test_a_failed_child_is_named_with_its_last_line_and_all_cells_run(jobs, program) -> None:
-    program("import sys\nprint('error: no more electricity', file=sys.stderr); sys.exit(3)")
+def test_a_failed_child_is_named_with_its_last_line_and_all_cells_run(
+    jobs, program, monkeypatch
+) -> None:
+    """Its log is UTF-8, whatever the locale of this process."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    program("import sys\nprint('error: no more \u00e9', file=sys.stderr); sys.exit(3)")
     jobs.run(Children(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
     reason = jobs.failures["dqn-breakout-s1"]
-    assert reason.startswith("train.py ended with status 3: no more electricity; see ")
+    assert reason.startswith("train.py ended with status 3: no more \u00e9; see ")
     assert reason.endswith("dqn-breakout-s1.log")
+
+
+def test_a_run_that_goes_on_gets_every_setting_that_may_change_and_has_changed(jobs) -> None:
+    cell = jobs.cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "config.yaml").write_text(to_yaml(cell.config))
+    assert train_words(cell) == ["--resume", str(cell.folder)]
+    changes = dict(device="cuda", compile=True, threads=2, frames=9, track="all")
+    words = train_words(replace(cell, config=replace(cell.config, **changes)))
+    assert set(words[2::2]) == {f"--{name}" for name in changes}
+    config, folder = parse_train(words)
+    assert (vars(config), folder) == (vars(cell.config) | changes, cell.folder)
 
 
 def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiment.settings import config as settings
+from experiment.settings.cli import parse_train
 from experiment.settings.config import UsageError, override, preset
 from experiment.studies.study import Result, Study, changes, finished, make_cells
 from tests.small import ROOT
@@ -29,6 +30,16 @@ def test_every_committed_result_loads_and_its_settings_are_compared_in_todays_sp
     assert "--game breakout -> pong" in lines
     assert "--observe flicker:0.5 -> flicker:0.25" in lines
     assert not any(line.startswith(("--frames", "--threads", "--name")) for line in lines)
+
+
+def test_a_setting_of_all_runs_is_left_at_its_default_where_it_has_no_effect(tmp_path) -> None:
+    study = Study(agents=("dqn", "drqn"), out=tmp_path)
+    dqn, drqn = make_cells(study, {"core_size": "8"})
+    assert (dqn.config.core_size, drqn.config.core_size) == (256, 8)
+    (path := tmp_path / "dqn.yaml").write_text(settings.to_yaml(dqn.config))
+    assert parse_train(["--config", str(path)])[0] == dqn.config
+    # Results of the past have it, and are of the same run.
+    assert changes(override(dqn.config, {"core_size": 8}), dqn.config) == {}
 
 
 DAMAGES = dict(scores=["x"]), dict(scores=[]), dict(mean=None), dict(interval_95=[1])
