@@ -92,8 +92,10 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 def train_words(cell: Cell) -> list[str]:
     """The arguments of train.py that begin a run, or go on with it."""
-    config = cell.config
+    config, settings = cell.config, cell.folder / "config.yaml"
     if cell.folder.exists():
+        if not settings.exists():  # a run on Ray was killed before its first file
+            write_text(settings, to_yaml(config))
         return _words(
             resume=cell.folder,
             frames=config.frames,
@@ -128,8 +130,8 @@ class Jobs:
             (self.study.out / "runs").mkdir(parents=True, exist_ok=True)
         waiting, at_work = list(self.cells), dict[str, Iterator[str]]()
         with stop_signals(workers.stop), self._screen:
-            while waiting or at_work:
-                while waiting and len(at_work) < at_a_time:
+            while at_work or (waiting and not workers.stopped):
+                while waiting and len(at_work) < at_a_time and not workers.stopped:
                     cell = waiting.pop(0)
                     at_work[cell.name] = self._work(cell, workers)
                 for name, states in list(at_work.items()):
@@ -141,6 +143,7 @@ class Jobs:
                         self._screen.say(f"{name}: {state}")
                 self._show()
                 time.sleep(LOOK_SECONDS)
+        self.stopped |= bool(waiting)
 
     def _work(self, cell: Cell, workers: Workers) -> Iterator[str]:
         """Train one cell to its last frame and score it, yielding its state."""
