@@ -192,16 +192,17 @@ class Players:
 
         UsageError after PATIENCE s without one: a node may be away for minutes.
         """
-        self._records, begun, limit = [], monotonic(), self.learner.updates - MAX_AGE
-        late = [ref for ref, c in self._open.items() if c.seat.alive and c.version <= limit]
+        self._records, begun, oldest = [], monotonic(), self.learner.updates - MAX_AGE
+        late = [ref for ref, c in self._open.items() if c.seat.alive and c.version <= oldest]
         refs, stretch = late or [*self._open], EMPTY
         if refs:
             self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
         else:
             sleep(WAIT)  # Ray refuses to wait for nothing
-        ready, limit = self._finished([*self._open]), HANG + self.steps / SLOWEST
+        ready = self._finished([*self._open])
         for ref, (seat, _, since) in [*self._open.items()]:
-            if seat.alive and ref not in ready and monotonic() - since > limit:
+            limit = HANG + self.steps / SLOWEST if seat.alive else PATIENCE
+            if ref not in ready and monotonic() - since > limit:
                 self._ray.kill(seat.handle)
                 self._lose(ref, f"no answer for {limit:.0f} seconds")
         if ready := [ref for ref in ready if ref in refs]:

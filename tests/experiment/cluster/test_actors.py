@@ -239,6 +239,12 @@ def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, said
     CLOCK[0] += 65
     receive(players, 1)
     assert players.restarts == 2
+    # Also one that has not begun.
+    players.act(np.full(4, 0.5))
+    players.seats[0].handle.slow = True
+    CLOCK[0] += 901
+    receive(players, 1)
+    assert said[1:] == [said[0], "actor 0 lost (no answer for 900 seconds), begins again"]
 
 
 def test_players_that_die_at_once_begin_less_and_less_often_and_end_the_run(players, said) -> None:
