@@ -233,12 +233,13 @@ class Players:
         except self._ray.exceptions.RayTaskError:  # an error of our own, not a loss
             raise
         except self._ray.exceptions.RayError as loss:
-            why = " ".join(str(loss).split())[-300:]
+            why = " ".join(str(loss).split())
             if getattr(loss, "actor_init_failed", False):  # such as a missing package
                 raise UsageError(
-                    f"--actors {len(self.seats)}: no player can begin ({why})"
+                    f"--actors {len(self.seats)}: no player can begin ({why[-300:]})"
                 ) from None
-            self._lose(ref, why)
+            # Ray's advice for all cases comes before and after.
+            self._lose(ref, (why.partition(" because ")[2] or why)[:120])
             return EMPTY
         del self._open[ref]
         if not seat.alive:
