@@ -78,14 +78,16 @@ def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
 
     UsageError if it cannot run here, or if its files are of a run with other settings.
     """
+    if study.ray and cell.config.actors:
+        raise UsageError(f"--actors {cell.config.actors}: a run of --ray has no actors of its own")
     # With Ray the nodes check their cores, device, precision and memory.
     if not result and not study.ray:
         build.check_config(cell.config)
     place, others = cell.result, []
     if result:
         others = result.other_settings(cell.config)
-    elif cell.folder.exists():
-        stored = load(cell.folder / "config.yaml")
+    elif (settings := cell.folder / "config.yaml").exists():
+        stored = load(settings)
         place, others = cell.folder, [*changes(stored, cell.config).values()]
     elif cell.result.exists():
         raise UsageError(

@@ -123,15 +123,17 @@ def check_new(config: Config) -> None:
 
 
 def first_update(config: Config) -> int:
-    """The smallest number of frames with which a run makes an update."""
+    """The number of frames with which a run makes an update, if its actors answer in turn."""
     length, history, stride = lengths(config)
+    actors, times = max(config.actors, 1), stretch_rows(config) if config.actors else 1
+    steps = times * config.num_envs // actors  # of all envs together between two updates
+    sequence = math.ceil(max(history, 1) / stride) * stride + length  # rows to a whole sequence
+    first = actors * (math.ceil(sequence / times) - 1) + 1  # the first actor has so many rows
+    waits = math.ceil(config.batch_size * config.unroll / (steps * config.samples_per_step)) - 1
     # A full replay may hold fewer rows than --replay-rows, which is rounded down.
-    start_steps = min(math.ceil(config.start_rows / config.num_envs), replay_shape(config)[0])
-    sequence_steps = math.ceil(max(history, 1) / stride) * stride + length  # to a whole sequence
-    samples = config.batch_size * config.unroll
-    waits = math.ceil(samples / (config.num_envs * config.samples_per_step)) - 1
-    steps = max(start_steps, sequence_steps) + waits
-    return task(config).frame_skip * config.num_envs * steps + 1
+    start = min(config.start_rows, math.prod(replay_shape(config)))
+    turns = max(math.ceil(start / steps), first) + waits
+    return task(config).frame_skip * steps * turns + 1
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -266,6 +268,11 @@ def lengths(config: Config) -> tuple[int, int, int]:
     """Rows of a sequence, rows of history before it, rows between starts."""
     length = config.burn_in + config.unroll + config.n_step
     return length, config.frame_stack - 1, config.sequence_stride
+
+
+def stretch_rows(config: Config) -> int:
+    """Rows that an actor process sends at once, of each of its envs: whole blocks and strides."""
+    return 2 * int(np.lcm(BLOCK, config.sequence_stride))
 
 
 def make_actor(

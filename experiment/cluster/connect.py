@@ -43,6 +43,11 @@ def connected(address: str) -> Iterator[Any]:
         if ":" in address:  # Ray itself would try for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, port), timeout=10).close()
+    # Ray's own message does not distinguish a refused token from a dead cluster.
+    token = (
+        "" if address == "local" else "; perhaps RAY_AUTH_MODE or the token is not the cluster's"
+    )
+    with refused(f"--ray {address}", f"joined{token}"):
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
     signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end this process at once
     try:

@@ -151,9 +151,9 @@ class RayWorkers(Workers):
             num_gpus=study.gpus_per_run,
             memory=self._memory[cell.name],
         )
-        cell.folder.mkdir(exist_ok=True)
-        with checkpoints.lock(cell.folder):
-            while not self.stopped:
+        while not self.stopped:
+            cell.folder.mkdir(exist_ok=True)
+            with checkpoints.lock(cell.folder):
                 actor = node.remote(cell, study, to_go_on(cell))
                 is_at_work, error = False, None
                 state = "node lost, waiting for another" if losses else "waiting for room"

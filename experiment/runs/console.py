@@ -12,7 +12,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 # The metrics in a plain line, and the seconds between such lines.
-LINE = "frames frames_per_second actors_alive return_mean loss epsilon eval_score evaluated".split()
+LINE = (
+    "frames frames_per_second actors_alive weight_age stretches_waiting actor_restarts "
+    "return_mean loss epsilon eval_score evaluated"
+).split()
 LINE_SECONDS = 10.0
 
 

@@ -74,15 +74,17 @@ class Run:
         self.parameters = sum(p.numel() for p in network.parameters())
         self.learner = build.make_learner(config, network)
         self.replay = build.make_replay(config, network.state_size)
+        self.display = Display(f"{config.preset} on {config.game}", config.frames)
         self.player: Any = (
-            Players(config, self.learner) if config.actors else Player(config, self.learner.acting)
+            Players(config, self.learner, self.display.say)
+            if config.actors
+            else Player(config, self.learner.acting)
         )
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
         self.stop_asked = self._save_failed = self._memory_warned = False
         # Callables that get every row of metrics.
         self.listeners: list[Callable[[dict[str, Any]], object]] = []
-        self.display = Display(f"{config.preset} on {config.game}", config.frames)
         try:
             with refused(folder, "resumed from its checkpoint" if saved else "written"):
                 if saved:

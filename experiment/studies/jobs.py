@@ -96,9 +96,11 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 def train_words(cell: Cell) -> list[str]:
     """The arguments of train.py that begin a run, or go on with it."""
-    config = cell.config
+    config, settings = cell.config, cell.folder / "config.yaml"
     if cell.folder.exists():
-        changed = differences(load(cell.folder / "config.yaml"), config).keys() & FREE_ON_RESUME
+        if not settings.exists():  # a run on Ray was killed before its first file
+            write_text(settings, to_yaml(config))
+        changed = differences(load(settings), config).keys() & FREE_ON_RESUME
         names = sorted(changed - {"name", "runs_dir"})
         return _words(resume=cell.folder, **{name: getattr(config, name) for name in names})
     path = config.runs_dir / f"{cell.name}.yaml"
@@ -128,8 +130,8 @@ class Jobs:
             (self.study.out / "runs").mkdir(parents=True, exist_ok=True)
         waiting, at_work = list(self.cells), dict[str, Iterator[str]]()
         with stop_signals(workers.stop), self._screen:
-            while waiting or at_work:
-                while waiting and len(at_work) < at_a_time:
+            while at_work or (waiting and not workers.stopped):
+                while waiting and len(at_work) < at_a_time and not workers.stopped:
                     cell = waiting.pop(0)
                     at_work[cell.name] = self._work(cell, workers)
                 for name, states in list(at_work.items()):
@@ -141,6 +143,7 @@ class Jobs:
                         self._screen.say(f"{name}: {state}")
                 self._show()
                 time.sleep(LOOK_SECONDS)
+        self.stopped |= bool(waiting)
 
     def _work(self, cell: Cell, workers: Workers) -> Iterator[str]:
         """Train one cell to its last frame and score it, yielding its state."""

@@ -86,6 +86,11 @@ def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again() -
 # --- the learner's side, with a stand-in for Ray that computes a call when it is waited for
 
 
+CLOCK = [1e6]  # seconds; only waiting takes time
+DIED = "its worker process has died"
+NO_ROOM = "no actor plays: waiting for room on the cluster, or for one to begin"
+
+
 class Handle:
     """A player; `lost` as after the death of its process."""
 
@@ -94,6 +99,7 @@ class Handle:
         self.seeds.append(arguments[0].seed)
 
     def __getattr__(self, method: str) -> Any:
+        assert self not in self.killed
         call = (lambda: True) if method == "__ray_ready__" else getattr(self.player, method)
         return SimpleNamespace(remote=lambda *args: (self, partial(call, *deepcopy(args))))
 
@@ -108,28 +114,35 @@ class StandIn:
         return lambda kind: SimpleNamespace(remote=Handle)
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 1.0}
+        return {"CPU": 1.0, "memory": 1e9}
+
+    def kill(self, handle: Handle) -> None:
+        handle.killed.append(handle)
 
     def put(self, value: Any) -> Any:
         return {name: tensor.clone() for name, tensor in value.items()}
 
-    def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> Any:
+    def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0, **_: Any) -> Any:
+        assert refs
         ready = [ref for ref in refs if not ref[0].slow]
+        CLOCK[0] += timeout * (not ready)
         # Ray may name any of them.
         return (ready if num_returns == len(refs) else ready[-num_returns:]), refs
 
     def get(self, ref: Any) -> Any:
         handle, call = ref
         if handle.lost:
-            raise exceptions.ActorUnavailableError("the process has died", None)
+            raise exceptions.ActorUnavailableError(f"x. The actor is dead because {DIED}", None)
         return call()
 
 
 @pytest.fixture(autouse=True)
 def _ray(monkeypatch):
     monkeypatch.setattr(actors, "connected", lambda address: nullcontext(StandIn()))
-    monkeypatch.setattr(actors, "WAIT", 0.0)
+    monkeypatch.setattr(actors, "monotonic", lambda: CLOCK[0])
+    monkeypatch.setattr(actors, "sleep", lambda seconds: CLOCK.append(CLOCK.pop() + seconds))
     monkeypatch.setattr(Handle, "seeds", [], raising=False)  # of all players, in turn
+    monkeypatch.setattr(Handle, "killed", [], raising=False)
 
 
 @pytest.fixture
@@ -138,8 +151,14 @@ def learner() -> Any:
 
 
 @pytest.fixture
-def players(learner) -> Players:
-    players = Players(config(), learner)
+def said() -> list[str]:
+    """The lines about the players."""
+    return []
+
+
+@pytest.fixture
+def players(learner, said) -> Players:
+    players = Players(config(), learner, said.append)
     players.reset()
     return players
 
@@ -160,11 +179,13 @@ def test_stretches_come_in_turn_and_every_player_has_one_call_open(players) -> N
     assert all(s.steps == players.steps == ROWS * 2 for s in stretches)
     for _ in range(2):
         players.act(np.full(4, 0.5))
-        assert [seat for seat, _ in players._open.values()] == players.seats
+        assert [call.seat for call in players._open.values()] == players.seats
     assert players.restarts == 0
 
 
-def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(players) -> None:
+def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
+    players, said
+) -> None:
     stretches, seeds = receive(players, 4), [players.seats[0].seed]
     for _ in range(2):
         players.seats[0].handle.lost = True
@@ -178,6 +199,8 @@ def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
             lives += 1
     assert lives == 4
     assert players.restarts == 2
+    assert len(said) == 2
+    assert all(line.startswith(f"actor 0 lost ({DIED}") for line in said)
     assert len(set(seeds)) == 3
 
 
@@ -191,7 +214,7 @@ def test_calls_have_the_newest_weights_old_ones_are_awaited(players, learner, mo
         (stretch,) = receive(players, 1)
         assert stretch.ring == 1
     players.act(np.full(4, 0.5))
-    assert [version for _, version in players._open.values()] == [0, 30]
+    assert [call.version for call in players._open.values()] == [0, 30]
     learner.updates += 1
     assert players.recv() is EMPTY  # player 1 has an answer, and is not asked
     players.seats[0].handle.slow = False
@@ -199,23 +222,88 @@ def test_calls_have_the_newest_weights_old_ones_are_awaited(players, learner, mo
     assert players.metrics(1.0)["weight_age"] == 31
 
 
-def test_players_that_never_answer_end_the_run_in_one_line(players, monkeypatch) -> None:
-    monkeypatch.setattr(actors, "PATIENCE", 5)
+def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, said) -> None:
+    receive(players, 2)
+    players.act(np.full(4, 0.5))
+    hung, begun = players.seats[0].handle, CLOCK[0]
+    hung.slow = True
+    learner.updates += actors.MAX_AGE  # from now on the other player does not play
+    assert {stretch.ring for stretch in receive(players, 5)} == {0, 1}
+    # 60 seconds, and 16 rows of 2 envs at 10 rows a second: 63.2; a look a second
+    assert CLOCK[0] - begun == 64
+    assert hung.killed == [hung]
+    assert players.restarts == 1
+    assert said == ["actor 0 lost (no answer for 63 seconds), begins again"]
+    # Also while the other one plays.
+    players.act(np.full(4, 0.5))
+    players.seats[0].handle.slow = True
+    CLOCK[0] += 65
+    receive(players, 1)
+    assert players.restarts == 2
+    # Also one that has not begun.
+    players.act(np.full(4, 0.5))
+    players.seats[0].handle.slow = True
+    CLOCK[0] += 901
+    receive(players, 1)
+    assert said[1:] == [said[0], "actor 0 lost (no answer for 900 seconds), begins again"]
+
+
+def test_players_that_die_at_once_begin_less_and_less_often_and_end_the_run(players, said) -> None:
+    begun, lost = CLOCK[0], []
 
     def ask_in_vain() -> None:
-        players.act(np.full(4, 0.5))
-        for seat in players.seats:
-            seat.handle.lost = True
-        assert players.recv() is EMPTY
+        while True:
+            players.act(np.full(4, 0.5))
+            for seat in players.seats:
+                if seat.handle:
+                    seat.handle.lost = True
+            before = players.restarts
+            assert players.recv() is EMPTY
+            lost.extend([CLOCK[0] - begun] * (players.restarts - before))
 
-    for _ in range(5):
-        ask_in_vain()
-    says = r"--actors 2: no player answers any more \(.*the process has died"
+    says = r"^--actors 2: no stretch came in 15 minutes \(its worker process has died.*\)$"
     with pytest.raises(UsageError, match=says):
         ask_in_vain()
+    assert 900 <= CLOCK[0] - begun <= 902
+    # 0, 2, 6, 14, 30, 60, 60, ... seconds after the loss before
+    assert lost[:14:2] == [0, 0, 2, 8, 22, 52, 112]
+    assert len(lost) == len(said) - 1 == 2 * (6 + (902 - 52) // 60)
+    assert said.count(NO_ROOM) == 1
 
 
-def test_a_run_updates_as_its_steps_say_also_after_a_stop(tmp_path, monkeypatch) -> None:
+def test_a_run_says_once_that_it_waits_for_room(players, said) -> None:
+    def recv(times: int) -> None:
+        for _ in range(times):
+            players.act(np.full(4, 0.5))
+            assert players.recv() is EMPTY
+
+    players.act(np.full(4, 0.5))
+    for seat in players.seats:
+        seat.handle.slow = True
+    recv(10)
+    assert said == []
+    recv(100)
+    assert said == [NO_ROOM]
+    for seat in players.seats:
+        seat.handle.slow = False
+    receive(players, 2)
+    assert (len(said), players.restarts) == (1, 0)
+
+
+def test_players_reserve_memory_and_a_cluster_without_it_is_refused(learner, monkeypatch) -> None:
+    kinds: list[Any] = []
+    monkeypatch.setattr(StandIn, "remote", lambda _, **options: kinds.append(options) or str)
+    Players(config(), learner)
+    replay = build.make_replay(actors.of_player(config()), network_of(config()).state_size)
+    assert kinds[0]["memory"] > replay.nbytes
+    room = {"CPU": 4.0, "memory": 1.9 * kinds[0]["memory"]}
+    monkeypatch.setattr(StandIn, "cluster_resources", lambda _: room)
+    says = r"^--actors 2: the cluster has 4 cores and 0.0 GB; each actor needs 0\.0\d GB$"
+    with pytest.raises(UsageError, match=says):
+        Players(config(), learner)
+
+
+def test_a_run_updates_as_its_steps_say_also_after_a_stop(tmp_path, monkeypatch, capsys) -> None:
     changes = dict(num_envs=4, actors=2, replay_rows=1_200, frames=1_920, eval_frames=1_920)
     with monkeypatch.context() as patch:
         small.at_frame(patch, 960, small.ask_to_stop)
@@ -227,13 +315,14 @@ def test_a_run_updates_as_its_steps_say_also_after_a_stop(tmp_path, monkeypatch)
     # A stretch is 32 rows: 16 of 2 envs. A sequence of 25 rows that begins at row 8 is whole with
     # the third stretch of an actor, the fifth of all: learning begins at 160 rows.
     assert (last["frames"], last["steps"], last["updates"]) == (1_920, 480, (480 - 160) // 64)
+    assert "actors_alive 2, weight_age 0, stretches_waiting " in capsys.readouterr().out
     assert (last["actors_alive"], last["replay_rows"], last["actor_restarts"]) == (2, 480, 0)
     # After the stop the players do not begin the same games again.
     assert len(set(Handle.seeds)) == 4
     assert [row for row in rows if "eval_score" in row]
     text = (small.ROOT / "docs" / "metrics.md").read_text().partition("| with `--actors`")[2]
     names = re.findall(r"^\| `(\w+)`", text.partition("\n\n")[0], re.MULTILINE)
-    assert len(names) == 6
+    assert len(names) == 7
     assert set(names) <= set(last)
 
 

@@ -1,9 +1,11 @@
 """A study on a Ray cluster comes to the figures of a local one, whatever is killed meanwhile."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from ray import exceptions
 
 import compare
 from experiment.cluster import study as module
@@ -66,9 +69,12 @@ def jobs(tmp_path) -> Jobs:
 
 
 def children() -> list[psutil.Process]:
-    """The programs that run for a study in scratch folders of nodes."""
-    processes = psutil.process_iter(["cmdline"])
-    return [p for p in processes if f"/{module.SCRATCH}" in " ".join(p.info["cmdline"] or [])]
+    """The programs that run for a study in scratch folders of this cluster's nodes."""
+    ours, found = os.environ["RECALL_CLUSTER"], []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        if f"/{module.SCRATCH}" in " ".join(process.info["cmdline"] or []):
+            found += [process] * ((process.info["environ"] or {}).get("RECALL_CLUSTER") == ours)
+    return found
 
 
 def test_after_a_kill_or_ctrl_c_nothing_runs_and_a_repeat_goes_on(cluster, tmp_path) -> None:
@@ -122,6 +128,66 @@ def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monke
 
 
 # --- without Ray ----------------------------------------------------------------------------------
+
+
+class StandIn:
+    """Of `ray` the calls of RayWorkers; an actor lives in this process."""
+
+    exceptions = exceptions
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 1.0, "memory": 1e12}}]
+
+    def remote(self, kind: Any) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=kind))
+
+    def wait(self, refs: list[Any], timeout: float) -> Any:
+        return refs, []
+
+    def get(self, ref: Any) -> Any:
+        return ref
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+
+def test_after_ctrl_c_no_other_cell_begins_and_the_same_command_goes_on(
+    tmp_path, monkeypatch
+) -> None:
+    begun: list[str] = []
+
+    class Quick:
+        """A node whose run ends at once, after Ctrl-C in the first command."""
+
+        def __init__(self, cell: Any, study: Any, files: Any) -> None:
+            begun.append(cell.name)
+            self.news = SimpleNamespace(remote=lambda stop: ({}, "training", outcome(stop)))
+
+    monkeypatch.setattr(module, "Node", Quick)
+    monkeypatch.setattr(compare, "connected", lambda address: nullcontext(StandIn()))
+    monkeypatch.setattr(compare.page, "publish", lambda *_, **__: None)
+    result = SimpleNamespace(mean=1.0, other_settings=lambda config: [])
+    monkeypatch.setattr("experiment.studies.jobs.collect", lambda *_: result)
+    monkeypatch.setattr("experiment.studies.jobs.LOOK_SECONDS", 0.0)
+    words = words_of(tmp_path / "out", "--ray", "auto", "--seeds", "3", "--jobs", "1")
+    runs, cells = tmp_path / "out" / "runs", [f"dqn-breakout-s{seed}" for seed in (1, 2, 3)]
+    outcome: Any = {False: None, True: "stopped"}.get
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_show", lambda _: signal.raise_signal(signal.SIGINT))
+        assert compare.main(words) == 130
+    assert begun == cells[:1]
+    assert [path.name for path in runs.iterdir() if path.is_dir()] == cells[:1]
+    # As after a kill before the first file of a run.
+    (runs / cells[1]).mkdir()
+    (runs / cells[1] / "lock").touch()
+    outcome = {False: ""}.get
+    assert compare.main(words) == 0
+    assert begun == cells[:1] + cells
+
+
+def test_actors_in_a_run_on_ray_are_refused(tmp_path, error_of) -> None:
+    words = [*words_of(tmp_path, "--ray", "auto"), "--actors", "2"]
+    assert "--actors 2: a run of --ray has no actors" in error_of(compare.main, words)
 
 
 def test_a_stopped_run_saves_hands_over_its_last_checkpoint_and_leaves_nothing(jobs) -> None:

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +14,14 @@ import pytest
 from rich.console import Console
 
 from agents.actor import Actor
+from agents.ring import BLOCK, ROW, Stretch
 from envs.screens import KINDS
 from experiment import build
 from experiment.runs.console import Display, text
 from experiment.runs.run import Counters, Run
 from experiment.runs.trackers import NAMES
 from experiment.settings.cli import parse_train
-from experiment.settings.config import UsageError, load, override, preset
+from experiment.settings.config import Config, UsageError, load, override, preset
 from tests import small
 from tests.experiment.test_build import plain_rows
 
@@ -26,6 +29,8 @@ FULL = dict(num_envs=4, replay_rows=5_000, frames=60_000)
 THREE = dict(num_envs=3, replay_rows=600, start_rows=0, batch_size=5, frames=24_000)
 SEVEN = dict(num_envs=7, replay_rows=2_000, start_rows=1_000, batch_size=32, frames=28_000)
 SHORT = dict(num_envs=3, replay_rows=400, batch_size=2, unroll=5, burn_in=2, n_step=1, frames=2_400)
+ACTORS = dict(num_envs=4, replay_rows=1_200, start_rows=0, batch_size=4, samples_per_step=1.0)
+ACTORS |= dict(frames=9_600)
 SHORT |= dict(sequence_stride=4, samples_per_step=1.0)
 # Settings of a run -> rows of all envs when learning begins, updates at the end.
 UPDATES: list[tuple[dict[str, Any], int, int]] = [
@@ -47,7 +52,29 @@ UPDATES: list[tuple[dict[str, Any], int, int]] = [
     (SHORT | dict(start_rows=0, frame_stack=7, sequence_stride=3), 42, 55),
     # 102 is the first multiple of 3 from 101 on; 0.1 x (600 - 102) / 10 = 4.98
     (SHORT | dict(start_rows=101, samples_per_step=0.1), 102, 4),
+    # Two actors send 16 rows of 2 envs in turn: the 33 rows of 1 stride and a sequence come with
+    # the third stretch of an actor, the fifth of all; (2400 - 160) / 64 = 35
+    (ACTORS | dict(actors=2), 160, 35),
+    # 512 = 16 stretches are the first from 500 rows on; (2400 - 512) / 64 = 29.5
+    (ACTORS | dict(actors=2, start_rows=500), 512, 29),
+    # Whole strides of 5 and blocks of 8: 80 rows, with a sequence in the first;
+    # 0.1 x (2400 - 80) / 64 = 3.6
+    (ACTORS | dict(actors=4, sequence_stride=5, samples_per_step=0.1), 80, 3),
 ]
+
+
+def without_content(config: Config) -> Iterator[Any]:
+    """Rows of all envs, or the stretches of the actors in turn."""
+    actors, times = max(config.actors, 1), build.stretch_rows(config)
+    lanes = config.num_envs // actors
+    rows, state = (
+        np.zeros((times, lanes), ROW),
+        np.zeros((times // config.sequence_stride, lanes, 0)),
+    )
+    blocks, frames = np.full((times // BLOCK, lanes), b""), np.zeros((lanes, 84, 84), np.uint8)
+    for ring in cycle(range(actors)):
+        stretch = Stretch(ring, times, rows, state, blocks, np.empty(0))
+        yield stretch if config.actors else plain_rows(frames)
 
 
 @pytest.mark.parametrize(("changes", "begun", "updates"), UPDATES)
@@ -58,14 +85,15 @@ def test_updates_are_samples_per_step_times_steps_and_a_run_too_short_for_one_is
     run: Any = Run.__new__(Run)  # its schedule alone
     run.config, run.counters, run.learner = config, Counters(), SimpleNamespace(updates=0)
     run.replay = build.make_replay(config, 0)
-    run.task, run.player = SimpleNamespace(frame_skip=4), SimpleNamespace(steps=config.num_envs)
-    rows = plain_rows(np.zeros((config.num_envs, 84, 84), np.uint8))
+    incoming, run.task = without_content(config), SimpleNamespace(frame_skip=4)
     size, least = config.batch_size * config.unroll, 0
-    while run.frames < config.frames:
+    for run.player in incoming:  # the rows under way; of a player the schedule reads `steps`
+        if run.frames >= config.frames:
+            break
         run.learner.updates += run.updates_due()
         least = least or bool(run.learner.updates) * (run.frames + 1)
-        run.replay.append(rows)
-        run.counters.frames += 4 * config.num_envs
+        run.replay.append(run.player)
+        run.counters.frames += 4 * run.player.steps
         if (since := run.counters.learning_since) is not None:
             steps = (run.frames - since) / 4
             assert run.learner.updates == int(config.samples_per_step * steps // size)

@@ -71,6 +71,13 @@ def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch)
     assert len([cell for cell in jobs.cells if cell.log.exists()]) == 2
 
 
+def test_a_folder_without_settings_is_a_run_that_has_not_begun(jobs) -> None:
+    cell = jobs.cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "lock").touch()  # left by a killed command
+    assert parse_train(train_words(cell)) == (cell.config, cell.folder)
+
+
 def test_running_cells_are_shown_with_their_newest_metrics(jobs, monkeypatch) -> None:
     cell, shown = jobs.cells[1], []
     cell.folder.mkdir(parents=True)
