@@ -59,7 +59,7 @@ def _write(
     return left
 
 
-def _legend(canvas: Frame, texts: Mapping[str, Colour], y: int) -> None:
+def _legend(canvas: Frame, texts: dict[str, Colour], y: int) -> None:
     """Put texts in their colours at the right end of a line."""
     left = WIDTH - MARGIN
     for text, colour in reversed(texts.items()):
@@ -97,7 +97,7 @@ def _curves(
     height: int,
     curves: Mapping[Colour, np.ndarray],
     limits: Sequence[float] | np.ndarray,
-    band: Sequence[np.ndarray] = (),
+    band: Sequence[np.ndarray] | np.ndarray = (),
 ) -> Frame:
     """A strip [height, T STEP, 3] of lines [T] and a band between two, scaled to the limits."""
     steps, low, high = len(next(iter(curves.values()))), np.min(limits), np.max(limits)
