@@ -92,6 +92,7 @@ class Lab:
         self.checkpoint = self.work / "checkpoint" / newest.name
         actions = np.random.default_rng(1).integers(4, size=400).astype(np.uint8)
         tape, how = ("breakout", "v5", 7, actions, 150, 2.0, 250, True), Observe("flicker", 0.5)
+        (self.true / self.best).parent.mkdir()
         EpisodeRecord(*tape, how, 5, 1, 0).save(self.true / self.best)
         self.kinds = [self.checkpoints, self.configs, self.metrics, self.records, self.commands]
         # Or all would be refused.

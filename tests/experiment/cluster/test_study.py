@@ -133,7 +133,7 @@ def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monke
 class StandIn:
     """Of `ray` the calls of RayWorkers; an actor lives in this process."""
 
-    exceptions = exceptions
+    exceptions, ready = exceptions, True  # an answer is ready at the second look
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": {"CPU": 1.0, "memory": 1e12}}]
@@ -142,7 +142,8 @@ class StandIn:
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=kind))
 
     def wait(self, refs: list[Any], timeout: float) -> Any:
-        return refs, []
+        self.ready = not self.ready
+        return refs if self.ready else [], []
 
     def get(self, ref: Any) -> Any:
         return ref
