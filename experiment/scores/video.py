@@ -39,10 +39,10 @@ def write_video(
     """Write `frames` as an mp4. Atari's 160x210 becomes 320x420 at the default scale.
 
     `captions` are texts in one line below the picture, each in an equal share of the width. `fast`
-    encodes with FAST, at 360 kbit/s at most. Players can jump to
-    every fourth second. Frame number `poster` also becomes a picture, PATH with the suffix .jpg.
-    The files appear only as a whole; the same frames give the same bytes. ValueError without
-    frames, OSError if a file cannot be written.
+    encodes with FAST, at 360 kbit/s at most. Players can jump to every fourth second. Frame number
+    `poster` also becomes a picture, PATH with the suffix .jpg. The files appear only as a whole;
+    the same frames give the same bytes. ValueError without frames, OSError if a file cannot be
+    written.
     """
     pictures = (_compose(frame, tuple(captions), scale) for frame in frames)
     first = next(pictures, None)
@@ -80,11 +80,9 @@ def _compose(frame: Frame, texts: tuple[str, ...], scale: int) -> Frame:
 def _caption(texts: tuple[str, ...], width: int) -> Frame:
     """White texts on black [CAPTION_ROWS, width, 3], each cut off at the end of its share."""
     band, share = Image.new("RGB", (width, CAPTION_ROWS)), width // len(texts)
+    font = ImageFont.load_default(CAPTION_TEXT)
     for i, text in enumerate(texts):
-        part, font = (
-            Image.new("RGB", (share - 6, CAPTION_ROWS)),
-            ImageFont.load_default(CAPTION_TEXT),
-        )
+        part = Image.new("RGB", (share - 6, CAPTION_ROWS))
         ImageDraw.Draw(part).text((0, CAPTION_ROWS // 2), text, "white", font, anchor="lm")
         band.paste(part, (i * share + 6, 0))
     return np.asarray(band)

@@ -185,8 +185,8 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
         for name in flags.keys() & {"name", "runs_dir"}:
             raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
     folder = None if resume is None else Path(resume)
-    path = folder / "config.yaml" if folder else file and Path(file)
-    start = load(path) if path else preset(flags.get("preset", "drqn"))
+    path = file if folder is None else folder / "config.yaml"
+    start = preset(flags.get("preset", "drqn")) if path is None else load(Path(path))
     config = override(start, flags)
     in_file = {} if file is None else differences(preset(start.preset), start)
     check_effect(config, [*flags, *in_file])

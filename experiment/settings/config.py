@@ -299,7 +299,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError("no such file")
-        text = path.read_bytes()[:MAX_BYTES].decode()
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("aliases, with which a small file becomes huge, are not supported")
         data = yaml.safe_load(text)

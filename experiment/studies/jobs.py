@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class StoppedError(Exception):
     """A cell stopped at the user's request."""
 
 
-class Workers:
+class Workers(ABC):
     """The processes that train and score the cells of a study."""
 
     stopped = False
@@ -34,6 +35,7 @@ class Workers:
         """Let the cells at work save, and start no more."""
         self.stopped = True
 
+    @abstractmethod
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """Train and score one cell, in its folder, side by side with others.
 
@@ -41,7 +43,6 @@ class Workers:
 
         StoppedError after `stop`, UsageError if the cell fails.
         """
-        raise NotImplementedError
 
 
 class Children(Workers):

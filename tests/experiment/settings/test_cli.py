@@ -86,6 +86,7 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
         ("--resume", "--resume: expected one argument"),
         ("--resume=nowhere", "--runs-dir"),  # the folder says where the run lies
         ("--config=nowhere", "error: nowhere: cannot be read (no such file)"),
+        ("--config=", "error: .: cannot be read (no such file)"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(words, says, refused, tmp_path) -> None:
