@@ -106,7 +106,7 @@ def check_config(config: Config) -> None:
         )
     parts, free = expected_bytes(config), free_memory()
     if sum(parts.values()) > free:
-        part = max(parts, key=parts.__getitem__)
+        part = max(SIZED_BY, key=parts.__getitem__)
         flags = " ".join(f"{flag(name)} {getattr(config, name)}" for name in SIZED_BY[part])
         raise UsageError(
             f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; "
@@ -141,6 +141,7 @@ def first_update(config: Config) -> int:
 # Of a compressed frame; benchmarks/replay_memory.py: 60 (Pong) to 900 (busy screens).
 FRAME_BYTES = 600
 ROW_BYTES = 8 + 6  # actions, rewards and flags; an eighth of the bytes object of a block
+PROGRAM_BYTES = 300_000_000  # the interpreter, torch and the games: 200 MB with 8 games, measured
 SIZED_BY = {  # the settings that decide each part
     "replay": ("replay_rows", "observe"),
     "network": ("core_size", "hidden", "head_hidden"),
@@ -154,10 +155,13 @@ def frame_bytes(config: Config) -> int:
     Noise compresses to fewer bytes in a dark game, where it is cut off at black, than in a bright
     one: it is measured on the game's first image, as a still.
     """
+    pixels = math.prod(task(config).frame_shape)
+    if config.observe == "full":
+        return min(FRAME_BYTES, pixels)
     screen = make_observer(parse_screen(config.observe), config.seed)
     image = _first_image(config.game, config.protocol)
     block = np.stack([screen(image, i == 0) for i in range(BLOCK)])
-    return min(max(FRAME_BYTES, len(lz4.block.compress(block)) // BLOCK), image.nbytes)
+    return min(max(FRAME_BYTES, len(lz4.block.compress(block)) // BLOCK), pixels)
 
 
 @lru_cache
@@ -169,7 +173,7 @@ def _first_image(game: str, protocol: str) -> np.ndarray:
 
 
 def expected_bytes(config: Config) -> dict[str, int]:
-    """Estimated bytes of a run's parts: the full replay, the network in training, one update.
+    """Estimated bytes of a run's parts: program, full replay, network in training, one update.
 
     `Replay.nbytes_when_full` is more exact after the first compressed frames.
     """
@@ -182,6 +186,7 @@ def expected_bytes(config: Config) -> dict[str, int]:
     rows = times * lanes * (ROW_BYTES + frame_bytes(config)) + lanes * BLOCK * pixels
     images = config.batch_size * (length + history) * config.frame_stack
     return {
+        "program": PROGRAM_BYTES,
         "replay": rows + states + priorities,
         # 4 bytes each of weights, target, gradient and two moments.
         "network": sum(p.numel() for p in network.parameters()) * 20,

@@ -143,7 +143,8 @@ class Players:
         self._stack = contextlib.ExitStack()
         self._ray = self._stack.enter_context(connected(config.ray or "local"))
         whole, parts = self._ray.cluster_resources(), build.expected_bytes(of_player(config))
-        cores, memory = int(whole.get("CPU", 0)), parts["replay"] + parts["network"]
+        cores = int(whole.get("CPU", 0))
+        memory = parts["program"] + parts["network"] + parts["replay"]
         if not cores or config.actors * memory > whole["memory"]:
             self.close()
             raise UsageError(

@@ -90,6 +90,12 @@ def test_a_run_that_needs_more_memory_than_is_free_is_refused(changes, says, mon
     with pytest.raises(UsageError, match=f"^{says}.* GB of memory; 4.0 GB are free$"):
         build.check_config(config_of(**changes))
     check(config_of())  # the everyday run fits
+    small = config_of(**SMALL | dict(start_rows=0))
+    monkeypatch.setattr(build, "free_memory", lambda: 2 * 10**8)
+    with pytest.raises(UsageError, match=r"0\.2 GB are free$"):  # the program alone takes more
+        build.check_config(small)
+    monkeypatch.setattr(build, "free_memory", lambda: 5 * 10**8)
+    build.check_config(small)
 
 
 @pytest.mark.parametrize(
