@@ -141,10 +141,8 @@ def score(
     about, label = agent.about, agent.label
     if count < total:
         about, label = about | {"planned_episodes": total}, f"{label}-first{count}"
-        print(
-            f"stopped after {count} of {total} episodes; short ones end first, so the mean is "
-            "biased"
-        )
+        bias = "; short ones end first, so the mean is biased" * (count > 0)
+        print(f"stopped after {count} of {total} episodes{bias}")
     if count:
         summary = result.summary(agent.config.game)
         report(agent, summary)

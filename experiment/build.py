@@ -130,9 +130,9 @@ def first_update(config: Config) -> int:
     sequence = math.ceil(max(history, 1) / stride) * stride + length  # rows to a whole sequence
     first = actors * (math.ceil(sequence / times) - 1) + 1  # the first actor has so many rows
     waits = math.ceil(config.batch_size * config.unroll / (steps * config.samples_per_step)) - 1
-    # A full replay may hold fewer rows than --replay-rows, which is rounded down.
-    start = min(config.start_rows, math.prod(replay_shape(config)))
-    turns = max(math.ceil(start / steps), first) + waits
+    # A full ring ends the wait too; it may hold fewer rows than asked for.
+    full = actors * (math.ceil(replay_shape(config)[0] / times) - 1) + 1
+    turns = max(min(math.ceil(config.start_rows / steps), full), first) + waits
     return task(config).frame_skip * steps * turns + 1
 
 

@@ -131,6 +131,8 @@ def given(prog: str, argv: list[str], default: Settings, description: str = "") 
     """
     parser = _parser(prog, default, description)
     argv = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in argv]
+    if bad := [word for word in argv if re.search("[\ud800-\udfff]", word)]:
+        raise UsageError(f"{bad[0]!a}: is not text in the encoding of this terminal")
     names = [word.partition("=")[0] for word in argv if word.startswith("--")]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]}: given twice")

@@ -198,6 +198,7 @@ IDLE: tuple[Rule, ...] = (
     (("epsilon_start",), ("epsilon_frames",), lambda x: x == 0),
     (("epsilon_frames",), ("epsilon_start", "epsilon_final"), lambda x, y: x == y),
     (("importance_exponent", "priority_eta"), ("priority_exponent",), lambda x: x == 0),
+    (("norm",), ("torso", "hidden", "head_hidden"), lambda x, y, z: x == "flat" and not (y or z)),
     (("importance_exponent",), ("batch_size",), lambda x: x == 1),  # the weight is always 1
     (("priority_eta",), ("unroll",), lambda x: x == 1),  # the greatest error is the mean error
     (("core_size", "burn_in", "update"), ("core",), lambda x: x == "identity"),

@@ -53,7 +53,7 @@ def test_many_games_side_by_side_reset_in_the_same_step() -> None:
     assert games.observation_space.contains(frames)
     totals, steps, seen = np.zeros(2), np.zeros(2, int), 0
     games.action_space.seed(0)
-    while seen < 2:
+    while seen < 6:  # later ones too: gymnasium before 1.4 began to count them a step late
         frames, reward, terminated, truncated, info = games.step(games.action_space.sample())
         totals, steps, over = totals + reward, steps + 1, terminated | truncated
         assert over.any() == ("episode" in info)

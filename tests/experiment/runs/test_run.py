@@ -31,6 +31,9 @@ SEVEN = dict(num_envs=7, replay_rows=2_000, start_rows=1_000, batch_size=32, fra
 SHORT = dict(num_envs=3, replay_rows=400, batch_size=2, unroll=5, burn_in=2, n_step=1, frames=2_400)
 ACTORS = dict(num_envs=4, replay_rows=1_200, start_rows=0, batch_size=4, samples_per_step=1.0)
 ACTORS |= dict(frames=9_600)
+THREE_ACTORS = dict(num_envs=24, actors=3, replay_rows=3_492, start_rows=2_933, frames=20_480)
+THREE_ACTORS |= dict(batch_size=32, unroll=9, burn_in=7, n_step=3, sequence_stride=5)
+THREE_ACTORS |= dict(frame_stack=10, samples_per_step=0.25)
 SHORT |= dict(sequence_stride=4, samples_per_step=1.0)
 # Settings of a run -> rows of all envs when learning begins, updates at the end.
 UPDATES: list[tuple[dict[str, Any], int, int]] = [
@@ -60,6 +63,9 @@ UPDATES: list[tuple[dict[str, Any], int, int]] = [
     # Whole strides of 5 and blocks of 8: 80 rows, with a sequence in the first;
     # 0.1 x (2400 - 80) / 64 = 3.6
     (ACTORS | dict(actors=4, sequence_stride=5, samples_per_step=0.1), 80, 3),
+    # Stretches of 80 rows of 8 envs; the ring of 120 times of the first of three actors is full
+    # with its second stretch, the fourth of all; 0.25 x (5120 - 2560) / 288 = 2.2
+    (THREE_ACTORS, 2_560, 2),
 ]
 
 

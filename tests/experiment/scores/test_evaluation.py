@@ -44,6 +44,14 @@ def test_only_envs_with_episodes_left_are_computed(network, played, monkeypatch)
         assert np.array_equal(one.actions, other.actions)
 
 
+def test_epsilon_is_the_share_of_random_actions(network, played) -> None:
+    actions = np.concatenate([record.actions for record in played[0].records])
+    shares = np.bincount(actions, minlength=4) / len(actions)
+    assert np.allclose(shares, 0.25, atol=3 * np.sqrt(0.25 * 0.75 / len(actions)))
+    greedy = evaluate(network, replace(CONFIG, eval_episodes=1, eval_epsilon=0.0), V5)
+    assert np.bincount(greedy.records[0].actions).max() > 0.9 * greedy.records[0].steps
+
+
 def test_a_stop_keeps_the_episodes_that_ended(network, played) -> None:
     told = [(0, 0)]
 

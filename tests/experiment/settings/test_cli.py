@@ -80,6 +80,8 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
         ("dqn --core-size 8", "--core-size 8: has no effect with --core identity"),
         ("--config MINE", "--core-size 8: has no effect with --core identity"),
         ("--config FULL", "--epsilon-final 0.5: has no effect with --exploration per-actor"),
+        ("dqn --torso flat --hidden 0 --norm False", "--norm False: has no effect with --torso"),
+        ("--name \udce9t\udce9", r"error: '\udce9t\udce9': is not text"),
         ("drqn --loss squared", "--loss squared: has no effect with --head qr"),  # the preset's
         ("dqn --resume x", "--resume x: takes the place of preset dqn"),
         ("--config y --resume x", "--config y: takes the place of resume x"),

@@ -18,7 +18,7 @@ def candidates(name: str) -> list[Any]:
     part = SCHEMA[name].get("anyOf", [SCHEMA[name]])[0]
     names = dict(core=["identity", "lstm"], head=["mean", "qr"], loss=["squared", "huber"])
     names |= dict(ray=["", "local"], device=["cpu", "cuda"], protocol=["v5", "dqn-2015"])
-    names |= dict(game=["pong", "recall/Recall-v0"])
+    names |= dict(game=["pong", "recall/Recall-v0"], torso=["nature", "flat"])
     if name in names or "enum" in part or part["type"] == "boolean":
         return names.get(name, part.get("enum", [True, False]))
     low = part.get("minimum", 1)
