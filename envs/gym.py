@@ -175,7 +175,7 @@ def make_vector(**settings: Any) -> vector.RecordEpisodeStatistics:
 for _game in available_games():
     gym.register(
         f"recall/{''.join(map(str.capitalize, _game.split('_')))}-v0",
-        entry_point="envs.gym:make",
-        vector_entry_point="envs.gym:make_vector",
+        entry_point=f"{__name__}:make",
+        vector_entry_point=f"{__name__}:make_vector",
         kwargs={"game": _game},
     )

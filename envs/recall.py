@@ -55,4 +55,4 @@ class Recall(gym.Env[np.ndarray, np.int64]):
 
 
 for _waits, _name in ((WAITS, "Recall"), *(((wait,), f"Recall{wait}") for wait in WAITS)):
-    gym.register(f"recall/{_name}-v0", entry_point="envs.recall:Recall", kwargs={"waits": _waits})
+    gym.register(f"recall/{_name}-v0", entry_point=f"{__name__}:Recall", kwargs={"waits": _waits})

@@ -1,8 +1,8 @@
 """The Python interface: `from recall import load_agent, metrics, play, train`.
 
-In a checkout, the code is beside this folder. In an installed copy, it is inside this folder, so
-that other packages can use names such as agents, envs and train. The first use of a name of this
-module puts the code's folder at the front of Python's path; other programs never have it there.
+In a checkout, the code is beside this folder: the first use of a name of this module puts the
+checkout at the front of Python's path. In an installed copy, the code is inside this package, as
+`recall.code.agents` and so on (setup.py), so that names such as agents, envs and train stay free.
 """
 
 import sys
@@ -10,22 +10,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "agents").is_dir())
+HERE = Path(__file__).resolve().parent
+IS_INSTALLED = (HERE / "code").is_dir()
 FACE = ("load_agent", "metrics", "play", "train")
 PROGRAMS = {name: name for name in ("train", "evaluate", "compare")}
 PROGRAMS |= {"memory": "experiment.memory.probes", "track": "experiment.runs.trackers"}
 
 
 def _room(name: str) -> Any:
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    """The module of that name in a checkout."""
+    if IS_INSTALLED:
+        return import_module(f"recall.code.{name}")
+    if str(HERE.parent) not in sys.path:
+        sys.path.insert(0, str(HERE.parent))
     return import_module(name)
 
 
 def __getattr__(name: str) -> Any:
     if name not in FACE:
         raise AttributeError(f"module 'recall' has no attribute {name!r}: it has {', '.join(FACE)}")
-    return getattr(_room("recall.face"), name)
+    _room("agents")
+    return getattr(import_module("recall.face"), name)
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -52,12 +51,11 @@ def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch) -> None:
 
 
 ELSEWHERE = """
-import gymnasium, recall, sys
-print(str(recall.ROOT) in sys.path, recall.load_agent("runs/away").config.name)
-import agents
-print(agents.__file__)
+import agents, envs, gymnasium, recall, train
+print(recall.load_agent("runs/away").config.name, agents.OURS, envs.OURS, train.OURS)
 env = gymnasium.make("recall.gym:recall/Pong-v0", observe="flicker:0.5")
 print(env.reset(seed=1)[0].shape)
+print(recall.train("drqn", name="b", **{FEW}))
 """
 
 
@@ -70,7 +68,16 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    product = ["*.py", "*.toml", "*.j2", "LICENSE", "README.md", ":!studies", ":!tests"]
+    product = [
+        "*.py",
+        "*.toml",
+        "experiment/*.j2",
+        "experiment/*.json",
+        "LICENSE",
+        "README.md",
+        ":!studies",
+        ":!tests",
+    ]
     for name in run("git", "-C", str(ROOT), "ls-files", *product).split():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
@@ -80,14 +87,22 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
     assert names <= {"recall", "bin"}
 
     environment = os.environ | {"PYTHONPATH": str(site)}
-    few = FEW | {"frames": 600, "name": "away"}
-    train = [w for k, v in few.items() for w in ("--" + k.replace("_", "-"), str(v))]
-    run(sys.executable, "-m", "recall", "train", "drqn", *train, env=environment)
+
+    def flags(**settings):
+        return [w for k, v in settings.items() for w in ("--" + k.replace("_", "-"), str(v))]
+
+    recall_command, few = [sys.executable, "-m", "recall"], FEW | {"frames": 600}
+    run(*recall_command, "train", "drqn", *flags(**few, name="away"), env=environment)
     assert (away / "runs" / "away" / "metrics.jsonl").exists()
-    told = run(sys.executable, "-c", ELSEWHERE, env=environment)
-    on_path, file, shape = told.splitlines()
-    assert (on_path, shape) == ("False away", "(84, 84)")
-    assert Path(file).is_relative_to(site)
+    rest = flags(**without(few, "game", "frames"))
+    study = flags(agents="drqn", games="breakout", frames=600, episodes=1, epsilon=1, video="none")
+    run(*recall_command, "compare", *study, "--out", "study", "--", *rest, env=environment)
+    assert (away / "study" / "report.md").exists()
+
+    for name in ("agents", "envs", "train"):  # the user's own
+        (away / f"{name}.py").write_text("OURS = False\n")
+    told = run(sys.executable, "-c", ELSEWHERE.format(FEW=few), env=environment)
+    assert told.splitlines() == ["away False False False", "(84, 84)", "runs/b"]
 
 
 def test_unknown_names_and_programs_are_refused(capsys, monkeypatch) -> None:

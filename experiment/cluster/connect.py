@@ -13,8 +13,9 @@ from experiment.settings.resources import cores
 from experiment.store.files import refused
 from experiment.store.provenance import commit
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py"}  # the nodes' code, below 1 MB
+ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the top package lies here
+# The nodes' code, below 1 MB: of a checkout, or an installed copy.
+CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py", "recall"}
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from experiment.store.files import write_json
 from experiment.store.metrics import read_rows
 
-ROOT = Path(__file__).resolve().parents[2]  # `experiment` lies here
+ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the top package lies here
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
 # CleanRL's names for the same metrics; every other metric has its own name.
@@ -55,7 +55,7 @@ def tracking(
     and a process that cannot start, is one line on standard error, never an exception.
     """
     processes: list[Any] = []
-    command = [sys.executable, "-m", "experiment.runs.trackers", str(run.resolve()), "--track"]
+    command = [sys.executable, "-m", __name__, str(run.resolve()), "--track"]
     for kind in KINDS[track]:
         try:
             with open(run / "tracking.log", "ab") as log:

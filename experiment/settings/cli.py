@@ -66,9 +66,7 @@ def exit_on_usage_error(main: Main) -> Main:
 
 def command(program: str) -> str:
     """The command for train, evaluate or compare: `recall train` in an installed copy."""
-    # Only there face.py lies beside this package (recall/__init__.py).
-    is_installed = (Path(__file__).resolve().parents[2] / "face.py").exists()
-    return f"recall {program}" if is_installed else f"python {program}.py"
+    return f"recall {program}" if __name__.startswith("recall.") else f"python {program}.py"
 
 
 # JSON schema's limits and types, as the help shows them.
