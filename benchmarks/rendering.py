@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.common import Effort, Row
 from experiment import build
-from experiment.scores import overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import evaluate
 from experiment.scores.films import Film, game_film, overlay_film
@@ -35,7 +34,7 @@ def rendering(effort: Effort) -> list[Row]:
         network, protocol = build.make_network(config, len(actions)), build.rules(config)
         agent = Agent(Path(), config, protocol, network, {})
         (record,) = evaluate(network, config, protocol).records
-        played = record.steps / overlay.FPS  # seconds
+        played = record.steps / 15  # seconds
         films: dict[str, Callable[[], Film]] = {}
         films[f"{name} overlay"] = partial(overlay_film, agent, record)
         if not rows:

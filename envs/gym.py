@@ -28,11 +28,17 @@ def _random_word(entropy: int | Sequence[int] | None) -> int:
 
 
 class Screen(gym.ObservationWrapper, RecordConstructorArgs):
-    """Hides a part of any environment's images; observe: such as flicker:0.5 (envs/screens.py)."""
+    """Hides a part of an environment's images; observe: such as flicker:0.5 (envs/screens.py).
+
+    ValueError unless it observes images, uint8 [H, W] or [H, W, C].
+    """
 
     def __init__(self, env: gym.Env, observe: str = "flicker:0.5") -> None:
         RecordConstructorArgs.__init__(self, observe=observe)
         super().__init__(env)
+        space = env.observation_space
+        if space.dtype != np.uint8 or len(space.shape or ()) not in (2, 3):
+            raise ValueError(f"Screen hides images, uint8 [H, W] or [H, W, C], not {space}")
         self._screen = parse_screen(observe)
         self._observer = make_observer(self._screen, _random_word(None))
 
@@ -140,8 +146,10 @@ class AtariVectorEnv(gym.vector.VectorEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode in every game. seed: a number, or one for each game; None: no reseed.
 
-        A None among the seeds of the games stands for a random one.
+        A None among the seeds of the games stands for a random one. ValueError on a `reset_mask`.
         """
+        if options and "reset_mask" in options:
+            raise ValueError("reset_mask: a game begins again at its end, or all of them at once")
         seeds = seed if isinstance(seed, Sequence) else [seed] * self.num_envs
         return self._envs.reset(None if seed is None else [*map(_random_word, seeds)]), {}
 

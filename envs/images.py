@@ -1,5 +1,6 @@
 """Grey images of any registered gymnasium environment with images and discrete actions."""
 
+from collections.abc import Iterator
 from enum import EnumMeta
 from functools import lru_cache, partial
 from typing import Any
@@ -86,6 +87,25 @@ def facts(name: str) -> tuple[tuple[int, int], list[str], int]:
         names = [*members.__members__]
     env.close()
     return env.shape, names, int(env.metadata.get("render_fps") or FPS)
+
+
+def repeats_itself(name: str, steps: int = 100) -> bool:
+    """Whether a seed and actions determine the images and rewards, in `steps` steps of one game."""
+
+    def play() -> Iterator[tuple[bytes, float]]:
+        env, draws = single(name), np.random.default_rng(1)
+        over, seed = True, 1  # a seed for the first episode alone, as in a tape
+        for action in draws.integers(env.action_space.n, size=steps):  # type: ignore[attr-defined]
+            if over:
+                image, _ = env.reset(seed=seed)
+                yield image.tobytes(), 0.0
+                seed = None
+            image, reward, terminated, truncated, _ = env.step(action)
+            over = terminated or truncated
+            yield image.tobytes(), float(reward)
+        env.close()
+
+    return [*play()] == [*play()]
 
 
 class Images:

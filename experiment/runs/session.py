@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from agents.learner import NonFiniteError
+from envs.families import is_atari
+from envs.images import repeats_itself
 from experiment import build
 from experiment.runs.run import Run
 from experiment.runs.trackers import tracking
@@ -54,6 +56,11 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
         stack.enter_context(tracking(folder, config.track))
         run.display.console.quiet = quiet
         announce(run)
+        if resume is None and not is_atari(config.game) and not repeats_itself(config.game):
+            run.display.say(
+                f"warning: {config.game} does not repeat itself from a seed: once stopped, this "
+                "run cannot go on, and its episodes cannot be filmed"
+            )
         stack.enter_context(run.display)
         try:
             yield run

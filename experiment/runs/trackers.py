@@ -42,12 +42,12 @@ NAMES = {
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 300.0  # at most, of a tracker's process after the end of training
 WANDB_SECONDS = 10.0  # at most, to connect and to log in
-FILM_FRAMES = 1800  # 30 seconds of an evaluation
+FILM_SECONDS = 30  # of an evaluation
 
 
 @contextlib.contextmanager
 def tracking(
-    run: Path, track: str, timeout: float = 20.0
+    run: Path, track: str, timeout: float = 60.0
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start the processes that send `run`/metrics.jsonl to the trackers `track` (of KINDS).
 
@@ -181,6 +181,7 @@ def film(run: Path, frames: int) -> Path | None:
     RuntimeError if the game does not repeat the record, OSError if the film cannot be written.
     """
     from envs.episodes import EpisodeRecord, replay_colour
+    from envs.families import rules, task
     from experiment.scores.video import write_video
 
     path, folder = run / "videos" / f"training-{frames:012d}.mp4", run / "eval" / f"{frames:012d}"
@@ -193,9 +194,9 @@ def film(run: Path, frames: int) -> Path | None:
             part.unlink()
         if not path.exists():
             median = sorted(records, key=lambda record: record.score)[len(records) // 2]
-            write_video(
-                itertools.islice(replay_colour(median, every_frame=True), FILM_FRAMES), path
-            )
+            fps = task(median.game, rules(median.game, median.protocol)).fps
+            pictures = replay_colour(median, every_frame=True)
+            write_video(itertools.islice(pictures, FILM_SECONDS * fps), path, fps=fps)
     return path
 
 

@@ -65,15 +65,17 @@ def game_film(record: EpisodeRecord) -> Film:
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
     """A film of one picture a step: the game, and beside it this agent's view, Q and memory."""
-    c = agent.config
+    c, played = agent.config, build.task(agent.config)
+    fps = played.fps // played.frame_skip  # one picture a step
     images = overlay.pictures(
         record,
         trace(agent.network, c, record, saliency),
-        build.task(c).action_names,
+        played.action_names,
         title=f"{c.preset}  {record.game.rpartition(':')[2]}  {record.observe}",
         cells=c.core_size,
+        fps=fps,
     )
-    return Film(images, overlay.FPS, record.steps, fast=True)
+    return Film(images, fps, record.steps, fast=True)
 
 
 def beside(one: Film, other: Film) -> Film:

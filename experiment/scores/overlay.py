@@ -13,7 +13,6 @@ from experiment.scores.video import Frame
 
 Colour = tuple[int, int, int]
 
-FPS = 15  # pictures a second, one for each step of the agent
 # In pixels. The game has its native height and twice its native width, about the shape on a
 # television.
 WIDTH, MARGIN, GAME_WIDTH, VIEW = 528, 10, 320, 168
@@ -23,6 +22,8 @@ STEP = 4  # pixels of a step in the strips, which show the last WINDOW steps
 WINDOW = (WIDTH - 2 * MARGIN) // STEP
 CELLS = 32  # rows of the memory strip
 SMALL, LARGE = 18, 22  # heights of text, pixels
+# Of a line of an action, and its text: for up to nine actions, and for more of them.
+ACTION_LINES = ((LINE_HEIGHT, SMALL), (20, 15))
 GROUND, PANEL, GREY, WHITE = (14, 16, 22), (26, 30, 40), (150, 156, 168), (238, 240, 244)
 BEST, OTHER = (76, 195, 120), (240, 160, 60)  # the action played: the best one, or another
 LINE, BAND, RED = (90, 170, 250), (44, 72, 112), (235, 80, 80)
@@ -132,7 +133,7 @@ def _memory(state: np.ndarray) -> Frame:
 def _strips(trace: Trace, cells: int) -> list[tuple[str, dict[str, Colour], Frame]]:
     """Label, legend and strip of the whole episode, each strip after WINDOW empty steps."""
     value, score = trace.q.max(-1), np.cumsum(trace.reward)
-    band = trace.returns[:, np.arange(len(value)), trace.action]  # [2, T]
+    band = trace.returns[:, np.arange(len(value)), trace.q.argmax(-1)]  # [2, T]
     low, high = min(value.min(), band.min()), max(value.max(), band.max())
     scale = f"score so far, {score.min():g} to {score.max():g}"
     strips: list[tuple[str, dict[str, Colour], Frame]] = [
@@ -170,47 +171,45 @@ def _bars(trace: Trace) -> tuple[np.ndarray, float, float]:
 
 
 def pictures(
-    record: EpisodeRecord, trace: Trace, actions: Sequence[str], title: str, cells: int
+    record: EpisodeRecord, trace: Trace, actions: Sequence[str], title: str, cells: int, fps: int
 ) -> Iterator[Frame]:
-    """The picture [H, WIDTH, 3] of each step.
+    """The picture [H, WIDTH, 3] of each step, `fps` a second.
 
     actions: names [A]; cells: the number of cells, which come last in the core's state.
     RuntimeError if the game does not repeat the record.
     """
-    columns = 1 if len(actions) <= 9 else 2
-    lines, column = -(-len(actions) // columns), (WIDTH - 2 * MARGIN) // columns
-    axis_x, room = (208, 128) if columns == 1 else (160, 152)  # of the axis; for an action's name
-    axis = column - 8 - axis_x  # pixels
-    names = [_shortened(name, room) for name in actions]
+    line, size = ACTION_LINES[len(actions) > 9]
+    axis_x, above = MARGIN + 208, (line - 18) // 2  # of an axis: its left end, its top in the line
+    axis = WIDTH - MARGIN - 8 - axis_x  # pixels
+    names = [_shortened(name, 128, size) for name in actions]
     # Pooled: some games draw an object in every second frame only.
     screens = replay_colour(record, pooled=True)
     first = next(screens)
     bars_y, right = GAME_Y + len(_game(first)) + 38, WIDTH - MARGIN
-    places = [
-        (MARGIN + a // lines * column, bars_y + a % lines * LINE_HEIGHT)
-        for a in range(len(actions))
-    ]
+    rows = [bars_y + a * line for a in range(len(actions))]  # tops, pixels
     (bars, lowest, highest), strips = _bars(trace), _strips(trace, cells)
     pixels = (bars.clip(0, 1) * (axis - MARK)).astype(int).tolist()  # [T, A, 3]
     cut = (bars != bars.clip(0, 1)).tolist()  # [T, A, 3]
     score = np.cumsum(trace.reward)
     heights = [LINE_HEIGHT + len(strip) for *_, strip in strips]
-    tops = np.cumsum([bars_y + (lines + 1) * LINE_HEIGHT + 6, *heights]).tolist()
+    tops = np.cumsum([rows[-1] + line + LINE_HEIGHT + 6, *heights]).tolist()
     longest = max((f"{points:g}" for points in score.tolist()), key=len)
-    clock = [f" points   {t // 900}:{t // 15 % 60:02d}" for t in range(record.steps)]
+    clock = [f" points   {t // fps // 60}:{t // fps % 60:02d}" for t in range(record.steps)]
 
     ground = np.full((tops[-1] + 8, WIDTH, 3), GROUND, np.uint8)  # common to all pictures
     left = _write(ground, longest + clock[-1], right, 8, GROUND, LARGE, right=True)
     _write(ground, _shortened(title, left - 2 * MARGIN, LARGE), MARGIN, 8, WHITE, LARGE)
     view = "the agent sees" if trace.saliency is None else "red: moves Q"
     _write(ground, view, VIEW_X, GAME_Y, GREY)
-    _write(ground, "Q, and 10-90 % of returns", MARGIN, bars_y - 28, GREY)
+    # Only a head with quantiles tells the returns apart.
+    spread = ", and 10-90 % of returns" * bool((trace.returns[0] < trace.returns[1]).any())
+    _write(ground, f"Q{spread}", MARGIN, bars_y - 28, GREY)
     _legend(ground, {"played: the best": BEST, "not the best": OTHER}, bars_y - 28)
     scale = f"axis: highest Q {lowest:+.2f} to {highest:+.2f}; white end: cut"
     _write(ground, scale, MARGIN, tops[0] - 6 - LINE_HEIGHT, GREY)
-    for name, (x, y) in zip(names, places, strict=True):
-        _write(ground, name, x, y, GREY)
-        ground[y + 4 : y + 22, x + axis_x : x + axis_x + axis] = PANEL
+    for name, y in zip(names, rows, strict=True):
+        _write(ground, name, MARGIN, y, GREY, size)
+        ground[y + above : y + above + 18, axis_x : axis_x + axis] = PANEL
     for (label, legend, _), y in zip(strips, tops, strict=False):
         _write(ground, label, MARGIN, y + 2, GREY)
         _legend(ground, legend, y + 2)
@@ -222,22 +221,23 @@ def pictures(
         _put(picture, _game(screen), MARGIN, GAME_Y)
         _put(picture, _view(trace, t), VIEW_X, GAME_Y + 28)
         _write(picture, f"{score[t]:g}{clock[t]}", right, 8, WHITE, LARGE, right=True)
-        _write(picture, f"{q.max():.2f}", right, tops[0] + 2, LINE, right=True)
+        _write(picture, f"{q.max():z.2f}", right, tops[0] + 2, LINE, right=True)
         played = int(trace.action[t])
-        x, y = places[played]
+        y = rows[played]
         # A filled box and a white mark: of colour in narrow lines the encoder leaves some behind.
         paper = BEST if played == q.argmax() else OTHER
-        picture[y : y + 24, x - 3 : x + axis_x - 5] = paper
-        _write(picture, names[played], x, y, GROUND, ground=paper)
-        for a, (x, y) in enumerate(places):
+        picture[y : y + line - 2, MARGIN - 3 : axis_x - 5] = paper
+        _write(picture, names[played], MARGIN, y, GROUND, size, ground=paper)
+        for a, y in enumerate(rows):
             colour, ink, behind = (WHITE, GROUND, paper) if a == played else (GREY, GREY, GROUND)
-            if columns == 1:
-                _write(picture, f"{q[a]:.2f}", x + axis_x - 8, y, ink, right=True, ground=behind)
-            start, (low, high, mark), (cut_low, cut_high, _) = x + axis_x, pixels[t][a], cut[t][a]
-            picture[y + 8 : y + 18, start + low : start + high + MARK] = BAND
-            picture[y + 8 : y + 18, start : start + CUT * cut_low] = WHITE
-            picture[y + 8 : y + 18, start + axis - CUT * cut_high : start + axis] = WHITE
-            picture[y + 4 : y + 22, start + mark : start + mark + MARK] = colour
+            _write(picture, f"{q[a]:z.2f}", axis_x - 8, y, ink, size, right=True, ground=behind)
+            (low, high, mark), (cut_low, cut_high, _) = pixels[t][a], cut[t][a]
+            whole = picture[y + above : y + above + 18, axis_x : axis_x + axis]
+            bar = whole[4:14]
+            bar[:, low : high + MARK] = BAND
+            bar[:, : CUT * cut_low] = WHITE
+            bar[:, axis - CUT * cut_high :] = WHITE
+            whole[:, mark : mark + MARK] = colour
         for (*_, strip), y in zip(strips, tops, strict=False):
             window = strip[:, (t + 1) * STEP : (t + 1 + WINDOW) * STEP]
             _put(picture, window, MARGIN, y + LINE_HEIGHT)

@@ -96,6 +96,15 @@ def test_a_screen_is_an_ordinary_wrapper_and_repeats_itself_from_a_seed() -> Non
         Screen(dark, "flickr:0.5")
 
 
+def test_a_screen_refuses_what_is_no_image_and_many_games_a_partial_reset() -> None:
+    with pytest.raises(ValueError, match=r"^Screen hides images"):
+        Screen(gym.make("CartPole-v1"))
+    games = gym.make_vec(BREAKOUT, num_envs=2, vectorization_mode="vector_entry_point")
+    with pytest.raises(ValueError, match=r"^reset_mask"):
+        games.reset(options={"reset_mask": np.array([True, False])})
+    games.close()
+
+
 def test_the_dqn_of_stable_baselines_trains_on_flickering_breakout() -> None:
     sb3 = pytest.importorskip("stable_baselines3", reason="an extra: pip install '.[interop]'")
     flickering = Screen(gym.make(BREAKOUT), "flicker:0.5")

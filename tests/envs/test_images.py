@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 
+import av
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from envs.families import check_env, task
 from envs.images import FPS, single
 from envs.protocols import OWN
 from envs.tapes import Envs
+from experiment.runs.trackers import film
 from tests.envs.walk import CHANCE, WALK, Walk, play, refused, same
 from tests.small import resume, start
 
@@ -88,6 +90,19 @@ def test_minigrid_is_drawn_and_repeats_itself() -> None:
     assert same(made.state(), other.state())
 
 
-def test_an_environment_that_does_not_repeat_itself_cannot_be_resumed(tmp_path, error_of) -> None:
+def test_an_environment_that_does_not_repeat_itself_warns_and_cannot_be_resumed(
+    tmp_path, error_of, capsys
+) -> None:
     folder = start(tmp_path, "chance", game=CHANCE, torso="flat", frames=300)
+    assert "Chance-v0 does not repeat itself from a seed" in capsys.readouterr().out
     assert "Chance-v0 does not repeat itself" in error_of(resume, folder, "--frames", "400")
+
+
+def test_the_trackers_film_has_the_environments_own_speed(tmp_path, capsys) -> None:
+    folder = start(tmp_path, "walk", game=WALK, torso="flat", frames=300, eval_frames=300)
+    assert "does not repeat itself" not in capsys.readouterr().out
+    (scores,) = (folder / "eval").glob("*.json")
+    with av.open(str(film(folder, int(scores.stem)))) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == Walk.metadata["render_fps"]
+        assert stream.frames > 1

@@ -78,7 +78,7 @@ def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, num
 
 def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numbers) -> None:
     t, plain = 12, replace(numbers, saliency=None)
-    drawn = overlay.pictures(record, plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size)
+    drawn = overlay.pictures(record, plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size, 15)
     (picture,) = islice(drawn, t, t + 1)
     view = picture[overlay.GAME_Y + 28 :, overlay.VIEW_X :][: overlay.VIEW : 2, : overlay.VIEW : 2]
     assert (view == numbers.frames[t][..., None]).all()
@@ -94,11 +94,11 @@ def test_a_film_is_seekable_small_and_has_a_poster(agent, record, tmp_path) -> N
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         # A picture a step.
-        assert (stream.average_rate, stream.frames) == (overlay.FPS, record.steps)
+        assert (stream.average_rate, stream.frames) == (15, record.steps)
         keys = [packet for packet in container.demux(stream) if packet.is_keyframe]
         times = [float((packet.pts or 0) * packet.time_base) for packet in keys]
     assert max(b - a for a, b in pairwise(times)) <= 4
-    assert path.stat().st_size < 15e6 * record.steps / (300 * overlay.FPS)  # five minutes: 15 MB
+    assert path.stat().st_size < 15e6 * record.steps / (300 * 15)  # five minutes: 15 MB
     assert Image.open(tmp_path / "a.jpg").size[0] == overlay.WIDTH
 
 
