@@ -1,9 +1,10 @@
 """Actors of one run on Ray: each plays some of its envs and sends stretches of rows to the learner.
 
-Every player has one open call from the learner, with the newest weights. So no player plays ahead
-of a slow learner, and weights are never much older than MAX_AGE updates. A call is answered once or
-never, and never repeated: no row is inserted twice. The loss of a player costs its open call;
-another player begins in its place. A player that answers too late is killed, which is a loss too.
+A player has at most one open call from the learner, with the newest weights. While answers wait,
+fewer calls are open: a slow learner gets rows of new weights. So no player plays ahead, and weights
+are never much older than MAX_AGE updates. A call is answered once or never, and never repeated: no
+row is inserted twice. The loss of a player costs its open call; another player begins in its place.
+A player that answers too late is killed, which is a loss too.
 """
 
 import contextlib
@@ -158,6 +159,7 @@ class Players:
             max_task_retries=0,
         )(RemotePlayer)
         self.seats = [Seat(index) for index in range(config.actors)]
+        self._turns, self._most = [*self.seats], config.actors  # next to call first; open calls
 
     def _begin(self, seat: Seat) -> None:
         """Start a new player with a new seed, on any node that has room."""
@@ -168,18 +170,26 @@ class Players:
         """Nothing: the first `act` starts all players."""
 
     def act(self, epsilon: np.ndarray) -> None:
-        """Call every idle player for a stretch with the newest weights; epsilon [N] of all envs."""
+        """Call idle players for a stretch with the newest weights; epsilon [N] of all envs.
+
+        At most `_most` calls for stretches are open; the player that waits longest is called first.
+        """
         busy, now = [call.seat for call in self._open.values()], monotonic()
-        for seat, own in zip(self.seats, np.split(epsilon, len(self.seats)), strict=True):
-            if seat not in busy and now >= seat.begins_at:
-                if not seat.handle:
-                    self._begin(seat)
-                call = (
-                    seat.handle.play.remote(self._newest_weights(), self._version, own)
-                    if seat.alive
-                    else seat.handle.__ray_ready__.remote()  # answers once the player has begun
-                )
-                self._open[call] = Call(seat, self.learner.updates, now)
+        epsilons, calls = np.split(epsilon, len(self.seats)), sum(seat.alive for seat in busy)
+        for seat in [s for s in self._turns if s not in busy and now >= s.begins_at]:
+            if seat.alive and calls >= self._most:
+                continue
+            if not seat.handle:
+                self._begin(seat)
+            call = (
+                seat.handle.play.remote(self._newest_weights(), self._version, epsilons[seat.index])
+                if seat.alive
+                else seat.handle.__ray_ready__.remote()  # answers once the player has begun
+            )
+            self._open[call] = Call(seat, self.learner.updates, now)
+            self._turns.remove(seat)
+            self._turns.append(seat)
+            calls += seat.alive
 
     def _newest_weights(self) -> Any:
         """The acting network's weights in the object store, written once for all players."""
@@ -196,6 +206,9 @@ class Players:
         self._records, begun, oldest = [], monotonic(), self.learner.updates - MAX_AGE
         late = [ref for ref, c in self._open.items() if c.seat.alive and c.version <= oldest]
         refs, stretch = late or [*self._open], EMPTY
+        waiting = len(self._answers())
+        self._most += (waiting == 0) - (waiting > 1)
+        self._most = min(max(self._most, 1), len(self.seats))
         if refs:
             self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
         else:
@@ -225,6 +238,10 @@ class Players:
         if not refs:
             return []
         return self._ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]
+
+    def _answers(self) -> list[Any]:
+        """The finished calls for stretches."""
+        return self._finished([ref for ref, call in self._open.items() if call.seat.alive])
 
     def _take(self, ref: Any) -> Stretch:
         """The stretch in the answer to a finished call; after a loss, or a start, an empty one."""
@@ -266,7 +283,6 @@ class Players:
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """Metrics of the players in the `seconds` since the last row (docs/metrics.md)."""
-        waiting = self._finished([ref for ref, call in self._open.items() if call.seat.alive])
         frames = np.array([seat.steps for seat in self.seats]) * build.task(self.config).frame_skip
         speeds, age, self.age = frames / seconds, self.age, 0
         for seat in self.seats:
@@ -277,7 +293,7 @@ class Players:
             "actor_frames_per_second_min": round(float(speeds.min()), 1),
             **{f"actor_frames_per_second_{i}": round(float(v), 1) for i, v in enumerate(speeds)},
             "weight_age": age,
-            "stretches_waiting": len(waiting),
+            "stretches_waiting": len(self._answers()),
             "actor_restarts": self.restarts,
         }
 

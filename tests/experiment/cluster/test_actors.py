@@ -172,14 +172,21 @@ def receive(players: Players, count: int) -> list[Any]:
     return stretches
 
 
-def test_stretches_come_in_turn_and_every_player_has_one_call_open(players) -> None:
+def test_stretches_come_in_turn_and_fewer_calls_are_open_while_answers_wait(players) -> None:
     stretches = receive(players, 4)
     # As they were asked for.
     assert [(s.ring, s.time) for s in stretches] == [(0, 0), (1, 0), (0, 16), (1, 16)]
     assert all(s.steps == players.steps == ROWS * 2 for s in stretches)
-    for _ in range(2):
+    for seat in players.seats * 2:  # two answers waited: now one call at a time
         players.act(np.full(4, 0.5))
-        assert [call.seat for call in players._open.values()] == players.seats
+        assert [call.seat for call in players._open.values()] == [seat]
+        assert players.recv().ring == seat.index
+    for seat in players.seats:
+        seat.handle.slow = True
+    players.act(np.full(4, 0.5))
+    assert players.recv() is EMPTY  # the learner waited
+    players.act(np.full(4, 0.5))
+    assert [call.seat for call in players._open.values()] == players.seats
     assert players.restarts == 0
 
 
@@ -236,16 +243,18 @@ def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, said
     assert said == ["actor 0 lost (no answer for 63 seconds), begins again"]
     # Also while the other one plays.
     players.act(np.full(4, 0.5))
-    players.seats[0].handle.slow = True
+    seat = next(iter(players._open.values())).seat
+    seat.handle.slow = True
     CLOCK[0] += 65
     receive(players, 1)
     assert players.restarts == 2
     # Also one that has not begun.
     players.act(np.full(4, 0.5))
-    players.seats[0].handle.slow = True
+    seat.handle.slow = True
     CLOCK[0] += 901
     receive(players, 1)
-    assert said[1:] == [said[0], "actor 0 lost (no answer for 900 seconds), begins again"]
+    lost = f"actor {seat.index} lost (no answer for"
+    assert said[1:] == [f"{lost} {limit} seconds), begins again" for limit in (63, 900)]
 
 
 def test_players_that_die_at_once_begin_less_and_less_often_and_end_the_run(players, said) -> None:
@@ -298,7 +307,7 @@ def test_players_reserve_memory_and_a_cluster_without_it_is_refused(learner, mon
     assert kinds[0]["memory"] > replay.nbytes
     room = {"CPU": 4.0, "memory": 1.9 * kinds[0]["memory"]}
     monkeypatch.setattr(StandIn, "cluster_resources", lambda _: room)
-    says = r"^--actors 2: the cluster has 4 cores and 0.0 GB; each actor needs 0\.0\d GB$"
+    says = r"^--actors 2: the cluster has 4 cores and 0.6 GB; each actor needs 0\.3\d GB$"
     with pytest.raises(UsageError, match=says):
         Players(config(), learner)
 
