@@ -1,6 +1,7 @@
 """Installs our code in the package `recall`; pyproject.toml has all other settings."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import setup
@@ -15,10 +16,11 @@ class Build(build_py):
     """Puts `recall.code.` before our names in imports: an installed copy takes no other name."""
 
     def run(self) -> None:
+        package = Path(self.build_lib) / "recall"
+        shutil.rmtree(package, ignore_errors=True)  # of an earlier version
         super().run()
         if self.editable_mode:
             return
-        package = Path(self.build_lib) / "recall"
         for program in PROGRAMS:
             self.copy_file(f"{program}.py", str(package / "code" / f"{program}.py"))
         for path in package.rglob("*.py"):

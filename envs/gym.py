@@ -30,15 +30,18 @@ def _random_word(entropy: int | Sequence[int] | None) -> int:
 class Screen(gym.ObservationWrapper, RecordConstructorArgs):
     """Hides a part of an environment's images; observe: such as flicker:0.5 (envs/screens.py).
 
-    ValueError unless it observes images, uint8 [H, W] or [H, W, C].
+    ValueError unless it observes images, uint8 [H, W], [H, W, 1] or [H, W, 3].
     """
 
     def __init__(self, env: gym.Env, observe: str = "flicker:0.5") -> None:
         RecordConstructorArgs.__init__(self, observe=observe)
         super().__init__(env)
         space = env.observation_space
-        if space.dtype != np.uint8 or len(space.shape or ()) not in (2, 3):
-            raise ValueError(f"Screen hides images, uint8 [H, W] or [H, W, C], not {space}")
+        is_image = len(space.shape or ()) >= 2 and space.shape[2:] in ((), (1,), (3,))  # type: ignore[index]
+        if space.dtype != np.uint8 or not is_image:
+            raise ValueError(
+                f"Screen hides images, uint8 [H, W], [H, W, 1] or [H, W, 3], not {space}"
+            )
         self._screen = parse_screen(observe)
         self._observer = make_observer(self._screen, _random_word(None))
 

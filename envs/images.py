@@ -86,7 +86,7 @@ def facts(name: str) -> tuple[tuple[int, int], list[str], int]:
     if not meanings and isinstance(members, EnumMeta) and len(members) == len(names):
         names = [*members.__members__]
     env.close()
-    return env.shape, names, int(env.metadata.get("render_fps") or FPS)
+    return env.shape, names, max(1, round(env.metadata.get("render_fps") or FPS))
 
 
 def repeats_itself(name: str, steps: int = 100) -> bool:

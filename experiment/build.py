@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 
 import lz4.block
 import numpy as np
+import psutil
 import torch
 
 from agents import workers
@@ -105,12 +106,14 @@ def check_config(config: Config) -> None:
             f"--start-rows {config.start_rows}; train longer, or start earlier"
         )
     parts, free = expected_bytes(config), free_memory()
-    if sum(parts.values()) > free:
+    # This process has most of the program already.
+    need = sum(parts.values()) - min(parts["program"], psutil.Process().memory_info().rss)
+    if need > free:
         part = max(SIZED_BY, key=parts.__getitem__)
         flags = " ".join(f"{flag(name)} {getattr(config, name)}" for name in SIZED_BY[part])
         raise UsageError(
-            f"{flags}: needs about {parts[part] / 1e9:.1f} GB of memory; "
-            f"{free / 1e9:.1f} GB are free"
+            f"{flags}: need about {parts[part] / 1e9:.1f} GB of memory, the run "
+            f"{need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
         )
 
 

@@ -18,7 +18,7 @@ PROGRAMS |= {"memory": "experiment.memory.probes", "track": "experiment.runs.tra
 
 
 def _room(name: str) -> Any:
-    """The module of that name in a checkout."""
+    """One of our modules, by its name in a checkout."""
     if IS_INSTALLED:
         return import_module(f"recall.code.{name}")
     if str(HERE.parent) not in sys.path:

@@ -1,10 +1,10 @@
 """Actors of one run on Ray: each plays some of its envs and sends stretches of rows to the learner.
 
-A player has at most one open call from the learner, with the newest weights. While answers wait,
-fewer calls are open: a slow learner gets rows of new weights. So no player plays ahead, and weights
-are never much older than MAX_AGE updates. A call is answered once or never, and never repeated: no
-row is inserted twice. The loss of a player costs its open call; another player begins in its place.
-A player that answers too late is killed, which is a loss too.
+A player has at most one open call from the learner, with the newest weights. So no player plays
+ahead of a slow learner, and weights are never much older than MAX_AGE updates. While answers always
+wait, fewer calls are open: the rows come from newer weights. A call is answered once or never, and
+never repeated: no row is inserted twice. The loss of a player costs its open call; another player
+begins in its place. A player that answers too late is killed, which is a loss too.
 """
 
 import contextlib
@@ -159,7 +159,8 @@ class Players:
             max_task_retries=0,
         )(RemotePlayer)
         self.seats = [Seat(index) for index in range(config.actors)]
-        self._turns, self._most = [*self.seats], config.actors  # next to call first; open calls
+        self._turns = [*self.seats]  # the next to call comes first
+        self._most, self._waiting = config.actors, list[int]()  # open calls; answers at each look
 
     def _begin(self, seat: Seat) -> None:
         """Start a new player with a new seed, on any node that has room."""
@@ -206,9 +207,12 @@ class Players:
         self._records, begun, oldest = [], monotonic(), self.learner.updates - MAX_AGE
         late = [ref for ref, c in self._open.items() if c.seat.alive and c.version <= oldest]
         refs, stretch = late or [*self._open], EMPTY
-        waiting = len(self._answers())
-        self._most += (waiting == 0) - (waiting > 1)
-        self._most = min(max(self._most, 1), len(self.seats))
+        self._waiting.append(len(self._answers()))
+        if not self._waiting[-1] or len(self._waiting) == len(self.seats):
+            # One more after a wait, one fewer if at no look fewer than two answers waited.
+            change = -1 if min(self._waiting) > 1 else int(not self._waiting[-1])
+            self._most = min(max(self._most + change, 1), len(self.seats))
+            self._waiting = []
         if refs:
             self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
         else:

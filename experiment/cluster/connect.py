@@ -14,8 +14,9 @@ from experiment.store.files import refused
 from experiment.store.provenance import commit
 
 ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the top package lies here
-# The nodes' code, below 1 MB: of a checkout, or an installed copy.
-CODE = {"agents", "envs", "experiment", "train.py", "evaluate.py", "recall"}
+# The nodes' code, below 1 MB: of an installed copy, or of a checkout.
+IS_INSTALLED = __name__.startswith("recall.")
+CODE = {"recall"} if IS_INSTALLED else {"agents", "envs", "experiment", "train.py", "evaluate.py"}
 
 
 @contextlib.contextmanager

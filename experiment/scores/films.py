@@ -66,7 +66,7 @@ def game_film(record: EpisodeRecord) -> Film:
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
     """A film of one picture a step: the game, and beside it this agent's view, Q and memory."""
     c, played = agent.config, build.task(agent.config)
-    fps = played.fps // played.frame_skip  # one picture a step
+    fps = max(1, played.fps // played.frame_skip)  # one picture a step
     images = overlay.pictures(
         record,
         trace(agent.network, c, record, saliency),

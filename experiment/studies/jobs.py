@@ -50,7 +50,7 @@ class Children(Workers):
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """See `Workers`."""
-        yield from self._call(cell, "training", "train.py", *train_words(cell))
+        yield from self._call(cell, "training", "train", *train_words(cell))
         rules = _words(
             episodes=study.episodes,
             epsilon=study.epsilon,
@@ -58,13 +58,18 @@ class Children(Workers):
             video=study.video,
             threads=cell.config.threads,
         )
-        yield from self._call(cell, "evaluating", "evaluate.py", str(cell.folder), *rules)
+        yield from self._call(cell, "evaluating", "evaluate", str(cell.folder), *rules)
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
         if self.stopped:
             raise StoppedError
-        command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), str(ROOT / program)]
+        script = [str(ROOT / f"{program}.py")]
+        if __name__.startswith(
+            "recall."
+        ):  # a script would put all names of an installed copy first
+            script = ["-m", "recall", program]
+        command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *script]
         with cell.log.open("ab") as log:
             child = subprocess.Popen(
                 [*command, *words],
@@ -82,7 +87,7 @@ class Children(Workers):
         if child.returncode:
             lines = cell.log.read_text("utf-8", errors="replace").rstrip().split("\n")
             reason = lines[-1].removeprefix("error: ") or "no output"
-            raise UsageError(f"{program} ended with status {child.returncode}: {reason:.300}")
+            raise UsageError(f"{program}.py ended with status {child.returncode}: {reason:.300}")
 
 
 # On Linux the kernel sends a signal at any death of the parent: no run goes on unattended.

@@ -79,23 +79,25 @@ def test_the_estimate_is_the_usual_one_without_noise() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(replay_rows=10**9), "--replay-rows 1000000000 --observe full: needs about "),
-        (dict(observe="noise:25"), "--replay-rows 1000000 --observe noise:25: needs about 6."),
+        (dict(replay_rows=10**9), "--replay-rows 1000000000 --observe full: need about "),
+        (dict(observe="noise:25"), "--replay-rows 1000000 --observe noise:25: need about 6."),
         (BIG | dict(core_size=20_000), "--core-size 20000 --hidden 512 "),
         (BIG | dict(batch_size=3_000, unroll=100), "--batch-size 3000 "),
     ],
 )
 def test_a_run_that_needs_more_memory_than_is_free_is_refused(changes, says, monkeypatch) -> None:
     monkeypatch.setattr(build, "free_memory", lambda: 4 * 10**9)
-    with pytest.raises(UsageError, match=f"^{says}.* GB of memory; 4.0 GB are free$"):
+    with pytest.raises(
+        UsageError, match=rf"^{says}.* GB of memory, the run \d.* GB; 4.0 GB are free$"
+    ):
         build.check_config(config_of(**changes))
     check(config_of())  # the everyday run fits
     small = config_of(**SMALL | dict(start_rows=0))
-    monkeypatch.setattr(build, "free_memory", lambda: 2 * 10**8)
-    with pytest.raises(UsageError, match=r"0\.2 GB are free$"):  # the program alone takes more
+    monkeypatch.setattr(build, "free_memory", lambda: 10**8)
+    build.check_config(small)  # this process has the program already
+    monkeypatch.setattr(build, "PROGRAM_BYTES", 10**12)
+    with pytest.raises(UsageError, match=r"the run 999\.\d GB; 0\.1 GB are free$"):
         build.check_config(small)
-    monkeypatch.setattr(build, "free_memory", lambda: 5 * 10**8)
-    build.check_config(small)
 
 
 @pytest.mark.parametrize(

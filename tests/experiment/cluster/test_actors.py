@@ -13,6 +13,7 @@ import torch
 from ray import exceptions
 
 from agents.learner import first_priority
+from agents.ring import ROW
 from envs.episodes import replay_grey
 from experiment import build
 from experiment.cluster import actors
@@ -114,7 +115,7 @@ class StandIn:
         return lambda kind: SimpleNamespace(remote=Handle)
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 1.0, "memory": 1e9}
+        return {"CPU": 1.0, "memory": 4e9}
 
     def kill(self, handle: Handle) -> None:
         handle.killed.append(handle)
@@ -188,6 +189,46 @@ def test_stretches_come_in_turn_and_fewer_calls_are_open_while_answers_wait(play
     players.act(np.full(4, 0.5))
     assert [call.seat for call in players._open.values()] == players.seats
     assert players.restarts == 0
+
+
+class Timed(StandIn):
+    """Calls that take a time; the reference to one is its end, in seconds."""
+
+    def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0, **_: Any) -> Any:
+        if timeout:
+            CLOCK[0] = max(CLOCK[0], min(refs))
+        return [ref for ref in refs if ref <= CLOCK[0]], refs
+
+    def get(self, ref: float) -> Any:
+        return EMPTY._replace(rows=np.zeros((16, 2), ROW)), []
+
+
+def speed(load: float, every: int, monkeypatch: pytest.MonkeyPatch, learner: Any) -> float:
+    """Stretches a second of a learner that takes 10 a second, and its actors `load` times as many.
+
+    `every`: stretches between two of its updates.
+    """
+    players = Players(config(num_envs=16, actors=8), learner)
+    monkeypatch.setattr(players, "_ray", Timed())
+    draws, begun, count = np.random.default_rng(1), CLOCK[0], 0
+
+    def play(*_: Any) -> float:
+        return CLOCK[0] + draws.uniform(0.7, 1.3) * 0.8 / load + draws.random() * 1e-6
+
+    for seat in players.seats:
+        seat.alive, seat.handle = True, SimpleNamespace(play=SimpleNamespace(remote=play))
+    for turn in range(1_000):
+        players.act(np.full(16, 0.5))
+        if turn % every == 0:
+            CLOCK[0] += 0.1 * every
+        count += bool(players.recv().steps)
+    return count / (CLOCK[0] - begun)
+
+
+@pytest.mark.parametrize("load", [1.5, 2, 4, 10])
+@pytest.mark.parametrize("every", [1, 6])
+def test_a_learner_slower_than_its_actors_hardly_waits(load, every, monkeypatch, learner) -> None:
+    assert speed(load, every, monkeypatch, learner) > 9.5
 
 
 def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
