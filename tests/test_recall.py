@@ -50,6 +50,11 @@ def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch) -> None:
     assert names["table"]["frames"].iloc[-1] == 4000
 
 
+MINE = """
+import agents, envs, gymnasium, train
+assert not (agents.OURS or envs.OURS or train.OURS)
+gymnasium.register("mine/Recall-v0", "recall.code.envs.recall:Recall")
+"""
 ELSEWHERE = """
 import agents, envs, gymnasium, recall, train
 print(recall.load_agent("runs/away").config.name, agents.OURS, envs.OURS, train.OURS)
@@ -94,13 +99,13 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
     recall_command, few = [sys.executable, "-m", "recall"], FEW | {"frames": 600}
     run(*recall_command, "train", "drqn", *flags(**few, name="away"), env=environment)
     assert (away / "runs" / "away" / "metrics.jsonl").exists()
-    rest = flags(**without(few, "game", "frames"))
-    study = flags(agents="drqn", games="breakout", frames=600, episodes=1, epsilon=1, video="none")
-    run(*recall_command, "compare", *study, "--out", "study", "--", *rest, env=environment)
-    assert (away / "study" / "report.md").exists()
-
     for name in ("agents", "envs", "train"):  # the user's own
         (away / f"{name}.py").write_text("OURS = False\n")
+    (away / "mine.py").write_text(MINE)
+    rest = flags(**without(few, "game", "frames") | {"torso": "flat"})
+    study = flags(agents="drqn", games="mine:mine/Recall-v0", frames=600, episodes=1, video="none")
+    run(*recall_command, "compare", *study, "--out", "study", "--", *rest, env=environment)
+    assert (away / "study" / "report.md").exists()
     told = run(sys.executable, "-c", ELSEWHERE.format(FEW=few), env=environment)
     assert told.splitlines() == ["away False False False", "(84, 84)", "runs/b"]
 

@@ -89,6 +89,32 @@ def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numb
     assert 0.3 < hidden.mean() < 0.7  # what the agent saw, not what the game showed
 
 
+@pytest.mark.parametrize(("actions", "quantiles"), [(4, True), (18, True), (18, False)])
+def test_an_overlay_names_each_actions_value_and_a_band_only_where_there_is_one(
+    actions, quantiles, record, numbers, monkeypatch
+) -> None:
+    q = np.random.default_rng(1).normal(size=(record.steps, actions))
+    q[0, 1] = -0.001
+    texts, bands, curves = [], [], overlay._curves
+    monkeypatch.setattr(
+        overlay, "_write", lambda canvas, text, x, *_, **__: texts.append(text) or x
+    )
+    monkeypatch.setattr(
+        overlay,
+        "_curves",
+        lambda size, lines, limits, band=(): (
+            bands.append(band) or curves(size, lines, limits, band)
+        ),
+    )
+    drawn = replace(numbers, q=q, returns=np.stack([q - 0.5 * quantiles, q]))
+    next(overlay.pictures(record, drawn, [*map(str, range(actions))], "title", 8, 15))
+    assert ("Q, and 10-90 % of returns" in texts, "Q" in texts) == (quantiles, not quantiles)
+    values = [f"{value:.2f}" for value in q[0]]
+    values[1] = "0.00"  # not -0.00
+    assert [text for text in texts if text in values][-actions:] == values
+    assert (bands[0][1] == q.max(1)).all()  # of the best action, as the line
+
+
 def test_a_film_is_seekable_small_and_has_a_poster(agent, record, tmp_path) -> None:
     path = films.overlay_film(agent, record, saliency=True).write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
