@@ -134,7 +134,7 @@ def test_other_settings_are_refused_but_reported_where_nothing_is_run(copied, er
 def test_runs_that_need_more_memory_than_is_free_are_refused(
     tmp_path, monkeypatch, error_of
 ) -> None:
-    monkeypatch.setattr(build, "expected_bytes", lambda config: {"replay": 10**9})
+    monkeypatch.setattr(build, "expected_bytes", lambda config: {"program": 0, "replay": 10**9})
     monkeypatch.setattr(compare, "free_memory", lambda: 15 * 10**8)
     error = error_of(call, tmp_path / "study", "--jobs", "2")
     assert "need about 2.0 GB of memory, 1.5 GB are free; --jobs 1 fits" in error
