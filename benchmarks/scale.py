@@ -114,7 +114,8 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
     here, one = sample.steps / seconds(lambda: replay.append(sample), 100), 0.0
     packed = f"{row_bytes:.0f} bytes a row, {sample.steps} rows a stretch"
     for count in ACTORS:
-        players.seats, who = seats[:count], f"{count} actor{'s' * (count > 1)}"
+        players.seats, players._turns = seats[:count], seats[:count]
+        who = f"{count} actor{'s' * (count > 1)}"
         take(4 * count)
         speed, pairs = median(rate() for _ in range(effort.pairs)), effort.pairs
         whole, free = ray.cluster_resources(), ray.available_resources()
