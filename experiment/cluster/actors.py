@@ -209,7 +209,7 @@ class Players:
         refs, stretch = late or [*self._open], EMPTY
         self._waiting.append(len(self._answers()))
         if not self._waiting[-1] or len(self._waiting) == len(self.seats):
-            # One more after a wait, one fewer if at no look fewer than two answers waited.
+            # One more after a wait; one fewer if two answers or more waited at every look.
             change = -1 if min(self._waiting) > 1 else int(not self._waiting[-1])
             self._most = min(max(self._most + change, 1), len(self.seats))
             self._waiting = []

@@ -65,9 +65,7 @@ class Children(Workers):
         if self.stopped:
             raise StoppedError
         script = [str(ROOT / f"{program}.py")]
-        if __name__.startswith(
-            "recall."
-        ):  # a script would put all names of an installed copy first
+        if __name__.startswith("recall."):  # installed: a script's folder would come first in path
             script = ["-m", "recall", program]
         command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *script]
         with cell.log.open("ab") as log:
