@@ -16,6 +16,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics, vector
 
 from envs.emulator import available_games
 from envs.families import MAX_SEED, open_games, rules, task
+from envs.images import is_image
 from envs.screens import make_observer, parse_screen
 from envs.tapes import Envs
 
@@ -37,8 +38,7 @@ class Screen(gym.ObservationWrapper, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, observe=observe)
         super().__init__(env)
         space = env.observation_space
-        is_image = len(space.shape or ()) >= 2 and space.shape[2:] in ((), (1,), (3,))  # type: ignore[index]
-        if space.dtype != np.uint8 or not is_image:
+        if not is_image(space):
             raise ValueError(
                 f"Screen hides images, uint8 [H, W], [H, W, 1] or [H, W, 3], not {space}"
             )

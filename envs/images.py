@@ -18,6 +18,17 @@ MAX_STEPS = MAX_FRAMES // FRAME_SKIP  # of an episode, until it is truncated
 FPS = 10  # of a film, if the environment names none: slow enough to follow
 
 
+def is_image(space: gym.Space) -> bool:
+    """Whether a space has images: uint8 [H, W], [H, W, 1] or [H, W, 3]."""
+    shape = space.shape or ()
+    return (
+        isinstance(space, Box)
+        and space.dtype == np.uint8
+        and len(shape) >= 2
+        and shape[2:] in ((), (1,), (3,))
+    )
+
+
 class GreyImage(gym.ObservationWrapper):
     """Grey images, uint8 [H, W], of an environment with images.
 
@@ -31,14 +42,13 @@ class GreyImage(gym.ObservationWrapper):
         space = env.observation_space
         self._key = isinstance(space, Dict) and "image" in space.spaces
         image = space["image"] if isinstance(space, Dict) and self._key else space
-        shape = image.shape or ()
-        is_image = len(shape) >= 2 and shape[2:] in ((), (1,), (3,))
-        if not (is_image and isinstance(image, Box) and image.dtype == np.uint8):
+        shape = list(image.shape or ())
+        if not is_image(image):
             raise ValueError(
-                f"it observes {type(image).__name__}, {image.dtype} {list(shape)}, not an image: "
+                f"it observes {type(image).__name__}, {image.dtype} {shape}, not an image: "
                 "uint8 [H, W], [H, W, 1] or [H, W, 3]"
             )
-        self.shape = (SIZE, SIZE) if min(shape[:2]) >= 36 else (image.shape[0], image.shape[1])
+        self.shape = (SIZE, SIZE) if min(shape[:2]) >= 36 else (shape[0], shape[1])
         self.observation_space = Box(0, 255, self.shape, np.uint8)
 
     def observation(self, observation: Any) -> np.ndarray:

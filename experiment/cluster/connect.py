@@ -5,17 +5,15 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from experiment import IS_INSTALLED, ROOT
 from experiment.settings.config import UsageError
 from experiment.settings.resources import cores
 from experiment.store.files import refused
 from experiment.store.provenance import commit
 
-ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the top package lies here
 # The nodes' code, below 1 MB: of an installed copy, or of a checkout.
-IS_INSTALLED = __name__.startswith("recall.")
 CODE = {"recall"} if IS_INSTALLED else {"agents", "envs", "experiment", "train.py", "evaluate.py"}
 
 

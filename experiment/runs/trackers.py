@@ -25,10 +25,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from experiment import ROOT
 from experiment.store.files import write_json
 from experiment.store.metrics import read_rows
 
-ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the top package lies here
 PROJECT = "recall"
 KINDS = {"none": (), "local": ("local",), "wandb": ("wandb",), "all": ("local", "wandb")}
 # CleanRL's names for the same metrics; every other metric has its own name.

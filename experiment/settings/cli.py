@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID, near
+from experiment import IS_INSTALLED
 from experiment.settings.config import (
     Config,
     Folder,
@@ -66,7 +67,7 @@ def exit_on_usage_error(main: Main) -> Main:
 
 def command(program: str) -> str:
     """The command for train, evaluate or compare: `recall train` in an installed copy."""
-    return f"recall {program}" if __name__.startswith("recall.") else f"python {program}.py"
+    return f"recall {program}" if IS_INSTALLED else f"python {program}.py"
 
 
 # JSON schema's limits and types, as the help shows them.

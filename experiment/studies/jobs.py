@@ -6,10 +6,10 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.text import Text
 
+from experiment import IS_INSTALLED, ROOT
 from experiment.runs.console import Screen, duration
 from experiment.runs.session import FREE_ON_RESUME, stop_signals
 from experiment.settings.config import UsageError, differences, flag, load, to_yaml
@@ -17,7 +17,6 @@ from experiment.store.files import refused, write_text
 from experiment.store.metrics import read_rows
 from experiment.studies.study import Cell, Result, Study, collect
 
-ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.5  # between two looks at the cells at work
 LINE_SECONDS = 60.0  # between lines about a run, without a terminal
 
@@ -65,7 +64,7 @@ class Children(Workers):
         if self.stopped:
             raise StoppedError
         script = [str(ROOT / f"{program}.py")]
-        if __name__.startswith("recall."):  # installed: a script's folder would come first in path
+        if IS_INSTALLED:  # a script's folder would come first in the path
             script = ["-m", "recall", program]
         command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *script]
         with cell.log.open("ab") as log:
