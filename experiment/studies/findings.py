@@ -7,12 +7,13 @@ information about other seeds (Henderson et al. 2018).
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,16 +29,18 @@ from experiment.scores.intervals import (
 )
 from experiment.studies.study import Result
 
+T = TypeVar("T")
 FEW_GAMES = 3  # the least for an interquartile mean
 MANY_AGENTS = 4  # the most that are all compared with each other; more: with the first one only
-# (name, attribute of a result, function from the value to text)
-BUDGETS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("parameters", "parameters", "{:,}".format),
-    ("frames", "frames", "{:,}".format),
-    ("trained samples", "samples", "{:,}".format),
-    ("samples a step", "samples_per_step", "{:g}".format),
-    ("training time", "training_seconds", duration),
-    ("core-hours", "core_hours", "{:.2f}".format),
+# A row of a table: name, function from a result to its value, function from the value to text.
+Row = tuple[str, Callable[[Result], Any], Callable[[Any], str]]
+BUDGETS: tuple[Row, ...] = (
+    ("parameters", attrgetter("parameters"), "{:,}".format),
+    ("frames", attrgetter("frames"), "{:,}".format),
+    ("trained samples", attrgetter("samples"), "{:,}".format),
+    ("samples a step", attrgetter("samples_per_step"), "{:g}".format),
+    ("training time", attrgetter("training_seconds"), duration),
+    ("core-hours", attrgetter("core_hours"), "{:.2f}".format),
 )
 EQUAL = ("frames", "trained samples", "samples a step")  # in a fair comparison
 FEW_SEEDS = 5  # with fewer, bootstrap intervals are too narrow
@@ -65,21 +68,33 @@ class Finding:
     runs: tuple[Result, ...]
 
 
+def grouped(items: Iterable[T], *names: str) -> dict[Any, list[T]]:
+    """The items by the values of these attributes, in the order of the first item of each."""
+    groups: dict[Any, list[T]] = {}
+    for item in items:
+        groups.setdefault(attrgetter(*names)(item), []).append(item)
+    return groups
+
+
+def known_levels(game: str, protocol: str) -> dict[str, float]:
+    """The scores of LEVELS that are known; the button was measured under v5."""
+    button = HELD_BUTTONS.get(game, {}).get("score") if protocol == "v5" else None
+    levels = zip(LEVELS, (random_score(game), button, human_score(game)), strict=True)
+    return {name: score for name, score in levels if score is not None}
+
+
 def make_findings(results: Sequence[Result]) -> list[Finding]:
     """A finding for each game, screen and agent over its seeds: full screens, then the others.
 
     Games and agents are in the order of the results.
     """
     findings = []
-    for game, screen, agent in dict.fromkeys((r.game, r.screen, r.agent) for r in results):
-        runs = [r for r in results if (r.game, r.screen, r.agent) == (game, screen, agent)]
+    for (game, screen, agent), runs in grouped(results, "game", "screen", "agent").items():
         first, values = runs[0], tuple(run.mean for run in runs)
         mean, interval = float(np.mean(values)), mean_interval(values)
         if len(runs) == 1:
             values, interval = first.scores, first.interval_95
         low, high = (float("nan") if bound is None else bound for bound in interval)
-        button = HELD_BUTTONS.get(game, {}).get("score") if first.protocol == "v5" else None
-        levels = zip(LEVELS, (random_score(game), button, human_score(game)), strict=True)
         findings.append(
             Finding(
                 agent=agent,
@@ -92,7 +107,7 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
                 high=high,
                 values=values,
                 untrained=not all(run.samples for run in runs),
-                levels={name: score for name, score in levels if score is not None},
+                levels=known_levels(game, first.protocol),
                 runs=tuple(runs),
             )
         )
@@ -120,7 +135,7 @@ def against_level(finding: Finding, name: str) -> str:
 
 def table(findings: Sequence[Finding]) -> list[list[str]]:
     """The findings as rows of text, header first, with a column for each agent to compare with."""
-    agents = list(dict.fromkeys(finding.agent for finding in findings))
+    agents = [*grouped(findings, "agent")]
     others = [] if len(agents) == 1 else agents if len(agents) <= MANY_AGENTS else agents[:1]
     rows = [
         [
@@ -175,15 +190,11 @@ def across_games(results: Sequence[Result], screen: str, expected: int) -> dict[
         "iqm": {},
         "profile": {},
         "levels": [],
-        "note": "",
+        "note": "No measure over games: one seed says nothing about other seeds.",
     }
-    agents, games, seeds = (
-        list(dict.fromkeys(getattr(r, key) for r in results)) for key in ("agent", "game", "seed")
-    )
+    agents, games, seeds = ([*grouped(results, key)] for key in ("agent", "game", "seed"))
     if len(seeds) < 2:
-        return measures | {
-            "note": "No measure over games: one seed says nothing about other seeds."
-        }
+        return measures
     if len(results) < expected:
         return measures | {"note": "No measure over games: not all runs are finished."}
     rng, scores = np.random.default_rng(0), {(r.agent, r.game, r.seed): r.mean for r in results}
@@ -195,23 +206,26 @@ def across_games(results: Sequence[Result], screen: str, expected: int) -> dict[
         [agent, other, *_bounded(probability_of_improvement, rng, tables[agent], tables[other])]
         for other, agent in combinations(agents, 2)
     ]
-    if len(seeds) < FEW_SEEDS:
-        measures["note"] = f"With {len(seeds)} seeds these intervals are too narrow."
-    ends = [(random_score(game), human_score(game)) for game in games]
-    random, human = np.array(ends, float).T  # [games], NaN where a score is not known
-    known = np.isfinite(human)
-    if known.sum() < FEW_GAMES:
-        note = f"An interquartile mean needs {FEW_GAMES} games with a human score."
-        return measures | {"note": f"{measures['note']} {note}".strip()}
-    tables = {agent: ((t - random) / (human - random))[:, known] for agent, t in tables.items()}
-    low, high = min(t.min() for t in tables.values()), max(t.max() for t in tables.values())
-    levels = np.linspace(min(0.0, low), high, 51)
+    note = f"With {len(seeds)} seeds these intervals are too narrow." * (len(seeds) < FEW_SEEDS)
+    known = [game for game in games if human_score(game) is not None]
+    if len(known) < FEW_GAMES:
+        few = f"An interquartile mean needs {FEW_GAMES} games with a human score."
+        return measures | {"note": f"{note} {few}".strip()}
+    normalised = np.array(  # [agents, seeds, games]
+        [
+            [
+                [human_normalised(game, scores[agent, game, seed]) for game in known]
+                for seed in seeds
+            ]
+            for agent in agents
+        ]
+    )
+    levels = np.linspace(min(0.0, normalised.min()), normalised.max(), 51)
     profile = partial(performance_profile, levels=levels)
-    measures["levels"] = levels.tolist()
-    for agent, normalised in tables.items():
-        measures["iqm"][agent] = _bounded(interquartile_mean, rng, normalised, resamples=50_000)
-        measures["profile"][agent] = _bounded(profile, rng, normalised)
-    return measures
+    for agent, table in zip(agents, normalised, strict=True):
+        measures["iqm"][agent] = _bounded(interquartile_mean, rng, table, resamples=50_000)
+        measures["profile"][agent] = _bounded(profile, rng, table)
+    return measures | {"levels": levels.tolist(), "note": note}
 
 
 def _bounded(
@@ -227,46 +241,49 @@ def _bounded(
 
 def differing_settings(results: Sequence[Result]) -> list[list[str]]:
     """The settings in which the agents' first results differ, as rows of text, header first."""
-    first = {
-        agent: next(run.settings for run in results if run.agent == agent)
-        for agent in dict.fromkeys(run.agent for run in results)
-    }
-    rows = [["setting", *first]]
-    for name in dict.fromkeys(name for settings in first.values() for name in settings):
-        cells = [str(settings.get(name, "-")) for settings in first.values()]
-        if len(set(cells)) > 1 and name not in ("game", "seed"):
-            rows.append([name, *cells])
-    return rows
+    first = {agent: runs[0].settings for agent, runs in grouped(results, "agent").items()}
+    names = dict.fromkeys(name for settings in first.values() for name in settings)
+    rows = [
+        [name, *(str(settings.get(name, "-")) for settings in first.values())]
+        for name in names
+        if name not in ("game", "seed")
+    ]
+    return [["setting", *first], *(row for row in rows if len({*row[1:]}) > 1)]
 
 
 def budgets(results: Sequence[Result]) -> list[list[str]]:
     """The budget of each agent, as rows of text, header first."""
-    rows = [["for each run", *dict.fromkeys(result.agent for result in results)]]
-    for name, field, show in BUDGETS:
-        cells = _ranges(results, [getattr(run, field) for run in results], show)
-        unequal = name in EQUAL and len(set(cells)) > 1
-        rows.append([name + " (not equal)" * unequal, *cells])
-    return rows
+    rows = _ranges("for each run", results, BUDGETS)
+    return [
+        [name + " (not equal)" * (name in EQUAL and len({*cells}) > 1), *cells]
+        for name, *cells in rows
+    ]
 
 
 def last_metrics(results: Sequence[Result]) -> list[list[str]]:
     """Every metric in the last row of each agent's training, as rows of text, header first."""
-    rows = [["last row of", *dict.fromkeys(result.agent for result in results)]]
-    for name in dict.fromkeys(name for result in results for name in result.metrics):
-        values = [run.metrics.get(name) for run in results]
-        rows.append([name, *_ranges(results, values, text)])
-    return rows
+    names = dict.fromkeys(name for result in results for name in result.metrics)
+    rows = ((name, lambda run, name=name: run.metrics.get(name), text) for name in names)
+    return _ranges("last row of", results, rows)
 
 
-def _ranges(
-    results: Sequence[Result], values: Sequence[Any], show: Callable[[Any], str]
-) -> list[str]:
-    """`smallest to largest` of the results' values for each agent; one if equal, - if unknown."""
-    known: dict[str, list[Any]] = {result.agent: [] for result in results}
-    for run, value in zip(results, values, strict=True):
-        known[run.agent] += [value] * (value is not None)
-    ends = ([show(min(own)), show(max(own))] if own else ["-"] for own in known.values())
-    return [" to ".join(dict.fromkeys(pair)) for pair in ends]
+def _ranges(title: str, results: Sequence[Result], rows: Iterable[Row]) -> list[list[str]]:
+    """A column of `smallest to largest` for each agent, header first."""
+    of_agent = grouped(results, "agent")
+    return [
+        [title, *of_agent],
+        *(
+            [name, *(_range([value(run) for run in runs], show) for runs in of_agent.values())]
+            for name, value, show in rows
+        ),
+    ]
+
+
+def _range(values: Sequence[Any], show: Callable[[Any], str]) -> str:
+    """`smallest to largest` of the known values; one if they are equal, - if none is known."""
+    known = [value for value in values if value is not None]
+    ends = [show(min(known)), show(max(known))] if known else ["-"]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def curve_means(runs: Sequence[Result], x: str) -> np.ndarray:

@@ -6,17 +6,16 @@ python -m experiment.studies.shipped [zoo]
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID
-from envs.games import human_score, random_score
 from experiment.scores.zoo import CURVE, EVALUATION
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Folder, Positional, Settings, UsageError
 from experiment.store.files import read, refused
-from experiment.studies.findings import HELD_BUTTONS, LEVELS, with_interval
+from experiment.studies.findings import LEVELS, known_levels, with_interval
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
 HEAD = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS, "published"]
@@ -39,30 +38,25 @@ def published(game: str, frames: int) -> str:
     return "-"
 
 
-def row(about: dict[str, Any], seconds: float) -> list[str]:
-    """The cells of one agent, from its evaluation and its seconds of training."""
-    game, frames = about["game"], about["frames"]
-    levels = random_score(game), HELD_BUTTONS.get(game, {}).get("score"), human_score(game)
-    return [
-        game,
-        about["preset"],
-        with_interval(about["mean"], *about["interval_95"]),
-        f"{frames:,}",
-        f"{seconds / 3600:.2f}",
-        *("-" if level is None else f"{level:g}" for level in levels),
-        published(game, frames),
-    ]
-
-
 def table(folder: Path) -> str:
     """The table of the agents in a folder. UsageError without an agent, or on a damaged file."""
     rows, rules = [HEAD, ["---"] * len(HEAD)], set()
     for path in sorted(folder.glob(f"*/{EVALUATION}")):
         with refused(path, "read"):
-            about = json.loads(read(path))
-            curve = json.loads(read(path.with_name(CURVE)))
+            about, curve = (json.loads(read(p)) for p in (path, path.with_name(CURVE)))
             seconds = max(cells[curve["fields"].index("seconds")] or 0 for cells in curve["rows"])
-            rows.append(row(about, seconds))
+            levels = known_levels(about["game"], about["protocol"])
+            rows.append(
+                [
+                    about["game"],
+                    about["preset"],
+                    with_interval(about["mean"], *about["interval_95"]),
+                    f"{about['frames']:,}",
+                    f"{seconds / 3600:.2f}",
+                    *(f"{levels[name]:g}" if name in levels else "-" for name in LEVELS),
+                    published(about["game"], about["frames"]),
+                ]
+            )
             rules.add(
                 f"{about['episodes']} episodes, protocol {about['protocol']}, "
                 f"epsilon {about['epsilon']:g}, "
