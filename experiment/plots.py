@@ -55,17 +55,6 @@ class Line:
     runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A value with its interval, on a row of its own, and the single values in it."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    values: Sequence[float] = ()
-
-
 def style(index: int) -> dict[str, Any]:
     """Colour, dashes and marker of a figure's line; the first 28 all differ."""
     return {
@@ -93,7 +82,7 @@ def draw_lines(
     lines: Sequence[Line],
     *,
     names: Sequence[str] = (),
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] = {},
     **axes: Any,
 ) -> None:
     """A PNG of lines: means thick, intervals as bands, single runs thin.
@@ -103,7 +92,7 @@ def draw_lines(
     xlabel, ylabel, yscale, ylim, ... OSError if the file cannot be written.
     """
     with figure(path, 3.6) as (plot,):
-        _draw_lines(plot, lines, names, levels or {}, axes)
+        _draw_lines(plot, lines, names, levels, **axes)
         if len(lines) > 1:
             plot.legend(**BESIDE)
 
@@ -123,48 +112,59 @@ def draw_sweep(
         screens = sorted((s for s in of_screen if s.kind == kind), key=lambda s: s.parameter)
         # The paper's axis is the probability that a frame is shown.
         x = [1 - s.parameter if kind == "flicker" else s.parameter for s in screens]
-        points = [(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in screens]
-        mean, low, high = np.array(points, float).T
+        mean, low, high = np.array(
+            [(np.mean(of_screen[s]), *mean_interval(of_screen[s])) for s in screens]
+        ).T
         absolute.append(Line(name, x, mean, low, high))
         # A share of a score of 0 or less has no meaning.
         if (whole := float(np.mean(of_screen[clear]))) > 0:
             shares.append(Line(name, x, 100 * mean / whole))
     axis = "probability that a frame is shown" if kind == "flicker" else KINDS[kind].meaning
-    units = "score, 95 % interval over episodes", "% of the score when nothing is hidden"
     with figure(path, 3.6, panels=2) as (left, right):
-        for panel, lines, unit in zip((left, right), (absolute, shares), units, strict=True):
-            _draw_lines(panel, lines, [*scores], {}, {"xlabel": axis, "ylabel": unit})
+        _draw_lines(
+            left, absolute, [*scores], {}, xlabel=axis, ylabel="score, 95 % interval over episodes"
+        )
+        _draw_lines(
+            right,
+            shares,
+            [*scores],
+            {},
+            xlabel=axis,
+            ylabel="% of the score when nothing is hidden",
+        )
         left.figure.suptitle(title)
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
 
 
 def draw_bars(
     path: Path,
-    bars: Sequence[Bar],
+    bars: Mapping[str, Sequence[float]],
     *,
+    singles: Mapping[str, Sequence[float]] = {},
     names: Sequence[str] = (),
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] = {},
     **axes: Any,
 ) -> None:
-    """A PNG of values with their intervals, one below the other; arguments as of `draw_lines`.
+    """A PNG of `bars`, name -> value, low, high of its interval, one below the other.
 
+    `singles` are the single values in a bar, by its name; other arguments as of `draw_lines`.
     OSError if the file cannot be written.
     """
-    labels = [bar.name for bar in bars]
     with figure(path, 0.8 + 0.42 * len(bars)) as (plot,):
-        for row, bar in enumerate(bars):
-            look: dict[str, Any] = style((names or labels).index(bar.name)) | {"ls": "none"}
+        for row, (name, (value, *interval)) in enumerate(bars.items()):
+            look: dict[str, Any] = style((names or [*bars]).index(name)) | {"ls": "none"}
             plot.plot(
-                [bar.low, bar.high],
+                interval,
                 [row, row],
                 lw=5,
                 color=look["color"],
                 alpha=0.3,
                 solid_capstyle="butt",
             )
-            plot.plot(bar.values, [row + 0.22] * len(bar.values), **look, ms=4, mfc="none")
-            plot.plot([bar.value], [row], **look, ms=7)
-        for name, level in (levels or {}).items():
+            single = singles.get(name, ())
+            plot.plot(single, [row + 0.22] * len(single), **look, ms=4, mfc="none")
+            plot.plot([value], [row], **look, ms=7)
+        for name, level in levels.items():
             plot.axvline(level, **DOTTED)
             plot.annotate(
                 name,
@@ -174,7 +174,7 @@ def draw_bars(
                 ha="right",
                 **SMALL,
             )
-        plot.set_yticks(range(len(bars)), labels)
+        plot.set_yticks(range(len(bars)), [*bars])
         plot.grid(axis="y", visible=False)
         plot.set(ylim=(len(bars) - 0.5, -0.5), **axes)
 
@@ -184,33 +184,37 @@ def _draw_lines(
     lines: Sequence[Line],
     names: Sequence[str],
     levels: Mapping[str, float],
-    axes: dict[str, Any],
+    **axes: Any,
 ) -> None:
     looks = [style((names or [line.name for line in lines]).index(line.name)) for line in lines]
     for line, look in zip(lines, looks, strict=True):
-        every = max(1, -(-len(line.x) // 12))  # a marker at each of many points would hide the line
         for x, y in line.runs:
             plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
         # The legend leaves out labels that begin with an underscore.
         label = f" {line.name}" if line.name.startswith("_") else line.name
-        plot.plot(line.x, line.y, **look, lw=2, ms=5, markevery=every, label=label)
-    for index, (name, level) in enumerate(levels.items()):
+        plot.plot(
+            line.x,
+            line.y,
+            **look,
+            lw=2,
+            ms=5,
+            markevery=max(1, -(-len(line.x) // 12)),  # a marker at each point would hide the line
+            label=label,
+        )
+    for index, (name, level) in enumerate(levels.items(), 1):
         plot.axhline(level, **DOTTED)
-        # At the right and left end in turn: levels may be close to each other.
-        x, side = ((1, "right"), (0, "left"))[index % 2]
         plot.annotate(
             name,
-            (x, level),
+            (index % 2, level),
             xycoords=("axes fraction", "data"),
-            ha=side,
+            ha=("left", "right")[index % 2],  # in turn: levels may be close to each other
             va="bottom",
             **SMALL,
         )
     plot.set(**axes)
-    limits = plot.get_ylim()  # of the values alone: they cut a wide interval
+    plot.set_ylim(plot.get_ylim())  # of the values alone: they cut a wide interval
     for line, look in zip(lines, looks, strict=True):
         if len(line.low):
             plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.15, lw=0)  # type: ignore[arg-type]
-    plot.set_ylim(limits)
     if plot.get_yscale() == "log":  # matplotlib writes powers of ten in its markup, which is off
         plot.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

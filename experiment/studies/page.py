@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.episodes import EpisodeRecord, replay_colour
-from experiment.plots import Bar, Line, draw_bars, draw_lines
+from experiment.plots import Line, draw_bars, draw_lines
 from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.scores.progress import progress
 from experiment.scores.video import write_video
@@ -36,6 +36,7 @@ from experiment.studies.findings import (
     budgets,
     curve_means,
     differing_settings,
+    grouped,
     last_metrics,
     make_findings,
     table,
@@ -44,6 +45,7 @@ from experiment.studies.findings import (
 from experiment.studies.study import Cell, Result, Study
 
 FILM_SECONDS = 30
+MIME = {"png": "image/png", "mp4": "video/mp4"}
 STYLE = """
 body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
 table { display: block; overflow-x: auto; border-collapse: collapse; }
@@ -65,8 +67,7 @@ def publish(
     `done` has the results by the names of their cells. UsageError if a file cannot be written.
     """
     results = [done[cell.name] for cell in cells if cell.name in done]
-    agents = list(dict.fromkeys(result.agent for result in results))
-    findings = make_findings(results)
+    agents, findings = [*grouped(results, "agent")], make_findings(results)
     rows = table(findings)
     _print(rows)
     warned = {
@@ -78,11 +79,11 @@ def publish(
     frames = " or ".join(dict.fromkeys(f"{cell.config.frames:,}" for cell in cells))
     across = [
         across_games(
-            [run for run in results if run.screen == screen],
+            [run for finding in of_screen for run in finding.runs],
             screen,
             expected=sum(cell.config.observe == screen for cell in cells),
         )
-        for screen in dict.fromkeys(finding.screen for finding in findings)
+        for screen, of_screen in grouped(findings, "screen").items()
     ]
     data = {
         "question": study.question
@@ -106,17 +107,19 @@ def publish(
             (study.out / folder).mkdir(parents=True, exist_ok=True)
         write_json(study.out / "report.json", data)
         write_text(study.out / "scores.csv", scores_csv(results))
-        view = data | {
-            "table": rows,
-            "tasks": _tasks(findings, agents, study.out),
-            "across": [over | _over_games(over, agents, study.out) for over in across],
-            "budgets": budgets(results),
-            "metrics": last_metrics(results),
-            "settings": differing_settings(results),
-            "machines": list(dict.fromkeys(machines)),
-            "seconds": FILM_SECONDS,
-        }
-        text = render(view)
+        text = render(
+            data
+            | {
+                "table": rows,
+                "tasks": _tasks(findings, agents, study.out),
+                "across": [over | _over_games(over, agents, study.out) for over in across],
+                "budgets": budgets(results),
+                "metrics": last_metrics(results),
+                "settings": differing_settings(results),
+                "machines": list(dict.fromkeys(machines)),
+                "seconds": FILM_SECONDS,
+            }
+        )
         write_text(study.out / "report.md", text)
         write_text(study.out / "report.html", html(text, study.out))
     print(
@@ -139,20 +142,12 @@ def _print(rows: list[list[str]]) -> None:
 def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[dict[str, Any]]:
     """Figures and films of each game and screen."""
     tasks: list[dict[str, Any]] = []
-    places = dict.fromkeys((finding.game, finding.screen) for finding in findings)
+    places = grouped(findings, "game", "screen")
     with progress("report", len(places), "games") as bar:
-        for game, screen in places:
-            of_task = [f for f in findings if (f.game, f.screen) == (game, screen)]
+        for (game, screen), of_task in places.items():
             title = f"{game.replace('_', ' ').title()}, {screen}"
-            films, missing = _films(of_task, out)
-            tasks.append(
-                {
-                    "title": title,
-                    "figures": _figures(of_task, agents, title, out),
-                    "films": films,
-                    "missing": missing,
-                }
-            )
+            figures = _figures(of_task, agents, title, out)
+            tasks.append({"title": title, "figures": figures, **_films(of_task, out)})
             bar(len(tasks), title)
     return tasks
 
@@ -175,9 +170,10 @@ def _figures(
         if lines := [line for line in curves if len(line.x)]:
             figures[f"Score against {x}"] = path = f"{stem}-{x.replace(' ', '-')}.png"
             draw_lines(out / path, lines, xlabel=x, ylabel="score", **common)
-    bars = [Bar(f.agent, f.mean, f.low, f.high, f.values if f.seeds > 1 else ()) for f in findings]
     figures["Final scores"] = path = f"{stem}-scores.png"
-    draw_bars(out / path, bars, xlabel="final score", **common)
+    bars = {f.agent: (f.mean, f.low, f.high) for f in findings}
+    singles = {f.agent: f.values for f in findings if f.seeds > 1}
+    draw_bars(out / path, bars, singles=singles, xlabel="final score", **common)
     return [*figures.items()]
 
 
@@ -191,34 +187,32 @@ def _curve(finding: Finding, x: str) -> Line:
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
     """Figures of the measures over games, and their values as a table, header first."""
     slug, figures, rows = file_name(over["screen"]), {}, [["measure", "value (95 % interval)"]]
-    means = [Bar(agent, *values) for agent, values in over["iqm"].items()]
-    pairs = [Bar(f"{one} over {other}", *values) for one, other, *values in over["improvement"]]
-    for name, measure, label, bars in (
+    pairs = {f"{one} over {other}": values for one, other, *values in over["improvement"]}
+    for name, measure, label, bars, names in (
         (
             "interquartile-means",
             "interquartile mean",
             "interquartile mean; 0 is random play, 1 a human",
-            means,
+            over["iqm"],
+            agents,
         ),
         (
             "improvement",
             "probability of improvement",
             "probability that a run scores higher",
             pairs,
+            (),
         ),
     ):
         if bars:
             figures[label] = path = f"figures/{name}-{slug}.png"
-            draw_bars(out / path, bars, names=agents if bars is means else (), xlabel=label)
-        for bar in bars:
-            value = with_interval(bar.value, bar.low, bar.high, 2)
-            rows.append([f"{measure} of {bar.name}", value])
+            draw_bars(out / path, bars, names=names, xlabel=label)
+        rows += [[f"{measure} of {k}", with_interval(*bar, digits=2)] for k, bar in bars.items()]
     if over["profile"]:
         figures["Performance profiles"] = path = f"figures/profiles-{slug}.png"
-        profiles = [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()]
         draw_lines(
             out / path,
-            profiles,
+            [Line(agent, over["levels"], *lines) for agent, lines in over["profile"].items()],
             names=agents,
             xlabel="human-normalised score",
             ylabel="share of runs above it",
@@ -226,10 +220,10 @@ def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[s
     return {"figures": [*figures.items()], "rows": rows}
 
 
-def _films(findings: Sequence[Finding], out: Path) -> tuple[list[tuple[str, str]], list[str]]:
-    """Films of each agent's best episode and its median run's median episode; the missing films.
+def _films(findings: Sequence[Finding], out: Path) -> dict[str, list[Any]]:
+    """Films of each agent's best episode and its median run's median episode: text and path.
 
-    The missing films are lines with the reason.
+    Also the missing films: text and reason.
     """
     films, missing = [], []
     for finding in findings:
@@ -245,7 +239,7 @@ def _films(findings: Sequence[Finding], out: Path) -> tuple[list[tuple[str, str]
             # The record is missing or damaged, or the emulator is another one.
             except (ValueError, RuntimeError) as error:
                 missing.append(f"{text}: {error}")
-    return films, missing
+    return {"films": films, "missing": missing}
 
 
 def _film(run: Result, index: int, out: Path) -> str:
@@ -271,10 +265,12 @@ def scores_csv(results: Sequence[Result]) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow("agent game screen seed frames kind episode score low_95 high_95".split())
     for r in results:
-        run = [r.agent, r.game, r.screen, r.seed]
-        rows.writerows([*run, frames, "evaluation", "", *scores] for frames, *scores in r.curve)
-        rows.writerow([*run, r.frames, "final mean", "", r.mean, *r.interval_95])
-        rows.writerows([*run, r.frames, "final", i, x, "", ""] for i, x in enumerate(r.scores))
+        for frames, kind, episode, *score in (
+            *((frames, "evaluation", "", *scores) for frames, *scores in r.curve),
+            (r.frames, "final mean", "", r.mean, *r.interval_95),
+            *((r.frames, "final", i, value, "", "") for i, value in enumerate(r.scores)),
+        ):
+            rows.writerow([r.agent, r.game, r.screen, r.seed, frames, kind, episode, *score])
     return text.getvalue()
 
 
@@ -313,16 +309,15 @@ def html(text: str, folder: Path) -> str:
 
     OSError if one of them cannot be read.
     """
+
+    def inline(source: re.Match[str]) -> str:
+        data = base64.b64encode((folder / unquote(source[1])).read_bytes()).decode()
+        return f'src="data:{MIME[source[2]]};base64,{data}"'
+
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-
-    def inline(path: str, kind: str) -> str:
-        data = base64.b64encode((folder / unquote(path)).read_bytes()).decode()
-        return f'src="data:{kind};base64,{data}"'
-
-    body = re.sub(r'src="([^"]+\.png)"', lambda link: inline(link[1], "image/png"), body)
-    video = "<span><video controls muted loop {}></video>{}</span>"
     film = r'<a href="([^"]+\.mp4)">(.*?)</a>'
-    body = re.sub(film, lambda link: video.format(inline(link[1], "video/mp4"), link[2]), body)
+    body = re.sub(film, r'<span><video controls muted loop src="\1"></video>\2</span>', body)
+    body = re.sub(r'src="([^"]+\.(png|mp4))"', inline, body)
     title = body.partition("<h1>")[2].partition("</h1>")[0]
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

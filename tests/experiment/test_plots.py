@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from envs.screens import parse_screen
-from experiment.plots import Bar, Line, draw_bars, draw_lines, draw_sweep, style
+from experiment.plots import Line, draw_bars, draw_lines, draw_sweep, style
 
 NAMES = ["$^$", "cost $5 and $6", "_hidden", "dqn:frame_stack=1", "\\alpha & 100 %"]
 
@@ -38,7 +38,7 @@ def test_names_are_drawn_as_they_are(tmp_path, drawn) -> None:
         warnings.simplefilter("error")
         levels = dict.fromkeys(NAMES, 1.0)
         draw_lines(tmp_path / "a.png", lines, levels=levels, title=title, xlabel=label)
-        draw_bars(tmp_path / "b.png", [Bar(name, 0, -1, 1) for name in NAMES], xlabel=label)
+        draw_bars(tmp_path / "b.png", dict.fromkeys(NAMES, (0, -1, 1)), xlabel=label)
     texts = drawn[0].get_legend().get_texts()
     assert [text.get_text().strip() for text in texts] == NAMES
     assert not any(text.get_parse_math() for text in texts)
@@ -56,9 +56,9 @@ def test_values_give_the_scale_and_a_place_in_the_names_the_style(tmp_path, draw
 
 
 def test_bars_show_value_interval_and_single_values_in_the_same_bytes(tmp_path, drawn) -> None:
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    paths, singles = [tmp_path / "a.png", tmp_path / "b.png"], {"dqn": [1.5, 2.5]}
     for path in paths:
-        draw_bars(path, [Bar("dqn", 2.0, 1.0, 3.0, [1.5, 2.5])], levels={"random": 0.0})
+        draw_bars(path, {"dqn": (2.0, 1.0, 3.0)}, singles=singles, levels={"random": 0.0})
     shown = [list(line.get_xdata()) for line in drawn[0].lines]
     assert shown == [[1.0, 3.0], [1.5, 2.5], [2.0], [0.0, 0.0]]
     assert paths[0].read_bytes() == paths[1].read_bytes()
