@@ -21,7 +21,7 @@ from experiment.settings.cli import command, exit_on_usage_error, given, parse
 from experiment.settings.config import Config, UsageError, flag, load, named, override, read_yaml
 from experiment.settings.resources import cores, free_memory
 from experiment.studies import page
-from experiment.studies.jobs import Children, Jobs
+from experiment.studies.jobs import Jobs, Workers
 from experiment.studies.study import OF_THE_GRID, Cell, Result, Study, changes, finished, make_cells
 
 # Settings that must be equal for all agents, so that their budgets and their scores are comparable.
@@ -128,7 +128,7 @@ def run(jobs: Jobs) -> None:
     else:
         slots = study.jobs or cores()
         check_memory(jobs.cells, slots)
-        jobs.run(Children(), slots)
+        jobs.run(Workers(), slots)
 
 
 @exit_on_usage_error

@@ -16,7 +16,7 @@ import train as train_program
 from experiment.runs.run import Run
 from experiment.settings.config import flag, idle, override, preset
 from experiment.store.checkpoint import MANIFEST, digest, load_latest, signature
-from experiment.studies.jobs import Children
+from experiment.studies.jobs import Workers
 from experiment.studies.study import Cell, Study, collect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def differences(one: Path, other: Path) -> list[str]:
     return sorted(k for k in a.keys() | b.keys() if k not in a or k not in b or a[k] != b[k])
 
 
-class InProcess(Children):
+class InProcess(Workers):
     """Workers of a study without the seconds that a child needs to begin."""
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from experiment.runs.console import text
 from experiment.settings.config import UsageError
 from experiment.store.provenance import commit
 from experiment.studies import page
-from experiment.studies.jobs import Children
+from experiment.studies.jobs import Workers
 from experiment.studies.study import Study, make_cells
 from tests import small
 
@@ -57,7 +57,7 @@ def grid(tmp_path_factory):
 def copied(grid, tmp_path, monkeypatch):
     """A copy of the finished grid in which nothing may be run."""
     shutil.copytree(grid, tmp_path / "study")
-    monkeypatch.setattr(Children, "_call", lambda *_: pytest.fail("finished work was done again"))
+    monkeypatch.setattr(Workers, "_call", lambda *_: pytest.fail("finished work was done again"))
     monkeypatch.setattr(page, "FILM_SECONDS", 1)
     return tmp_path / "study"
 
@@ -168,7 +168,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(copied, monkeypatch, capsys)
     def fail(*_):
         raise UsageError(reason)
 
-    monkeypatch.setattr(Children, "_call", fail)
+    monkeypatch.setattr(Workers, "_call", fail)
     assert call(copied) == 1
     assert f"failed: {CELL}: {reason}" in capsys.readouterr().err
     assert [run["agent"] for run in report(copied).runs] == ["drqn:core=gru"]

@@ -18,10 +18,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from experiment import build
-from experiment.settings.config import UsageError, to_yaml
+from experiment.settings.config import UsageError
 from experiment.store import checkpoint as checkpoints
-from experiment.store.files import reason, replacing, write_text
-from experiment.studies.jobs import Children, StoppedError, Workers
+from experiment.store.files import reason, replacing
+from experiment.studies.jobs import Workers
 from experiment.studies.study import Cell, Study
 
 SCRATCH, IN_USE = "recall-node-", ".in-use"  # a node's folders for runs, and their lock files
@@ -41,13 +41,21 @@ def changes(cell: Cell, known: States) -> tuple[Files, States]:
     metrics are never ahead of the checkpoints, and never behind them.
     """
     runs, newest = cell.config.runs_dir, checkpoints.candidates(cell.folder)[:1]
-    now: States = {}
-    for path in (*cell.folder.rglob("*"), cell.log):
-        is_old = cell.folder / "checkpoint" in path.parents and path.parent not in newest
-        if path.is_file() and not is_old and path.name != "lock" and not path.name.startswith("."):
-            now[str(path.relative_to(runs))] = path.stat().st_size, path.stat().st_mtime_ns
-    names = [name for name, state in now.items() if known.get(name) != state]
-    files = {name: np.fromfile(runs / name, np.uint8) for name in names}
+    paths = [
+        path
+        for path in (*cell.folder.rglob("*"), cell.log)
+        if path.is_file() and path.name != "lock" and not path.name.startswith(".")
+    ]
+    now = {
+        str(path.relative_to(runs)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in paths
+        if path.parent in newest or cell.folder / "checkpoint" not in path.parents
+    }
+    files = {
+        name: np.fromfile(runs / name, np.uint8)
+        for name, state in now.items()
+        if known.get(name) != state
+    }
     return (files, now) if checkpoints.candidates(cell.folder)[:1] == newest else ({}, known)
 
 
@@ -88,8 +96,8 @@ class Node:
         self._cell = replace(cell, config=config)
         write(self._cell, files)
         self._known = changes(self._cell, {})[1]
-        self._children, self._state = Children(), ""
-        self._work = self._children.run(self._cell, study)
+        self._workers = Workers()
+        self._work = self._workers.run(self._cell, study)
 
     def news(self, stop: bool) -> tuple[Files, str, str | None]:
         """After SECONDS or at the end: changed files, state (training, evaluating), outcome.
@@ -97,22 +105,21 @@ class Node:
         The outcome is None during the work, "" at the end, or an error. After `stop` the run
         saves its state and ends.
         """
-        if stop:
-            self._children.stop()
-        error, end, files = None, time.monotonic() + SECONDS, {}
+        self._workers.stopped = stop
+        error, end, state, files = None, time.monotonic() + SECONDS, "", {}
         try:
             while time.monotonic() < end:
-                self._state = next(self._work)
+                state = next(self._work)
                 time.sleep(0.1)
         except StopIteration:
             error = ""
         except Exception as problem:
-            error = str(problem) or "stopped"
+            error = str(problem) or repr(problem)
         with contextlib.suppress(FileNotFoundError):  # a file was replaced: the next call has it
             files, self._known = changes(self._cell, self._known)
         if error is not None:
             self._scratch.cleanup()
-        return files, self._state, error
+        return files, state, error
 
 
 # --- on the driver --------------------------------------------------------------------------------
@@ -145,31 +152,27 @@ class RayWorkers(Workers):
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """See `Workers`. A cell runs on a node that has room; after its loss on another one."""
-        errors, losses = self._ray.exceptions, 0
+        errors, losses, outcome = self._ray.exceptions, 0, None
         node = self._ray.remote(Node).options(
             num_cpus=study.cpus_per_run,
             num_gpus=study.gpus_per_run,
             memory=self._memory[cell.name],
         )
-        while not self.stopped:
-            cell.folder.mkdir(exist_ok=True)
-            with checkpoints.lock(cell.folder):
-                actor = node.remote(cell, study, to_go_on(cell))
-                is_at_work, error = False, None
+        cell.folder.mkdir(exist_ok=True)
+        with checkpoints.lock(cell.folder):
+            while outcome is None and not self.stopped:
+                actor, is_at_work = node.remote(cell, study, changes(cell, {})[0]), False
                 state = "node lost, waiting for another" if losses else "waiting for room"
                 try:
-                    while error is None:
+                    while outcome is None:
                         call = actor.news.remote(self.stopped)
                         while not self._ray.wait([call], timeout=0)[0]:
                             if self.stopped and not is_at_work:
-                                raise StoppedError
+                                return
                             yield state
-                        files, state, error = self._ray.get(call)
+                        files, state, outcome = self._ray.get(call)
                         write(cell, files)
                         is_at_work, losses = True, 0
-                    if error:
-                        raise StoppedError if self.stopped else UsageError(error)
-                    return
                 except errors.RayTaskError as failure:
                     raise UsageError(f"on its node: {reason(failure.cause)}") from None
                 except errors.RayError as loss:
@@ -181,10 +184,5 @@ class RayWorkers(Workers):
                         ) from None
                 finally:
                     self._ray.kill(actor)
-        raise StoppedError
-
-
-def to_go_on(cell: Cell) -> Files:
-    """The files with which a run begins on a node, or goes on from its newest checkpoint."""
-    write_text(cell.folder / "config.yaml", to_yaml(cell.config))
-    return changes(cell, {})[0]
+        if outcome and not self.stopped:
+            raise UsageError(outcome)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from rich.text import Text
@@ -21,12 +20,11 @@ LOOK_SECONDS = 0.5  # between two looks at the cells at work
 LINE_SECONDS = 60.0  # between lines about a run, without a terminal
 
 
-class StoppedError(Exception):
-    """A cell stopped at the user's request."""
+class Workers:
+    """The processes that train and score the cells: children of this one.
 
-
-class Workers(ABC):
-    """The processes that train and score the cells of a study."""
+    After the death of this process they save and stop.
+    """
 
     stopped = False
 
@@ -34,21 +32,12 @@ class Workers(ABC):
         """Let the cells at work save, and start no more."""
         self.stopped = True
 
-    @abstractmethod
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
         """Train and score one cell, in its folder, side by side with others.
 
-        Yields the state of the work, without waiting.
-
-        StoppedError after `stop`, UsageError if the cell fails.
+        Yields the state of the work, without waiting, and ends early after `stop`. UsageError if
+        the cell fails.
         """
-
-
-class Children(Workers):
-    """Child processes of this one; after its death they save and stop."""
-
-    def run(self, cell: Cell, study: Study) -> Iterator[str]:
-        """See `Workers`."""
         yield from self._call(cell, "training", "train", *train_words(cell))
         rules = _words(
             episodes=study.episodes,
@@ -62,14 +51,12 @@ class Children(Workers):
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
         if self.stopped:
-            raise StoppedError
-        script = [str(ROOT / f"{program}.py")]
-        if IS_INSTALLED:  # a script's folder would come first in the path
-            script = ["-m", "recall", program]
-        command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *script]
+            return
+        # Of an installed copy no script: its folder would come first in the path.
+        script = ["-m", "recall", program] if IS_INSTALLED else [str(ROOT / f"{program}.py")]
         with cell.log.open("ab") as log:
             child = subprocess.Popen(
-                [*command, *words],
+                [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *script, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -79,9 +66,7 @@ class Children(Workers):
             if self.stopped:
                 child.terminate()
             yield state
-        if self.stopped:
-            raise StoppedError
-        if child.returncode:
+        if child.returncode and not self.stopped:
             lines = cell.log.read_text("utf-8", errors="replace").rstrip().split("\n")
             reason = lines[-1].removeprefix("error: ") or "no output"
             raise UsageError(f"{program}.py ended with status {child.returncode}: {reason:.300}")
@@ -99,16 +84,14 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 def train_words(cell: Cell) -> list[str]:
     """The arguments of train.py that begin a run, or go on with it."""
-    config, settings = cell.config, cell.folder / "config.yaml"
-    if cell.folder.exists():
-        if not settings.exists():  # a run on Ray was killed before its first file
-            write_text(settings, to_yaml(config))
-        changed = differences(load(settings), config).keys() & FREE_ON_RESUME
-        names = sorted(changed - {"name", "runs_dir"})
-        return _words(resume=cell.folder, **{name: getattr(config, name) for name in names})
-    path = config.runs_dir / f"{cell.name}.yaml"
-    write_text(path, to_yaml(config))
-    return _words(config=path)
+    config, is_new = cell.config, not cell.folder.exists()
+    path = config.runs_dir / f"{cell.name}.yaml" if is_new else cell.folder / "config.yaml"
+    if is_new or not path.exists():  # the command was killed before the run's first file
+        write_text(path, to_yaml(config))
+    if is_new:
+        return _words(config=path)
+    changed = differences(load(path), config).keys() & FREE_ON_RESUME - {"name", "runs_dir"}
+    return _words(resume=cell.folder, **{name: getattr(config, name) for name in sorted(changed)})
 
 
 def _words(**settings: object) -> list[str]:
@@ -123,9 +106,13 @@ class Jobs:
         self.cells, self.study = cells, study
         self.results: dict[str, Result] = {}
         self.failures: dict[str, str] = {}  # name of a cell -> error
-        self.stopped = False
         self._states: dict[str, str] = {}  # name of a cell at work -> its state
         self._screen, self._last_line = Screen(), time.monotonic()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a cell has neither finished nor failed."""
+        return len(self.results) + len(self.failures) < len(self.cells)
 
     def run(self, workers: Workers, at_a_time: int) -> None:
         """Work until every cell has finished, failed or stopped. UsageError without a folder."""
@@ -146,17 +133,16 @@ class Jobs:
                         self._screen.say(f"{name}: {state}")
                 self._show()
                 time.sleep(LOOK_SECONDS)
-        self.stopped |= bool(waiting)
 
     def _work(self, cell: Cell, workers: Workers) -> Iterator[str]:
         """Train one cell to its last frame and score it, yielding its state."""
         try:
             yield from workers.run(cell, self.study)
-            result = self.results[cell.name] = collect(cell, self.study)
-            yield f"finished, score {result.mean:.1f}"
-        except StoppedError:
-            self.stopped = True
-            yield "stopped"
+            if workers.stopped:
+                yield "stopped"
+            else:
+                result = self.results[cell.name] = collect(cell, self.study)
+                yield f"finished, score {result.mean:.1f}"
         except Exception as error:  # of any kind: it concerns this cell only
             self.failures[cell.name] = f"{error}; see {cell.log}"
             yield f"failed: {error}"
@@ -173,10 +159,9 @@ class Jobs:
             "stop with Ctrl-C, repeat the command to continue"
         )
         has_panel = self._screen.update(lambda: Text("\n".join([*lines, hint])))
-        if not has_panel and time.monotonic() - self._last_line > LINE_SECONDS:
+        if lines and not has_panel and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
-            for line in lines:
-                self._screen.say(line)
+            self._screen.say("\n".join(lines))
 
 
 def _progress(cell: Cell) -> str:
@@ -186,8 +171,8 @@ def _progress(cell: Cell) -> str:
         # The newest value of each metric.
         last = {key: value for row in rows for key, value in row.items() if value is not None}
         done, total = last["frames"], cell.config.frames
-        left = duration((total - done) / last["frames_per_second"])
         score = last.get("eval_score", last.get("return_mean", float("nan")))
+        left = duration((total - done) / last["frames_per_second"])
         return f", {done / total:.0%}, score so far {score:.1f}, {left} left"
     except (OSError, ValueError, KeyError):
         return ""

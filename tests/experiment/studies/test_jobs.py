@@ -11,7 +11,7 @@ import pytest
 from experiment.settings.cli import parse_train
 from experiment.settings.config import to_yaml
 from experiment.studies import jobs as module
-from experiment.studies.jobs import FOLLOW_PARENT, Children, Jobs, train_words
+from experiment.studies.jobs import FOLLOW_PARENT, Jobs, Workers, train_words
 from experiment.studies.study import Study, make_cells
 
 
@@ -34,7 +34,7 @@ def test_a_failed_child_is_named_with_its_last_line_and_all_cells_run(
     """Its log is UTF-8, whatever the locale of this process."""
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     program("import sys\nprint('error: no more \u00e9', file=sys.stderr); sys.exit(3)")
-    jobs.run(Children(), 2)
+    jobs.run(Workers(), 2)
     assert set(jobs.failures) == {cell.name for cell in jobs.cells}
     reason = jobs.failures["dqn-breakout-s1"]
     assert reason.startswith("train.py ended with status 3: no more \u00e9; see ")
@@ -55,16 +55,16 @@ def test_a_run_that_goes_on_gets_every_setting_that_may_change_and_has_changed(j
 
 def test_a_stop_ends_the_children_and_starts_no_more(jobs, program, monkeypatch) -> None:
     program("import time\ntime.sleep(600)")
-    children, show, looks = Children(), jobs._show, []
+    workers, show, looks = Workers(), jobs._show, []
 
     def stop_at_the_third_look() -> None:
         show()
         looks.append(len(jobs._states))
         if len(looks) == 3:
-            children.stop()
+            workers.stop()
 
     monkeypatch.setattr(jobs, "_show", stop_at_the_third_look)
-    jobs.run(children, 2)
+    jobs.run(workers, 2)
     assert max(looks) == 2
     assert jobs.stopped
     assert (jobs.failures, jobs.results) == ({}, {})
