@@ -9,8 +9,6 @@ Finished runs are not repeated; stopped runs continue.
 
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +62,14 @@ def _with_underscores(settings: dict[Any, Any]) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in settings.items()}
 
 
-def unfair(cells: list[Cell]) -> Iterator[str]:
+def unfair(cells: list[Cell]) -> list[str]:
     """One line for each setting in `FAIR` that differs between agents."""
-    for name in FAIR:
-        values = {cell.agent: getattr(cell.config, name) for cell in cells}
-        if len(set(values.values())) > 1:
-            each = ", ".join(f"{value} for {agent}" for agent, value in values.items())
-            yield f"{flag(name)} is {each}"
+    settings = {name: {cell.agent: getattr(cell.config, name) for cell in cells} for name in FAIR}
+    return [
+        f"{flag(name)} is {', '.join(f'{value} for {agent}' for agent, value in of_agent.items())}"
+        for name, of_agent in settings.items()
+        if len(set(of_agent.values())) > 1
+    ]
 
 
 def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
@@ -87,15 +86,14 @@ def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
     if result:
         others = result.other_settings(cell.config)
     elif (settings := cell.folder / "config.yaml").exists():
-        stored = load(settings)
-        place, others = cell.folder, [*changes(stored, cell.config).values()]
+        place, others = cell.folder, [*changes(load(settings), cell.config).values()]
     elif cell.result.exists():
         raise UsageError(
             f"{cell.result}: has fewer frames or another evaluation, and its run folder is "
             "missing; restore it, request what the result has, or delete the result to train again"
         )
-    else:
-        build.check_new(replace(cell.config, precision="auto") if study.ray else cell.config)
+    elif not study.ray:
+        build.check_new(cell.config)
     if others:
         raise UsageError(
             f"{place}: is of a run with other settings ({', '.join(others)}); use another --out, "
@@ -106,29 +104,26 @@ def is_left(cell: Cell, result: Result | None, study: Study) -> bool:
 
 def check_memory(cells: list[Cell], jobs: int) -> None:
     """UsageError if the largest of the runs, `jobs` at a time, need more memory than is free."""
-    needs = sorted(
-        (sum(build.expected_bytes(cell.config).values()) for cell in cells), reverse=True
-    )
+    needs = sorted((cell.expected_bytes for cell in cells), reverse=True)
     need, free = sum(needs[:jobs]), free_memory()
     if need > free:
-        fits = free // needs[0]
+        fits = f"--jobs {free // needs[0]} fits"
         raise UsageError(
             f"--jobs {jobs}: the runs need about {need / 1e9:.1f} GB of memory, "
             f"{free / 1e9:.1f} GB are free; "
-            f"{f'--jobs {fits} fits' if fits else 'not even one fits: lower --replay-rows'}"
+            f"{fits if needs[0] <= free else 'not even one fits: lower --replay-rows'}"
         )
 
 
 def run(jobs: Jobs) -> None:
     """Train and score the cells. UsageError if the memory is too small for them."""
-    study = jobs.study
+    cells, study = jobs.cells, jobs.study
     if study.ray:
         with connected(study.ray) as ray:
-            jobs.run(RayWorkers(ray, jobs.cells, study), study.jobs or len(jobs.cells))
+            jobs.run(RayWorkers(ray, cells, study), study.jobs or len(cells))
     else:
-        slots = study.jobs or cores()
-        check_memory(jobs.cells, slots)
-        jobs.run(Workers(), slots)
+        check_memory(cells, study.jobs or cores())
+        jobs.run(Workers(), study.jobs or cores())
 
 
 @exit_on_usage_error
@@ -141,6 +136,12 @@ def main(argv: list[str]) -> int:
     results = {cell.name: result for cell in cells if (result := finished(cell, study))}
     left = [
         cell for cell in cells if study.jobs != 0 and is_left(cell, results.get(cell.name), study)
+    ]
+    # Only with --jobs 0: is_left refuses them otherwise.
+    warnings += [
+        f"{cell.agent}: trained with other settings: {', '.join(others)}"
+        for cell in cells
+        if cell.name in results and (others := results[cell.name].other_settings(cell.config))
     ]
     jobs = Jobs(left, study)
     if left:
@@ -157,14 +158,11 @@ def main(argv: list[str]) -> int:
     if not results:
         print(f"no run is finished in {study.out}", file=sys.stderr)
         return 1
-    for cell in cells:
-        if cell.name in results and (others := results[cell.name].other_settings(cell.config)):
-            warnings.append(f"{cell.agent}: trained with other settings: {', '.join(others)}")
     page.publish(
         cells,
         results,
         study,
-        warnings=list(dict.fromkeys(warnings)),
+        warnings=[*dict.fromkeys(warnings)],
         command=f"{command('compare')} {shlex.join(argv)}",
     )
     return 1 if jobs.failures else 0

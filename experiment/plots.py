@@ -190,8 +190,6 @@ def _draw_lines(
     for line, look in zip(lines, looks, strict=True):
         for x, y in line.runs:
             plot.plot(x, y, **look, lw=0.7, ms=3, alpha=0.5)
-        # The legend leaves out labels that begin with an underscore.
-        label = f" {line.name}" if line.name.startswith("_") else line.name
         plot.plot(
             line.x,
             line.y,
@@ -199,7 +197,8 @@ def _draw_lines(
             lw=2,
             ms=5,
             markevery=max(1, -(-len(line.x) // 12)),  # a marker at each point would hide the line
-            label=label,
+            # The legend leaves out labels that begin with an underscore.
+            label=f" {line.name}" if line.name.startswith("_") else line.name,
         )
     for index, (name, level) in enumerate(levels.items(), 1):
         plot.axhline(level, **DOTTED)

@@ -184,19 +184,20 @@ def across_games(results: Sequence[Result], screen: str, expected: int) -> dict[
     profile: agent -> [3, levels]. iqm and profile are of human-normalised scores, so of the games
     with a human score. note: the missing measures, and why.
     """
+    agents, games, seeds = ([*grouped(results, key)] for key in ("agent", "game", "seed"))
+    why = (
+        "one seed says nothing about other seeds" if len(seeds) < 2 else "not all runs are finished"
+    )
     measures: dict[str, Any] = {
         "screen": screen,
         "improvement": [],
         "iqm": {},
         "profile": {},
         "levels": [],
-        "note": "No measure over games: one seed says nothing about other seeds.",
+        "note": f"No measure over games: {why}.",
     }
-    agents, games, seeds = ([*grouped(results, key)] for key in ("agent", "game", "seed"))
-    if len(seeds) < 2:
+    if len(seeds) < 2 or len(results) < expected:
         return measures
-    if len(results) < expected:
-        return measures | {"note": "No measure over games: not all runs are finished."}
     rng, scores = np.random.default_rng(0), {(r.agent, r.game, r.seed): r.mean for r in results}
     tables = {  # [seeds, games]
         agent: np.array([[scores[agent, game, seed] for game in games] for seed in seeds])

@@ -21,7 +21,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from pydantic_core import to_jsonable_python
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
 from envs.episodes import EpisodeRecord, replay_colour
 from experiment.plots import Line, draw_bars, draw_lines
@@ -69,7 +69,9 @@ def publish(
     results = [done[cell.name] for cell in cells if cell.name in done]
     agents, findings = [*grouped(results, "agent")], make_findings(results)
     rows = table(findings)
-    _print(rows)
+    # A pipe has no width of its own.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(Markdown(_table(rows)))
     warned = {
         "Not finished": [cell.name for cell in cells if cell.name not in done],
         "Untrained, or of an unknown number of updates": [
@@ -128,14 +130,6 @@ def publish(
     )
 
 
-def _print(rows: list[list[str]]) -> None:
-    """Print a table, to a pipe with 200 columns."""
-    table = Table(*rows[0])
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200, markup=False).print(table)
-
-
 # --- figures and films ----------------------------------------------------------------------------
 
 
@@ -146,8 +140,13 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
     with progress("report", len(places), "games") as bar:
         for (game, screen), of_task in places.items():
             title = f"{game.replace('_', ' ').title()}, {screen}"
-            figures = _figures(of_task, agents, title, out)
-            tasks.append({"title": title, "figures": figures, **_films(of_task, out)})
+            tasks.append(
+                {
+                    "title": title,
+                    "figures": _figures(of_task, agents, title, out),
+                    **_films(of_task, out),
+                }
+            )
             bar(len(tasks), title)
     return tasks
 
@@ -179,9 +178,8 @@ def _figures(
 
 def _curve(finding: Finding, x: str) -> Line:
     """The learning curve of an agent against `x`: the mean, and the runs if they are several."""
-    runs = finding.runs if finding.seeds > 1 else ()
-    single = [(run.curve_x[x], [point[1] for point in run.curve]) for run in runs]
-    return Line(finding.agent, *curve_means(finding.runs, x).T, runs=single)
+    runs = [(run.curve_x[x], [point[1] for point in run.curve]) for run in finding.runs]
+    return Line(finding.agent, *curve_means(finding.runs, x).T, runs=runs if len(runs) > 1 else ())
 
 
 def _over_games(over: Mapping[str, Any], agents: list[str], out: Path) -> dict[str, Any]:
@@ -251,8 +249,8 @@ def _film(run: Result, index: int, out: Path) -> str:
     crc = zlib.crc32(record.actions.tobytes())
     path = f"films/{Path(run.records).name}-{index:03d}-{crc:08x}.mp4"
     if not (out / path).exists():
-        frames = islice(replay_colour(record, every_frame=True), 60 * FILM_SECONDS)
-        write_video(frames, out / path, scale=1, fast=True)
+        frames = replay_colour(record, every_frame=True)
+        write_video(islice(frames, 60 * FILM_SECONDS), out / path, scale=1, fast=True)
     return path
 
 
@@ -261,16 +259,18 @@ def _film(run: Result, index: int, out: Path) -> str:
 
 def scores_csv(results: Sequence[Result]) -> str:
     """Every score of every run: evaluations during training, final episodes and their mean."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow("agent game screen seed frames kind episode score low_95 high_95".split())
-    for r in results:
-        for frames, kind, episode, *score in (
+    header = "agent game screen seed frames kind episode score low_95 high_95".split()
+    rows = (
+        (r.agent, r.game, r.screen, r.seed, *row)
+        for r in results
+        for row in (
             *((frames, "evaluation", "", *scores) for frames, *scores in r.curve),
             (r.frames, "final mean", "", r.mean, *r.interval_95),
-            *((r.frames, "final", i, value, "", "") for i, value in enumerate(r.scores)),
-        ):
-            rows.writerow([r.agent, r.game, r.screen, r.seed, frames, kind, episode, *score])
+            *((r.frames, "final", i, score, "", "") for i, score in enumerate(r.scores)),
+        )
+    )
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
 
 

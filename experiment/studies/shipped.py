@@ -18,7 +18,6 @@ from experiment.store.files import read, refused
 from experiment.studies.findings import LEVELS, known_levels, with_interval
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
-HEAD = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS, "published"]
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -33,14 +32,15 @@ def published(game: str, frames: int) -> str:
     """The published scores at the first number of million frames that is not below `frames`."""
     for millions, scores in PUBLISHED["scores"].get(game, {}).items():
         if frames <= 1.01e6 * int(millions):
-            pairs = zip(PUBLISHED["agents"], scores, strict=True)
-            return ", ".join(f"{agent} {x:g}" for agent, x in pairs) + f" at {millions} million"
+            cells = map("{} {:g}".format, PUBLISHED["agents"], scores)
+            return f"{', '.join(cells)} at {millions} million"
     return "-"
 
 
 def table(folder: Path) -> str:
     """The table of the agents in a folder. UsageError without an agent, or on a damaged file."""
-    rows, rules = [HEAD, ["---"] * len(HEAD)], set()
+    head = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS, "published"]
+    rows, rules = [head, ["---"] * len(head)], set()
     for path in sorted(folder.glob(f"*/{EVALUATION}")):
         with refused(path, "read"):
             about, curve = (json.loads(read(p)) for p in (path, path.with_name(CURVE)))
@@ -67,9 +67,14 @@ def table(folder: Path) -> str:
             f"{folder}: holds no exported agents; "
             f"write one with evaluate.py runs/NAME --export {folder}/NAME"
         )
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    lines += ["", f"Agents: {'; '.join(sorted(rules))}.", f"Published: {PUBLISHED['source']}."]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *(f"| {' | '.join(cells)} |" for cells in rows),
+            "",
+            f"Agents: {'; '.join(sorted(rules))}.",
+            f"Published: {PUBLISHED['source']}.",
+        ]
+    )
 
 
 @exit_on_usage_error

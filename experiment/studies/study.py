@@ -4,11 +4,11 @@ A result lies in results/NAME.json, some KB, with the records of its best and it
 beside it. A report needs no more of the run, so results of several machines can be put together.
 """
 
-import itertools
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -110,6 +110,11 @@ class Cell:
         return self.config.runs_dir / self.name
 
     @property
+    def expected_bytes(self) -> int:
+        """The memory that the run needs, estimated."""
+        return sum(build.expected_bytes(self.config).values())
+
+    @property
     def log(self) -> Path:
         """The file with the output of training and evaluation."""
         return self.config.runs_dir / f"{self.name}.log"
@@ -128,20 +133,13 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
     cells: list[Cell] = []
     first: dict[object, Cell] = {}
     defaults = {"threads": study.cpus_per_run, "parts": 1, **shared, "frames": study.frames}
-    grid = itertools.product(range(1, study.seeds + 1), study.observe, study.games, study.agents)
-    for seed, screen, game, agent in grid:
+    defaults["runs_dir"] = study.out / "runs"
+    seeds = range(1, study.seeds + 1)
+    for seed, screen, game, agent in product(seeds, study.observe, study.games, study.agents):
         start, overrides = _overrides(agent)
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
-        settings = {
-            **defaults,
-            **overrides,
-            "game": game,
-            "observe": screen,
-            "seed": seed,
-            "name": name,
-            "runs_dir": study.out / "runs",
-        }
-        config = override(preset(start), settings)
+        place = {"game": game, "observe": screen, "seed": seed, "name": name}
+        config = override(preset(start), {**defaults, **overrides, **place})
         check_effect(config, overrides)
         for setting in shared:  # those without effect here: train.py would refuse them
             if idle(config, setting):
@@ -156,8 +154,8 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
                 raise UsageError(f"{words}: the same run is given twice")
         cells.append(cell)
     for name in shared:  # a setting must have an effect for one agent at least
-        asked = (override(cell.config, {name: shared[name]}) for cell in cells)
-        lines = [without_effect(config, [name]) for config in asked]
+        asked = {name: shared[name]}
+        lines = [without_effect(override(cell.config, asked), asked) for cell in cells]
         if all(lines):
             raise UsageError(lines[0][0])
     return cells
@@ -221,8 +219,9 @@ class Result:
         if not path.exists():
             return None
         with refused(path, "read as a result"):
-            result = TypeAdapter(cls).validate_json(read(path))
-            return replace(result, records=f"results/{path.stem}")
+            return replace(
+                TypeAdapter(cls).validate_json(read(path)), records=f"results/{path.stem}"
+            )
 
     @property
     def core_hours(self) -> float | None:
@@ -277,8 +276,8 @@ def finished(cell: Cell, study: Study) -> Result | None:
             f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}"
         )
     rules = study.episodes, study.epsilon, study.eval_seed
-    is_of_study = (len(result.scores), result.epsilon, result.eval_seed) == rules
-    return result if is_of_study and result.frames >= config.frames else None
+    is_scored = (len(result.scores), result.epsilon, result.eval_seed) == rules
+    return result if is_scored and result.frames >= config.frames else None
 
 
 def collect(cell: Cell, study: Study) -> Result:
