@@ -90,10 +90,9 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
     """
     findings = []
     for (game, screen, agent), runs in grouped(results, "game", "screen", "agent").items():
-        first, values = runs[0], tuple(run.mean for run in runs)
-        mean, interval = float(np.mean(values)), mean_interval(values)
-        if len(runs) == 1:
-            values, interval = first.scores, first.interval_95
+        first, means = runs[0], tuple(run.mean for run in runs)
+        values = means if len(runs) > 1 else first.scores
+        interval = mean_interval(means) if len(runs) > 1 else first.interval_95
         low, high = (float("nan") if bound is None else bound for bound in interval)
         findings.append(
             Finding(
@@ -102,7 +101,7 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
                 screen=screen,
                 protocol=first.protocol,
                 seeds=len(runs),
-                mean=mean,
+                mean=float(np.mean(means)),
                 low=low,
                 high=high,
                 values=values,
@@ -126,9 +125,8 @@ def verdict(one: Finding, other: Finding) -> str:
 
 def against_level(finding: Finding, name: str) -> str:
     """The level, and whether the mean's interval is higher, lower or not shown; - if not known."""
-    if name not in finding.levels:
+    if (level := finding.levels.get(name)) is None:
         return "-"
-    level = finding.levels[name]
     word = "higher" if finding.low > level else "lower" if finding.high < level else "not shown"
     return f"{level:.1f}: {word}"
 

@@ -39,14 +39,19 @@ class Workers:
         the cell fails.
         """
         yield from self._call(cell, "training", "train", *train_words(cell))
-        rules = _words(
-            episodes=study.episodes,
-            epsilon=study.epsilon,
-            seed=study.eval_seed,
-            video=study.video,
-            threads=cell.config.threads,
+        yield from self._call(
+            cell,
+            "evaluating",
+            "evaluate",
+            str(cell.folder),
+            *_words(
+                episodes=study.episodes,
+                epsilon=study.epsilon,
+                seed=study.eval_seed,
+                video=study.video,
+                threads=cell.config.threads,
+            ),
         )
-        yield from self._call(cell, "evaluating", "evaluate", str(cell.folder), *rules)
 
     def _call(self, cell: Cell, state: str, program: str, *words: str) -> Iterator[str]:
         """Run one of our programs to its end. UsageError with its last line if it fails."""
@@ -172,7 +177,7 @@ def _progress(cell: Cell) -> str:
         last = {key: value for row in rows for key, value in row.items() if value is not None}
         done, total = last["frames"], cell.config.frames
         score = last.get("eval_score", last.get("return_mean", float("nan")))
-        left = duration((total - done) / last["frames_per_second"])
-        return f", {done / total:.0%}, score so far {score:.1f}, {left} left"
+        seconds = (total - done) / last["frames_per_second"]
+        return f", {done / total:.0%}, score so far {score:.1f}, {duration(seconds)} left"
     except (OSError, ValueError, KeyError):
         return ""

@@ -70,8 +70,9 @@ def publish(
     agents, findings = [*grouped(results, "agent")], make_findings(results)
     rows = table(findings)
     # A pipe has no width of its own.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    console.print(Markdown(_table(rows)))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(
+        Markdown(_table(rows))
+    )
     warned = {
         "Not finished": [cell.name for cell in cells if cell.name not in done],
         "Untrained, or of an unknown number of updates": [

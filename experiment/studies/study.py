@@ -132,10 +132,16 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
     """
     cells: list[Cell] = []
     first: dict[object, Cell] = {}
-    defaults = {"threads": study.cpus_per_run, "parts": 1, **shared, "frames": study.frames}
-    defaults["runs_dir"] = study.out / "runs"
-    seeds = range(1, study.seeds + 1)
-    for seed, screen, game, agent in product(seeds, study.observe, study.games, study.agents):
+    defaults = {
+        "threads": study.cpus_per_run,
+        "parts": 1,
+        **shared,
+        "frames": study.frames,
+        "runs_dir": study.out / "runs",
+    }
+    for seed, screen, game, agent in product(
+        range(1, study.seeds + 1), study.observe, study.games, study.agents
+    ):
         start, overrides = _overrides(agent)
         name = file_name("-".join([agent, game, *[screen] * (screen != "full"), f"s{seed}"]))
         place = {"game": game, "observe": screen, "seed": seed, "name": name}
@@ -214,10 +220,8 @@ class Result:
     """Folder of the records of the best and the median episode, relative to the study's."""
 
     @classmethod
-    def load(cls, path: Path) -> Self | None:
-        """The result in a file; None if there is no file. UsageError if it cannot be read."""
-        if not path.exists():
-            return None
+    def load(cls, path: Path) -> Self:
+        """The result in a file. UsageError if it cannot be read."""
         with refused(path, "read as a result"):
             return replace(
                 TypeAdapter(cls).validate_json(read(path)), records=f"results/{path.stem}"
@@ -267,9 +271,9 @@ def finished(cell: Cell, study: Study) -> Result | None:
 
     UsageError if the file cannot be read, or if its run is longer, which is an advantage.
     """
-    result, config = Result.load(cell.result), cell.config
-    if result is None:
+    if not cell.result.exists():
         return None
+    result, config = Result.load(cell.result), cell.config
     rest = build.task(config).frame_skip * config.num_envs  # runs end with a whole step of all envs
     if result.frames >= config.frames + rest:
         raise UsageError(

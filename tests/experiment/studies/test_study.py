@@ -49,7 +49,6 @@ DAMAGES += dict(machine="fast"), dict(curve=[[400, "high", None, None]]), dict(t
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_result_is_refused_in_one_line_that_names_the_file(damage, tmp_path) -> None:
     path = tmp_path / "result.json"
-    assert Result.load(path) is None
     path.write_text(json.dumps(json.loads(COMMITTED[0].read_text()) | damage))
     with pytest.raises(UsageError, match=str(path)) as caught:
         Result.load(path)
@@ -70,6 +69,7 @@ def test_core_hours_are_training_time_times_threads() -> None:
 def test_a_result_finishes_a_cell_if_it_has_the_frames_and_the_rules(tmp_path) -> None:
     study = Study(agents=("dqn",), games=("breakout",), frames=2_000_000, out=tmp_path)
     (cell,) = make_cells(study, {})
+    assert finished(cell, study) is None
     cell.result.parent.mkdir()
     cell.result.write_bytes((MEMORY / "dqn-breakout-s1.json").read_bytes())
     assert finished(cell, study) is not None
