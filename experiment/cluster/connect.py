@@ -32,13 +32,11 @@ def connected(address: str) -> Iterator[Any]:
         install = "pip install 'recall-atari[ray]', or pip install -e '.[ray]' in a checkout"
         raise UsageError(f"--ray {address}: Ray is not installed; {install}") from None
     own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
-    others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE]
     code = {
         "working_dir": str(ROOT),
-        "excludes": ["__pycache__", *others],
+        "excludes": ["__pycache__", *(f"/{x.name}" for x in ROOT.iterdir() if x.name not in CODE)],
         "env_vars": {"RECALL_COMMIT": commit() or ""},
     }
-    handler = signal.getsignal(signal.SIGTERM)
     with refused(f"--ray {address}", "joined"):
         if ":" in address:  # Ray itself would try for minutes
             host, _, port = address.rpartition(":")
@@ -47,10 +45,11 @@ def connected(address: str) -> Iterator[Any]:
     token = (
         "" if address == "local" else "; perhaps RAY_AUTH_MODE or the token is not the cluster's"
     )
+    handler = signal.getsignal(signal.SIGTERM)
     with refused(f"--ray {address}", f"joined{token}"):
-        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
+        connection = ray.init(
+            address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own
+        )
     signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end this process at once
-    try:
+    with connection:
         yield ray
-    finally:
-        ray.shutdown()

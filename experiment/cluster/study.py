@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from experiment import build
 from experiment.settings.config import UsageError
 from experiment.store import checkpoint as checkpoints
 from experiment.store.files import reason, replacing
@@ -92,8 +91,8 @@ class Node:
         self._lock = FileLock(Path(self._scratch.name) / IN_USE).acquire()
         # A node has no reader of a local page.
         track = {"local": "none", "all": "wandb"}.get(cell.config.track, cell.config.track)
-        config = replace(cell.config, runs_dir=Path(self._scratch.name), track=track)
-        self._cell = replace(cell, config=config)
+        own = replace(cell.config, runs_dir=Path(self._scratch.name), track=track)
+        self._cell = replace(cell, config=own)
         write(self._cell, files)
         self._known = changes(self._cell, {})[1]
         self._workers = Workers()
@@ -135,19 +134,20 @@ class RayWorkers(Workers):
                 "--device cuda: reserve a GPU for each run with --gpus-per-run 1, or a share of one"
             )
         self._ray = ray
-        self._memory = {
-            cell.name: sum(build.expected_bytes(cell.config).values()) for cell in cells
+        needs = {
+            "CPU": study.cpus_per_run,
+            "GPU": study.gpus_per_run,
+            "memory": max(cell.expected_bytes for cell in cells),
         }
-        cpus, gpus, memory = study.cpus_per_run, study.gpus_per_run, max(self._memory.values())
-        needs = {"CPU": cpus, "GPU": gpus, "memory": memory}
         nodes = [{"CPU": 0, "GPU": 0} | node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node[kind] >= need for kind, need in needs.items()) for node in nodes):
             room = [
                 f"{n['CPU']:g} cores, {n['GPU']:g} GPUs, {n['memory'] / 1e9:.1f} GB" for n in nodes
             ]
             raise UsageError(
-                f"--cpus-per-run {cpus} --gpus-per-run {gpus:g}: a run, which needs "
-                f"{memory / 1e9:.1f} GB, fits on no node of the cluster: {'; '.join(room)}"
+                f"--cpus-per-run {needs['CPU']} --gpus-per-run {needs['GPU']:g}: a run, which "
+                f"needs {needs['memory'] / 1e9:.1f} GB, fits on no node of the cluster: "
+                f"{'; '.join(room)}"
             )
 
     def run(self, cell: Cell, study: Study) -> Iterator[str]:
@@ -156,7 +156,7 @@ class RayWorkers(Workers):
         node = self._ray.remote(Node).options(
             num_cpus=study.cpus_per_run,
             num_gpus=study.gpus_per_run,
-            memory=self._memory[cell.name],
+            memory=cell.expected_bytes,
         )
         cell.folder.mkdir(exist_ok=True)
         with checkpoints.lock(cell.folder):
