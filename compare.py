@@ -115,17 +115,6 @@ def check_memory(cells: list[Cell], jobs: int) -> None:
         )
 
 
-def run(jobs: Jobs) -> None:
-    """Train and score the cells. UsageError if the memory is too small for them."""
-    cells, study = jobs.cells, jobs.study
-    if study.ray:
-        with connected(study.ray) as ray:
-            jobs.run(RayWorkers(ray, cells, study), study.jobs or len(cells))
-    else:
-        check_memory(cells, study.jobs or cores())
-        jobs.run(Workers(), study.jobs or cores())
-
-
 @exit_on_usage_error
 def main(argv: list[str]) -> int:
     study, common = read_command(argv)
@@ -144,8 +133,12 @@ def main(argv: list[str]) -> int:
         if cell.name in results and (others := results[cell.name].other_settings(cell.config))
     ]
     jobs = Jobs(left, study)
-    if left:
-        run(jobs)
+    if left and study.ray:
+        with connected(study.ray) as ray:
+            jobs.run(RayWorkers(ray, left, study), study.jobs or len(left))
+    elif left:
+        check_memory(left, study.jobs or cores())
+        jobs.run(Workers(), study.jobs or cores())
     if jobs.stopped:
         print(
             "stopped; repeat the command to continue; with --jobs 0 it reports the finished runs "

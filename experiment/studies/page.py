@@ -226,7 +226,7 @@ def _films(findings: Sequence[Finding], out: Path) -> dict[str, list[Any]]:
     """
     films, missing = [], []
     for finding in findings:
-        best = finding.runs[middle_and_best([max(run.scores) for run in finding.runs])[1]]
+        best = max(finding.runs, key=lambda run: max(run.scores))
         median = finding.runs[middle_and_best([run.mean for run in finding.runs])[0]]
         for which, run, index in (
             ("best", best, middle_and_best(best.scores)[1]),
