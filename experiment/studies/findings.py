@@ -241,10 +241,9 @@ def _bounded(
 def differing_settings(results: Sequence[Result]) -> list[list[str]]:
     """The settings in which the agents' first results differ, as rows of text, header first."""
     first = {agent: runs[0].settings for agent, runs in grouped(results, "agent").items()}
-    names = dict.fromkeys(name for settings in first.values() for name in settings)
     rows = [
         [name, *(str(settings.get(name, "-")) for settings in first.values())]
-        for name in names
+        for name in dict.fromkeys(name for settings in first.values() for name in settings)
         if name not in ("game", "seed")
     ]
     return [["setting", *first], *(row for row in rows if len({*row[1:]}) > 1)]

@@ -172,9 +172,12 @@ class Jobs:
 def _progress(cell: Cell) -> str:
     """A run's share of its frames, newest score and time left; "" before its first metrics."""
     try:
-        rows, _ = read_rows(cell.folder / "metrics.jsonl")
-        # The newest value of each metric.
-        last = {key: value for row in rows for key, value in row.items() if value is not None}
+        last = {  # the newest value of each metric
+            key: value
+            for row in read_rows(cell.folder / "metrics.jsonl")[0]
+            for key, value in row.items()
+            if value is not None
+        }
         done, total = last["frames"], cell.config.frames
         score = last.get("eval_score", last.get("return_mean", float("nan")))
         seconds = (total - done) / last["frames_per_second"]

@@ -171,9 +171,13 @@ def _figures(
             figures[f"Score against {x}"] = path = f"{stem}-{x.replace(' ', '-')}.png"
             draw_lines(out / path, lines, xlabel=x, ylabel="score", **common)
     figures["Final scores"] = path = f"{stem}-scores.png"
-    bars = {f.agent: (f.mean, f.low, f.high) for f in findings}
-    singles = {f.agent: f.values for f in findings if f.seeds > 1}
-    draw_bars(out / path, bars, singles=singles, xlabel="final score", **common)
+    draw_bars(
+        out / path,
+        {f.agent: (f.mean, f.low, f.high) for f in findings},
+        singles={f.agent: f.values for f in findings if f.seeds > 1},
+        xlabel="final score",
+        **common,
+    )
     return [*figures.items()]
 
 

@@ -32,8 +32,8 @@ def published(game: str, frames: int) -> str:
     """The published scores at the first number of million frames that is not below `frames`."""
     for millions, scores in PUBLISHED["scores"].get(game, {}).items():
         if frames <= 1.01e6 * int(millions):
-            each = ", ".join(map("{} {:g}".format, PUBLISHED["agents"], scores))
-            return f"{each} at {millions} million"
+            cells = map("{} {:g}".format, PUBLISHED["agents"], scores)
+            return f"{', '.join(cells)} at {millions} million"
     return "-"
 
 

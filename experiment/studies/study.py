@@ -245,8 +245,10 @@ class Result:
         seconds = self.curve_seconds or [
             at / self.frames * total for at in frames if total is not None
         ]
-        hours = [self._core_hours(second) for second in seconds]
-        return {"million frames": [at / 1e6 for at in frames], "core-hours": hours}
+        return {
+            "million frames": [at / 1e6 for at in frames],
+            "core-hours": [self._core_hours(second) for second in seconds],
+        }
 
     def other_settings(self, config: Config) -> list[str]:
         """The settings of `config` that differ from the result's, each as `--flag old -> new`.
@@ -279,8 +281,8 @@ def finished(cell: Cell, study: Study) -> Result | None:
         raise UsageError(
             f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}"
         )
-    rules = study.episodes, study.epsilon, study.eval_seed
-    is_scored = (len(result.scores), result.epsilon, result.eval_seed) == rules
+    rules = len(result.scores), result.epsilon, result.eval_seed
+    is_scored = rules == (study.episodes, study.epsilon, study.eval_seed)
     return result if is_scored and result.frames >= config.frames else None
 
 
