@@ -23,10 +23,9 @@ from envs.episodes import EpisodeRecord
 from envs.screens import KINDS, Observe, parse_screen
 from experiment.plots import draw_sweep
 from experiment.runs.session import stop_signals
-from experiment.scores import zoo
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, check_writable, spread, write_evaluation
-from experiment.scores.films import beside, chosen, game_film, overlay_film, show
+from experiment.scores.films import chosen, film_of
 from experiment.settings.cli import command, exit_on_usage_error, given
 from experiment.settings.config import (
     Episodes,
@@ -39,7 +38,6 @@ from experiment.settings.config import (
     UsageError,
     check_effect,
     file_name,
-    idle,
     override,
 )
 from experiment.store.files import reason, refused
@@ -91,12 +89,10 @@ class EvaluateConfig(Settings):
 def screens_of(sweep: str) -> list[Observe]:
     """The screens of KIND:P,P,... UsageError on an invalid one."""
     kind, colon, values = sweep.partition(":")
-    try:
+    with refused(f"--sweep {sweep}", "read"):
         if kind == "full":
             raise ValueError("it has no parameter; name a kind that has, such as flicker:0,0.5")
         return [parse_screen(kind + colon + value) for value in values.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--sweep {sweep}: {error}") from None
 
 
 def prepare(folder: Path, request: EvaluateConfig) -> Agent:
@@ -110,8 +106,7 @@ def prepare(folder: Path, request: EvaluateConfig) -> Agent:
         threads=request.threads,
         **words,
     )
-    if request.protocol and (game := idle(agent.config, "protocol")):
-        raise UsageError(f"--protocol {request.protocol}: has no effect with {game}")
+    check_effect(agent.config, words)
     return agent
 
 
@@ -238,22 +233,11 @@ def film(
     records: list[EpisodeRecord], agents: list[Agent], request: EvaluateConfig, path: Path
 ) -> None:
     """Write a film of one record, or of two side by side, or show it in the terminal."""
-    films = (
-        [overlay_film(*pair, request.saliency) for pair in zip(agents, records, strict=True)]
-        if request.overlay
-        else [game_film(record) for record in records]
-    )
-    whole = films[0] if len(films) == 1 else beside(*films)
+    pictures = film_of(records, agents, request.overlay, request.saliency)
     if request.terminal:
-        return show(whole, sys.stdout)
-    captions = [f"{each.game} {each.observe}  {each.score:g}" for each in records]
-    if request.side_by_side:
-        names = [f"{agent.config.preset}  {agent.folder.resolve().name}" for agent in agents]
-        captions = [f"{name}  {text}" for name, text in zip(names, captions, strict=True)]
-    elif request.overlay:
-        captions = []
+        return pictures.show(sys.stdout)
     with refused(path, "written"):
-        print(f"video   {whole.write(path, captions)}", flush=True)
+        print(f"video   {pictures.write(path)}", flush=True)
 
 
 def watch(record_file: Path, agents: list[Agent], request: EvaluateConfig) -> None:
@@ -277,8 +261,12 @@ def watch(record_file: Path, agents: list[Agent], request: EvaluateConfig) -> No
 
 # As the IDLE of experiment.settings.config.
 IDLE: tuple[Rule, ...] = (
+    (("side_by_side", "watch", "export"), ("sweep",), bool),
+    (("side_by_side", "export"), ("watch",), bool),
+    (("export",), ("side_by_side",), bool),
     (("observe", "video", "overlay", "terminal"), ("sweep",), bool),
     (("episodes", "observe", "epsilon", "seed", "video"), ("watch",), bool),
+    (("protocol",), ("watch", "overlay"), lambda x, y: x and not y),
     (("out",), ("watch", "terminal"), lambda x, y: x and y),
     (("overlay", "terminal"), ("video",), lambda x: x == "none"),
     (("saliency",), ("overlay",), lambda x: not x),
@@ -290,29 +278,15 @@ def check_together(request: EvaluateConfig, typed: Iterable[str]) -> None:
 
     `typed`: the settings that the command line names.
     """
-    modes = [
-        flag
-        for flag in ("--sweep", "--side-by-side", "--watch", "--export")
-        if getattr(request, flag[2:].replace("-", "_"))
-    ]
-    single = (int(request.overlay or not request.watch), 1)
-    least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else single
-    words = " ".join([command("evaluate"), *map(str, request.runs)])
-    for wrong, message in (
-        (len(modes) > 1, f"{' and '.join(modes)} do not go together"),
-        (
-            request.protocol and not request.runs,
-            f"--protocol {request.protocol}: has no effect without a run",
-        ),
-        (
-            not least <= len(request.runs) <= most,
-            f"{words}: takes the folder of one run, such as runs/NAME; two with --side-by-side, "
-            "any number with --sweep",
-        ),
-    ):
-        if wrong:
-            raise UsageError(message)
     check_effect(request, typed, IDLE)
+    one = (int(request.overlay or not request.watch), 1)
+    least, most = (1, 10**9) if request.sweep else (2, 2) if request.side_by_side else one
+    if not least <= len(request.runs) <= most:
+        words = " ".join([command("evaluate"), *map(str, request.runs)])
+        raise UsageError(
+            f"{words}: takes the folder of one run, such as runs/NAME; two with --side-by-side, "
+            "any number with --sweep"
+        )
 
 
 def score_and_film(agents: list[Agent], request: EvaluateConfig, unwritten: list[str]) -> None:
@@ -325,30 +299,21 @@ def score_and_film(agents: list[Agent], request: EvaluateConfig, unwritten: list
                 "untrained"
             )
         check_writable(request.export, option="--export")
-        zoo.round_weights(agents[0].network)
+        agents[0].network.half().float()  # as in the file: the scores are of these weights
     results = [
         score(agent, place, print_scores, unwritten)
         for agent, place in zip(agents, places, strict=True)
     ]
     if request.export:
         with refused(request.export, "written"):
-            zoo.export(
-                agents[0].network,
-                agents[0].config,
-                results[0],
-                agents[0].about,
-                agents[0].folder,
-                request.export,
-            )
+            agents[0].export(results[0], request.export)
         print(f"agent   {request.export}")
-    names = " and ".join(
-        f"{agent.config.preset} {file_name(agent.config.game)}" for agent in agents
-    )
+    names = " and ".join(f"{agent.config.preset} {agent.config.game}" for agent in agents)
     kind = f"{request.video}{'-overlay' if request.overlay else ''}"
     for i in chosen(results[0].scores, request.video):
         records = [result.records[i] for result in results]
         scores = "-".join(f"{record.score:g}" for record in records)
-        name = f"{names} {agents[0].label}-{kind}-{i:03d}-score-{scores}".replace(" ", "-")
+        name = file_name(f"{names} {agents[0].label}-{kind}-{i:03d}-score-{scores}")
         film(records, agents, request, places[0] / "videos" / f"{name}.mp4")
 
 

@@ -1,5 +1,10 @@
-"""Trained agents: a network with its weights, and the settings of its evaluation."""
+"""Trained agents: a network with its weights, and the settings of its evaluation.
 
+An agent comes from a run, or from an exported folder, which holds settings, half-precision weights,
+scores, a learning curve and two episodes.
+"""
+
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,16 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save
+
 from agents.networks import QNetwork
 from envs.protocols import Protocol
 from envs.screens import Observe, parse_screen
 from experiment import build
-from experiment.scores import zoo
-from experiment.scores.evaluation import Evaluation, evaluate
+from experiment.scores.evaluation import Evaluation, evaluate, middle_and_best
 from experiment.scores.progress import progress, so_far
-from experiment.settings.config import Config, UsageError, from_dict
-from experiment.store.checkpoint import NETWORK, Checkpoint, load_latest
-from experiment.store.files import refused
+from experiment.settings.config import Config, UsageError, from_dict, load, to_dict, to_yaml
+from experiment.store.checkpoint import NETWORK, Checkpoint, digest, load_latest
+from experiment.store.files import read, refused, replacing, write_json, write_text
+from experiment.store.metrics import read_rows
+
+# Of an exported agent.
+WEIGHTS, EVALUATION, CURVE = "weights.safetensors", "evaluation.json", "curve.json"
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,25 @@ class Agent:
         with progress(f"{c.game} {self.screen}", c.eval_episodes, "episodes") as bar:
             return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)
 
+    def export(self, result: Evaluation, to: Path) -> None:
+        """Write the folder `to`; `result` is the evaluation of its rounded weights.
+
+        The learning curve comes from the run's metrics. OSError if a file cannot be written.
+        """
+        to.mkdir(parents=True, exist_ok=True)
+        state = self.network.state_dict()
+        with replacing(to / WEIGHTS) as temporary:  # save_file's has no permissions for others
+            temporary.write_bytes(save({k: v.half().contiguous() for k, v in state.items()}))
+        write_text(to / "config.yaml", to_yaml(self.config))
+        fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
+        rows = [[*map(row.get, fields)] for row in read_rows(self.folder / "metrics.jsonl")[0]]
+        write_json(to / CURVE, {"fields": fields, "rows": rows})
+        for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):
+            result.records[episode].save(to / f"{name}.json")
+        summary = result.summary(self.config.game) | {"scores": result.scores}
+        about = self.about | {"num_actions": self.network.num_actions}
+        write_json(to / EVALUATION, about | summary)
+
 
 def open_agent(folder: Path | str, **overrides: Any) -> Agent:
     """The agent of a run's newest whole checkpoint, or of an exported folder, on the CPU.
@@ -87,8 +116,8 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
     """
     folder = Path(folder)
     saved = (
-        zoo.load(folder)
-        if (folder / zoo.WEIGHTS).is_file()
+        load_exported(folder)
+        if (folder / WEIGHTS).is_file()
         else load_latest(folder, training=False, report=partial(print, file=sys.stderr))
     )
     trained = from_dict(saved.meta.get("config", {}), str(folder))
@@ -104,9 +133,20 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
             "parameters": sum(p.numel() for p in network.parameters()),
             "network_sha256": saved.meta["files"][NETWORK],
         }
-        if saved.meta.get("updates") == 0:
-            about["untrained"] = True
-    return Agent(folder, config, protocol, network, about)
+    untrained = {"untrained": True} if saved.meta.get("updates") == 0 else {}
+    return Agent(folder, config, protocol, network, about | untrained)
+
+
+def load_exported(folder: Path) -> Checkpoint:
+    """The agent in such a folder, in single precision. UsageError if a file is missing or wrong."""
+    config = to_dict(load(folder / "config.yaml"))
+    with refused(folder / EVALUATION, "read"):
+        about = json.loads(read(folder / EVALUATION))
+        meta = {name: int(about[name]) for name in ("frames", "num_actions")}
+    with refused(folder / WEIGHTS, "read"):
+        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        files = {NETWORK: digest(folder / WEIGHTS)}
+    return Checkpoint({"config": config, **meta, "files": files}, weights)
 
 
 def load_network(saved: Checkpoint, config: Config, protocol: Protocol, folder: Path) -> QNetwork:

@@ -32,8 +32,9 @@ class Film:
     length: int
     scale: int = 1
     fast: bool = False  # encode fast, to a larger file
+    captions: Sequence[str] = ()
 
-    def write(self, path: Path, captions: Sequence[str] = ()) -> Path:
+    def write(self, path: Path) -> Path:
         """Encode under a progress bar; beside the film lies a still at three quarters of it.
 
         OSError if a file cannot be written.
@@ -46,21 +47,51 @@ class Film:
                     bar(i, "")
 
             poster = self.length * 3 // 4
-            write_video(frames(), path, captions, self.scale, self.fps, poster, self.fast)
+            write_video(frames(), path, self.captions, self.scale, self.fps, poster, self.fast)
         return path
 
+    def show(self, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Play in a terminal with 24-bit colours, at most at the film's own speed."""
+        size, every = shutil.get_terminal_size(), max(1, self.fps // 15)
+        out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear
+        due = time.monotonic()
+        try:
+            for picture in islice(self.pictures, 0, None, every):
+                out.write("\x1b[H" + blocks(picture, size.columns, 2 * size.lines - 2))
+                out.flush()
+                due += every / self.fps
+                sleep(max(0.0, due - time.monotonic()))
+        finally:
+            out.write("\x1b[0m\x1b[?25h\n")
 
-def chosen(scores: list[float], which: str) -> list[int]:
-    """The indices of the best, the median, all (the best first) or none of the episodes."""
-    middle, best = middle_and_best(scores)
-    return {"best": [best], "median": [middle], "all": ranked(scores), "none": []}[which]
+
+def film_of(
+    records: Sequence[EpisodeRecord], agents: Sequence[Agent], with_overlay: bool, saliency: bool
+) -> Film:
+    """A film of one record, or of the records of two agents side by side, under their names."""
+    films = (
+        [overlay_film(*pair, saliency) for pair in zip(agents, records, strict=True)]
+        if with_overlay
+        else [game_film(record) for record in records]
+    )
+    if len(films) == 1:
+        return films[0]
+    captions = [
+        f"{agent.config.preset}  {agent.folder.resolve().name}  {_caption(record)}"
+        for agent, record in zip(agents, records, strict=True)
+    ]
+    return replace(beside(*films), captions=captions)
+
+
+def _caption(record: EpisodeRecord) -> str:
+    return f"{record.game} {record.observe}  {record.score:g}"
 
 
 def game_film(record: EpisodeRecord) -> Film:
     """A film of every frame of the game, in colour."""
-    played = task(record.game, rules(record.game, record.protocol))
-    length = record.steps * played.frame_skip
-    return Film(replay_colour(record, every_frame=True), played.fps, length, scale=2)
+    _, frame_skip, _, fps = task(record.game, rules(record.game, record.protocol))
+    pictures, length = replay_colour(record, every_frame=True), record.steps * frame_skip
+    return Film(pictures, fps, length, scale=2, captions=[_caption(record)])
 
 
 def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) -> Film:
@@ -94,19 +125,10 @@ def beside(one: Film, other: Film) -> Film:
     return replace(one, pictures=pictures(), length=max(one.length, other.length))
 
 
-def show(film: Film, out: TextIO, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Play a film in a terminal with 24-bit colours, at most at the film's own speed."""
-    size, every = shutil.get_terminal_size(), max(1, film.fps // 15)
-    out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear
-    due = time.monotonic()
-    try:
-        for picture in islice(film.pictures, 0, None, every):
-            out.write("\x1b[H" + blocks(picture, size.columns, 2 * size.lines - 2))
-            out.flush()
-            due += every / film.fps
-            sleep(max(0.0, due - time.monotonic()))
-    finally:
-        out.write("\x1b[0m\x1b[?25h\n")
+def chosen(scores: list[float], which: str) -> list[int]:
+    """The indices of the best, the median, all (the best first) or none of the episodes."""
+    middle, best = middle_and_best(scores)
+    return {"best": [best], "median": [middle], "all": ranked(scores), "none": []}[which]
 
 
 def fitted(picture: Frame, columns: int, rows: int) -> Frame:

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic.dataclasses import dataclass
 
 from agents.fields import FORBID
-from experiment.scores.zoo import CURVE, EVALUATION
+from experiment.scores.agent import CURVE, EVALUATION
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import Folder, Positional, Settings, UsageError
 from experiment.store.files import read, refused

@@ -169,7 +169,7 @@ def test_text_is_cut_where_its_space_ends() -> None:
 def test_a_terminal_shows_two_pixels_a_character_not_faster_than_real_time(monkeypatch) -> None:
     out, waits = io.StringIO(), []
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((9, 3)))
-    films.show(films.Film([picture(4, i) for i in range(8)], 60, 8), out, waits.append)
+    films.Film([picture(4, i) for i in range(8)], 60, 8).show(out, waits.append)
     assert len(waits) == 2  # 15 pictures a second of 60
     assert 0 < waits[-1] <= 2 * 4 / 60
     text = out.getvalue()

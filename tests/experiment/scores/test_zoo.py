@@ -8,7 +8,7 @@ import pytest
 
 import evaluate
 from envs.episodes import EpisodeRecord
-from experiment.scores.zoo import CURVE, EVALUATION, WEIGHTS
+from experiment.scores.agent import CURVE, EVALUATION, WEIGHTS
 from experiment.studies import shipped
 from tests import small
 
