@@ -9,6 +9,7 @@ Each writes a JSON file, and a picture beside it (docs/memory.md). --help after 
 
 import shlex
 import signal
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+import train as program
 from agents.cores import CORES
 from agents.fields import FORBID, Count, Share, Whole, near
 from agents.networks import QNetwork
@@ -30,13 +32,22 @@ from agents.rows import Inputs
 from envs.games import random_score
 from envs.recall import CUES, WAITS
 from experiment import build
-from experiment.memory import task as recall
 from experiment.plots import Line, draw_lines
+from experiment.runs.session import open_run
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.evaluation import check_writable, spread
+from experiment.scores.evaluation import check_writable, evaluate, spread
 from experiment.scores.trace import inputs_of, watched_images
 from experiment.settings.cli import exit_on_usage_error, parse
-from experiment.settings.config import Episodes, Folder, Positional, Seed, Settings, UsageError
+from experiment.settings.config import (
+    Config,
+    Episodes,
+    Folder,
+    Positional,
+    Seed,
+    Settings,
+    UsageError,
+    preset,
+)
 from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
 
@@ -62,7 +73,9 @@ def write_figures(
     print(f"figures  {out}\npicture  {picture}")
 
 
-# --- the recall task ------------------------------------------------------------------------------
+# --- the recall task (envs/recall.py), by the loop and evaluation of Atari ------------------------
+
+STEPS_AN_UPDATE = 8  # of each env
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -77,11 +90,75 @@ class RecallConfig(Settings):
     """JSON file of the results; the picture goes beside it."""
 
 
+def recall_settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
+    """The drqn preset, changed for a small task; the same for all cores.
+
+    Epsilon falls over 70 % of the run. The last action is no input: an agent without memory could
+    store the cue in its actions. Unrolls are longer than the longest episode, so that every episode
+    is whole in some unroll.
+    """
+    chosen = {
+        "game": "recall/Recall-v0",
+        "frame_stack": 1,
+        "torso": "flat",
+        "center": False,
+        "standardize": False,
+        "core_size": 32,
+        "hidden": 0,
+        "head": "mean",
+        "average": 0.0,
+        "last_action_reward": False,
+        "num_envs": 32,
+        "replay_rows": 65_536,
+        "start_rows": 8_192,
+        "epsilon_final": 0.05,
+        "batch_size": 64,
+        "unroll": 104,
+        "discount": 0.9,
+        "learning_rate": 1e-2,
+        "precision": "fp32",
+        "threads": 1,
+        "track": "none",
+        "eval_frames": 0,
+        "checkpoint_frames": 10**9,
+        "core": core,
+        "seed": seed,
+    } | changes
+    steps = STEPS_AN_UPDATE * chosen["num_envs"]  # of all envs
+    frames = chosen["start_rows"] + updates * steps
+    return replace(
+        preset("drqn"),
+        **chosen,
+        frames=frames,
+        epsilon_frames=int(0.7 * frames),
+        samples_per_step=chosen["batch_size"] * chosen["unroll"] / steps,
+    )
+
+
+def recall_network(config: Config) -> QNetwork:
+    """A network trained by the loop of train.py in a temporary folder; stop: KeyboardInterrupt."""
+    with (
+        tempfile.TemporaryDirectory() as home,
+        open_run(replace(config, runs_dir=Path(home)), quiet=True) as run,
+    ):
+        program.train(run)
+    if run.stop_asked:
+        raise KeyboardInterrupt
+    return run.learner.acting
+
+
+def recall_success(config: Config, network: QNetwork, wait: int, episodes: int = 500) -> float:
+    """The share of right answers after exactly `wait` steps, without exploration."""
+    play = {"game": f"recall/Recall{wait}-v0", "eval_episodes": episodes, "eval_epsilon": 0.0}
+    config = replace(config, **play)
+    return float(np.mean(np.array(evaluate(network, config, build.rules(config)).scores) > 0))
+
+
 def recall_once(core: str, seed: int, updates: int) -> list[float]:
     """Train a network on one thread; its success after each of the waits."""
-    config = recall.settings(core, seed, updates)
-    network = recall.train(config)
-    return [recall.success(config, network, wait) for wait in WAITS]
+    config = recall_settings(core, seed, updates)
+    network = recall_network(config)
+    return [recall_success(config, network, wait) for wait in WAITS]
 
 
 def recall_command(options: RecallConfig, words: list[str]) -> None:
@@ -173,19 +250,16 @@ def recurrent(options: ProbeConfig, kind: str) -> tuple[Agent, str, Path]:
         seed=options.seed,
         threads=options.threads,
     )
-    preset, core = agent.config.preset, agent.config.core
+    c = agent.config
     if not agent.network.state_size:
         raise UsageError(
-            f"{options.run}: {preset} has no memory (core {core}), so it cannot be probed"
+            f"{options.run}: {c.preset} has no memory (core {c.core}), so it cannot be probed"
         )
     out = options.out or options.run / f"{kind}.json"
     check_out(out)
-    title = (
-        f"{preset} ({core}) on {agent.config.game}, "
-        f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
-    )
-    about = agent.trained | {"core": core, "episodes": options.episodes}
-    return replace(agent, trained=about), title, out
+    frames = f"{agent.warning}{agent.trained['frames'] / 1e6:.3g} million frames"
+    about = agent.trained | {"core": c.core, "episodes": options.episodes}
+    return replace(agent, trained=about), f"{c.preset} ({c.core}) on {c.game}, {frames}", out
 
 
 def gradient_norms(
@@ -199,8 +273,8 @@ def gradient_norms(
     """
     state, at, norms = network.initial_state(1), 0, []
     for t in ends:
-        with torch.no_grad():
-            if t - steps > at:
+        if t - steps > at:
+            with torch.no_grad():
                 _, state = network(inputs.rows(at, t - steps), state)
         at = t - steps
         with watched_images(network) as images:
@@ -217,15 +291,14 @@ def gradient_command(options: GradientConfig, words: list[str]) -> None:
     records = [record for record in agent.play().records if record.steps > steps]
     if not records:
         raise UsageError(f"--steps {steps}: none of the {options.episodes} episodes is longer")
-    networks = {f"{config.core}, trained": [agent.network]}
-    for core in CORES:
-        networks[f"{core}, new"] = [
-            build.make_network(
-                replace(config, core=core, seed=agent.trained["train_seed"] + i),
-                agent.network.num_actions,
-            )
-            for i in range(options.fresh)
+    first, num_actions = agent.trained["train_seed"], agent.network.num_actions
+    seeds = range(first, first + options.fresh)
+    networks = {f"{config.core}, trained": [agent.network]} | {
+        f"{core}, new": [
+            build.make_network(replace(config, core=core, seed=seed), num_actions) for seed in seeds
         ]
+        for core in CORES
+    }
     states = -(-options.states // len(records))  # in each episode
     episodes = [
         (
@@ -237,7 +310,7 @@ def gradient_command(options: GradientConfig, words: list[str]) -> None:
     print("gradient of Q(s_t, a_t) to the input k steps back, against k = 0: median over states")
     columns = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k <= steps]
     print(f"{'core':16}" + "".join(f"k={k:<7}" for k in columns))
-    lines, curves = [], {}
+    curves: dict[str, dict[str, Any]] = {}
     for name, group in networks.items():
         if not any(network.state_size for network in group):
             continue
@@ -256,13 +329,15 @@ def gradient_command(options: GradientConfig, words: list[str]) -> None:
             "quartile_low": low,
             "quartile_high": high,
         }
-        lines.append(Line(name, [*range(steps + 1)], median, low, high))
         print(f"{name:16}" + "".join(f"{median[k]:<9.2g}" for k in columns), flush=True)
     write_figures(
         out,
         words,
         {**agent.about, "curves": curves},
-        lines,
+        [
+            Line(name, range(steps + 1), c["median"], c["quartile_low"], c["quartile_high"])
+            for name, c in curves.items()
+        ],
         title="Gradient of Q(s_t, a_t) to the input k steps back\n"
         f"{title}; median and quartiles over states",
         xlabel="k, in steps",
@@ -283,8 +358,9 @@ def horizon_command(options: HorizonConfig, words: list[str]) -> None:
         for k in values:
             name, result = str(k or "never"), agent.play(wipe_every=k)
             rows[name] = row = result.summary(agent.config.game) | {"scores": result.scores}
-            line = f"wiped every {name:>5} steps   mean {row['mean']:.1f}   {spread(row)}"
-            print(line, flush=True)
+            print(
+                f"wiped every {name:>5} steps   mean {row['mean']:.1f}   {spread(row)}", flush=True
+            )
     if not rows:
         raise KeyboardInterrupt
     points = [[row["mean"], *row["interval_95"]] for row in rows.values()]
