@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -78,19 +78,12 @@ def _check(fields: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
-class _Moment(NamedTuple):
-    """The screen after a reset or a step of a tape."""
-
-    frame: np.ndarray
-    reward: float
-    actions: int  # of the tape so far, with the one before this screen
-    is_first: bool  # the first frame of an episode
-    over: bool  # the last frame of one
-
-
-def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
+def _play(record: EpisodeRecord, **images: bool) -> Iterator[tuple[np.ndarray, float, int, bool]]:
     """Play the whole tape again, with the images of `open_games`.
 
+    Yields each screen, its reward, the index of the action that led to it, and whether it is the
+    first of an episode, with the index of the episode's first action. The last screens of earlier
+    episodes are left out: agent and observer got the first one of the next episode instead.
     RuntimeError if the record's episode differs from the record.
     """
     games = open_games(record.game, 1, rules(record.game, record.protocol), **images)
@@ -101,13 +94,14 @@ def _play(record: EpisodeRecord, **images: bool) -> Iterator[_Moment]:
                 np.ones(1, np.bool_), np.array([record.seed if t == 0 else -1])
             )
             first, score, over = t, 0.0, False
-            yield _Moment(screens[0], 0.0, t, is_first=True, over=False)
+            yield screens[0], 0.0, t, True
         for _ in range(games.steps_an_action):
             if not over:
                 games.send(np.array([action]))
                 screens, (reward,), (terminated,), (truncated,), _ = games.recv()
                 score, over = score + float(reward), bool(terminated or truncated)
-                yield _Moment(screens[0], float(reward), t + 1, is_first=False, over=over)
+                if not over or t + 1 == len(record.actions):
+                    yield screens[0], float(reward), t, False
     games.close()
     if not over or (first, score, terminated) != (record.start, record.score, record.terminated):
         raise RuntimeError(
@@ -125,13 +119,11 @@ def replay_grey(record: EpisodeRecord) -> tuple[np.ndarray, np.ndarray]:
     """
     observer = make_observer(record.observe, record.observe_seed)
     frames, rewards = [], []
-    for moment in _play(record):
-        if moment.over and moment.actions < len(record.actions):
-            continue  # agent and observer got the first frame of the next episode instead
-        frame = observer(moment.frame, moment.is_first)
-        if moment.actions >= record.start:
+    for screen, reward, t, is_first in _play(record):
+        frame = observer(screen, is_first)
+        if t >= record.start:
             frames.append(frame.copy())
-            rewards.append(moment.reward)
+            rewards.append(reward)
     return np.stack(frames), np.array(rewards[1:], np.float32)
 
 
@@ -144,6 +136,5 @@ def replay_colour(
     with `pooled` the brighter of the emulator's last two; with `every_frame` all frames of the
     emulator, 60 a second. RuntimeError after the last one if the episode differs from the record.
     """
-    for moment in _play(record, colour=True, every=every_frame, pooled=pooled):
-        if moment.actions > record.start or (moment.actions == record.start and moment.is_first):
-            yield moment.frame
+    played = _play(record, colour=True, every=every_frame, pooled=pooled)
+    yield from (screen for screen, _, t, _ in played if t >= record.start)

@@ -86,9 +86,8 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        tape_seed = -1
-        if seed is not None or not self._images:
-            tape_seed = int(self.np_random.integers(1, MAX_SEED))
+        goes_on = seed is None and self._images
+        tape_seed = -1 if goes_on else int(self.np_random.integers(1, MAX_SEED))
         self._images = [games.reset(ONE, np.array([tape_seed]))[0][0] for games in self._games]
         return self._images[0], {}
 
@@ -160,9 +159,8 @@ class AtariVectorEnv(gym.vector.VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         self._envs.send(np.asarray(actions))
-        step, final = self._envs.recv(), np.full(self.num_envs, None, dtype=object)
-        for i, image in self._envs.final_frames.items():
-            final[i] = image
+        step = self._envs.recv()
+        final = np.fromiter(map(self._envs.final_frames.get, range(self.num_envs)), object)
         info = {"final_obs": final, "_final_obs": step.is_first} if step.is_first.any() else {}
         return step.frame, step.reward.astype(np.float64), step.terminated, step.truncated, info
 

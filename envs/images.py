@@ -1,6 +1,5 @@
 """Grey images of any registered gymnasium environment with images and discrete actions."""
 
-from collections.abc import Iterator
 from enum import EnumMeta
 from functools import lru_cache, partial
 from typing import Any
@@ -86,36 +85,16 @@ def single(name: str, colour: bool = False) -> GreyImage:
 def facts(name: str) -> tuple[tuple[int, int], list[str], int]:
     """Height and width of the images, names of the actions, and frames a second of a film.
 
-    The names are those of `get_action_meanings` or of an enum `actions`, else numbers. ValueError
-    as in `single`.
+    The names are those of an enum `actions` of the environment, else numbers. ValueError as in
+    `single`.
     """
     env = single(name)
-    meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    names = meanings() if meanings else [str(a) for a in range(int(env.action_space.n))]  # type: ignore[attr-defined]
+    names = [str(action) for action in range(int(env.action_space.n))]  # type: ignore[attr-defined]
     members = getattr(env.unwrapped, "actions", None)
-    if not meanings and isinstance(members, EnumMeta) and len(members) == len(names):
+    if isinstance(members, EnumMeta) and len(members) == len(names):
         names = [*members.__members__]
     env.close()
     return env.shape, names, max(1, round(env.metadata.get("render_fps") or FPS))
-
-
-def repeats_itself(name: str, steps: int = 100) -> bool:
-    """Whether a seed and actions determine the images and rewards, in `steps` steps of one game."""
-
-    def play() -> Iterator[tuple[bytes, float]]:
-        env, draws = single(name), np.random.default_rng(1)
-        over, seed = True, 1  # a seed for the first episode alone, as in a tape
-        for action in draws.integers(env.action_space.n, size=steps):  # type: ignore[attr-defined]
-            if over:
-                image, _ = env.reset(seed=seed)
-                yield image.tobytes(), 0.0
-                seed = None
-            image, reward, terminated, truncated, _ = env.step(action)
-            over = terminated or truncated
-            yield image.tobytes(), float(reward)
-        env.close()
-
-    return [*play()] == [*play()]
 
 
 class Images:

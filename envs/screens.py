@@ -2,10 +2,11 @@
 
 An observer stands between one environment and the agent. Its result depends only on its seed and on
 the frames and `is_first` flags so far, so a replay of an episode shows exactly what the agent saw.
-A new kind is one class and one line in `KINDS`.
+A new kind is one class and one entry in `KINDS`.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,13 +52,6 @@ def parse_screen(text: str) -> Observe:
 class Observer:
     """Hides nothing. The base of the other kinds."""
 
-    default: float = 0  # the default parameter
-    clear: float | None = 0  # the parameter that hides nothing, if there is one
-    meaning: str = ""  # of the parameter, for the axis of a figure
-    lowest: float = 0
-    highest: float = 0
-    whole: bool = True  # the parameter is a whole number
-
     def __init__(self, parameter: float, seed: int) -> None:
         self.parameter = parameter
         self.rng = np.random.default_rng(seed)
@@ -69,22 +63,9 @@ class Observer:
         """
         return frame
 
-    @classmethod
-    def allowed(cls) -> str:
-        """The range of the parameter, in words."""
-        number = "a whole number" if cls.whole else "a number"
-        return (
-            f"{number} from {cls.lowest:g} to {cls.highest:g}"
-            if cls.highest > 0
-            else "no parameter but 0"
-        )
-
 
 class Flicker(Observer):
     """Each frame is black with this probability, independently (Hausknecht & Stone 2015: 0.5)."""
-
-    meaning = "probability that a frame is hidden"
-    default, lowest, highest, whole = 0.5, 0.0, 1.0, False
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         return np.zeros_like(frame) if self.rng.random() < self.parameter else frame
@@ -97,9 +78,6 @@ class Blackout(Observer):
     number of frames between two stretches is 2n, and a third of all frames is black for every n.
     A stretch ends with its episode.
     """
-
-    meaning = "frames hidden at a time, a third of all in the mean"
-    default, lowest, highest, clear = 8, 1, 1000, None
 
     left = 0  # frames still to hide
 
@@ -117,9 +95,6 @@ class Blackout(Observer):
 class Delay(Observer):
     """The screen of n steps ago; black during the first n steps of an episode."""
 
-    meaning = "steps that the screen is late"
-    default, lowest, highest = 4, 0, 1000
-
     frames: tuple[np.ndarray, ...] = ()  # of this episode, oldest first, at most n + 1
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
@@ -131,9 +106,6 @@ class Delay(Observer):
 
 class Blinkered(Observer):
     """Only a band in the middle of the screen, of this share of its height, at least one row."""
-
-    meaning = "share of the screen's height that is seen"
-    default, lowest, highest, whole, clear = 0.5, 0.0, 1.0, False, 1
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         height = len(frame)
@@ -147,24 +119,43 @@ class Blinkered(Observer):
 class Noise(Observer):
     """Gaussian noise on every pixel, of this standard deviation in grey levels; clips to 0..255."""
 
-    meaning = "standard deviation of the noise, grey levels"
-    default, lowest, highest, whole = 25.0, 0.0, 255.0, False
-
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
         noise = self.parameter * self.rng.standard_normal(frame.shape, dtype=np.float32)
         return np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8)
 
 
-KINDS: dict[str, type[Observer]] = {
-    "full": Observer,
-    "flicker": Flicker,
-    "blackout": Blackout,
-    "delay": Delay,
-    "blinkered": Blinkered,
-    "noise": Noise,
+class Kind(NamedTuple):
+    """A kind of screen, and the range of its parameter."""
+
+    observer: type[Observer]
+    meaning: str  # of the parameter, for the axis of a figure
+    default: float
+    lowest: float
+    highest: float
+    whole: bool = True  # the parameter is a whole number
+    clear: float | None = 0  # the parameter that hides nothing, if there is one
+
+    def allowed(self) -> str:
+        """The range of the parameter, in words."""
+        number = "a whole number" if self.whole else "a number"
+        span = f"{number} from {self.lowest:g} to {self.highest:g}"
+        return span if self.highest > 0 else "no parameter but 0"
+
+
+KINDS = {
+    "full": Kind(Observer, "", 0, 0, 0),
+    "flicker": Kind(Flicker, "probability that a frame is hidden", 0.5, 0, 1, whole=False),
+    "blackout": Kind(
+        Blackout, "frames hidden at a time, a third of all in the mean", 8, 1, 1000, clear=None
+    ),
+    "delay": Kind(Delay, "steps that the screen is late", 4, 0, 1000),
+    "blinkered": Kind(
+        Blinkered, "share of the screen's height that is seen", 0.5, 0, 1, whole=False, clear=1
+    ),
+    "noise": Kind(Noise, "standard deviation of the noise, grey levels", 25, 0, 255, whole=False),
 }
 
 
 def make_observer(observe: Observe, seed: int) -> Observer:
     """A new observer of this screen, for the start of a tape."""
-    return KINDS[observe.kind](observe.parameter, seed)
+    return KINDS[observe.kind].observer(observe.parameter, seed)

@@ -9,7 +9,8 @@ a replay of a tape (to resume, or to watch) takes little time.
 
 import copy
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -256,3 +257,16 @@ class Envs:
             env=env,
             tape=tape.number,
         )
+
+
+def repeats_itself(game: str, steps: int = 100) -> bool:
+    """Whether a seed and actions determine images and rewards, in `steps` steps of one game."""
+
+    def play() -> Iterator[list[bytes]]:
+        with closing(Envs(game, 1)) as envs:
+            yield [envs.reset().tobytes()]
+            for action in np.random.default_rng(1).integers(envs.num_actions, size=(steps, 1)):
+                envs.send(action)
+                yield [part.tobytes() for part in envs.recv()]
+
+    return [*play()] == [*play()]

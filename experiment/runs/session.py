@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents.learner import NonFiniteError
 from envs.families import is_atari
-from envs.images import repeats_itself
+from envs.tapes import repeats_itself
 from experiment import build
 from experiment.runs.run import Run
 from experiment.runs.trackers import tracking
