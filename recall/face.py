@@ -1,16 +1,13 @@
 """The functions for notebooks: load an agent, play, train, and read metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 import train as program
-from envs.episodes import EpisodeRecord, replay_colour
 from experiment.runs.session import open_run
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.trace import trace
+from experiment.scores.trace import Trace, trace
 from experiment.settings.config import override, preset
 from experiment.store.metrics import read_rows
 
@@ -20,31 +17,12 @@ if TYPE_CHECKING:
 load_agent = open_agent  # load_agent(folder, eval_episodes=1, observe="flicker:0.5")
 
 
-class Episode(NamedTuple):
-    """One episode of T steps, with the agent's inputs, values and states."""
-
-    record: EpisodeRecord  # record.score is the true score
-    frames: np.ndarray  # uint8 [T, H, W], the agent's images
-    actions: np.ndarray  # int64 [T]
-    q: np.ndarray  # float32 [T, A]
-    core_states: np.ndarray  # float32 [T, S], after each step; S = 0 without memory
-
-    def render(self, every_frame: bool = False) -> Iterator[np.ndarray]:
-        """T + 1 images in colour, uint8 [height, width, 3]; every_frame: all of the emulator's."""
-        return replay_colour(self.record, every_frame)
-
-
-def play(agent: Agent) -> list[Episode]:
+def play(agent: Agent) -> list[Trace]:
     """Play whole episodes: eval_episodes of them, with eval_epsilon as the share of random actions.
 
-    Both are settings of the agent.
+    Both are settings of the agent. Each episode comes with the agent's inputs, values and states.
     """
-    records = agent.play().records
-    traces = (trace(agent.network, agent.config, record) for record in records)
-    return [
-        Episode(record, t.frames, t.action, t.q, t.state)
-        for record, t in zip(records, traces, strict=True)
-    ]
+    return [trace(agent.network, agent.config, record) for record in agent.play().records]
 
 
 def train(

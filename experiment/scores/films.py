@@ -99,7 +99,6 @@ def overlay_film(agent: Agent, record: EpisodeRecord, saliency: bool = False) ->
     c, played = agent.config, build.task(agent.config)
     fps = max(1, played.fps // played.frame_skip)  # one picture a step
     images = overlay.pictures(
-        record,
         trace(agent.network, c, record, saliency),
         played.action_names,
         title=f"{c.preset}  {record.game.rpartition(':')[2]}  {record.observe}",

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from envs.episodes import EpisodeRecord, replay_colour
+from envs.episodes import replay_colour
 from experiment.scores.trace import Trace
 from experiment.scores.video import Frame
 
@@ -132,7 +132,7 @@ def _memory(state: np.ndarray) -> Frame:
 
 def _strips(trace: Trace, cells: int) -> list[tuple[str, dict[str, Colour], Frame]]:
     """Label, legend and strip of the whole episode, each strip after WINDOW empty steps."""
-    value, score = trace.q.max(-1), np.cumsum(trace.reward)
+    value, score = trace.q.max(-1), np.cumsum(trace.rewards)
     band = trace.returns[:, np.arange(len(value)), trace.q.argmax(-1)]  # [2, T]
     low, high = min(value.min(), band.min()), max(value.max(), band.max())
     scale = f"score so far, {score.min():g} to {score.max():g}"
@@ -140,9 +140,9 @@ def _strips(trace: Trace, cells: int) -> list[tuple[str, dict[str, Colour], Fram
         (f"highest Q, {low:.2f} to {high:.2f}", {}, _curves(56, {LINE: value}, [low, high], band)),
         (scale, {}, _curves(36, {BEST: score}, score)),
     ]
-    if trace.state.shape[1]:
+    if trace.core_states.shape[1]:
         sides: dict[str, Colour] = {"above": OTHER, "below their mean": LINE}
-        strips.append(("memory: cells, slow on top", sides, _memory(trace.state[:, -cells:])))
+        strips.append(("memory: cells, slow on top", sides, _memory(trace.core_states[:, -cells:])))
     if trace.gates:
         names = dict(zip(trace.gates, GATES, strict=False))
         curves = dict(zip(GATES, trace.gates.values(), strict=False))
@@ -171,7 +171,7 @@ def _bars(trace: Trace) -> tuple[np.ndarray, float, float]:
 
 
 def pictures(
-    record: EpisodeRecord, trace: Trace, actions: Sequence[str], title: str, cells: int, fps: int
+    trace: Trace, actions: Sequence[str], title: str, cells: int, fps: int
 ) -> Iterator[Frame]:
     """The picture [H, WIDTH, 3] of each step, `fps` a second.
 
@@ -183,18 +183,18 @@ def pictures(
     axis = WIDTH - MARGIN - 8 - axis_x  # pixels
     names = [_shortened(name, 128, size) for name in actions]
     # Pooled: some games draw an object in every second frame only.
-    screens = replay_colour(record, pooled=True)
+    screens = replay_colour(trace.record, pooled=True)
     first = next(screens)
     bars_y, right = GAME_Y + len(_game(first)) + 38, WIDTH - MARGIN
     rows = [bars_y + a * line for a in range(len(actions))]  # tops, pixels
     (bars, lowest, highest), strips = _bars(trace), _strips(trace, cells)
     pixels = (bars.clip(0, 1) * (axis - MARK)).astype(int).tolist()  # [T, A, 3]
     cut = (bars != bars.clip(0, 1)).tolist()  # [T, A, 3]
-    score = np.cumsum(trace.reward)
+    score = np.cumsum(trace.rewards)
     heights = [LINE_HEIGHT + len(strip) for *_, strip in strips]
     tops = np.cumsum([rows[-1] + line + LINE_HEIGHT + 6, *heights]).tolist()
     longest = max((f"{points:g}" for points in score.tolist()), key=len)
-    clock = [f" points   {t // fps // 60}:{t // fps % 60:02d}" for t in range(record.steps)]
+    clock = [f" points   {t // fps // 60}:{t // fps % 60:02d}" for t in range(trace.record.steps)]
 
     ground = np.full((tops[-1] + 8, WIDTH, 3), GROUND, np.uint8)  # common to all pictures
     left = _write(ground, longest + clock[-1], right, 8, GROUND, LARGE, right=True)
@@ -215,14 +215,14 @@ def pictures(
         _legend(ground, legend, y + 2)
 
     for t, screen in enumerate(chain([first], screens)):
-        if t == record.steps:  # the last screen: no action follows
+        if t == trace.record.steps:  # the last screen: no action follows
             continue
         picture, q = ground.copy(), trace.q[t]
         _put(picture, _game(screen), MARGIN, GAME_Y)
         _put(picture, _view(trace, t), VIEW_X, GAME_Y + 28)
         _write(picture, f"{score[t]:g}{clock[t]}", right, 8, WHITE, LARGE, right=True)
         _write(picture, f"{q.max():z.2f}", right, tops[0] + 2, LINE, right=True)
-        played = int(trace.action[t])
+        played = int(trace.actions[t])
         y = rows[played]
         # A filled box and a white mark: of colour in narrow lines the encoder leaves some behind.
         paper = BEST if played == q.argmax() else OTHER

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agents.networks import QNetwork
 from agents.rows import Inputs
-from envs.episodes import EpisodeRecord, replay_grey
+from envs.episodes import EpisodeRecord, replay_colour, replay_grey
 from experiment import build
 from experiment.scores.progress import progress
 from experiment.settings.config import Config
@@ -22,14 +22,19 @@ CHUNK = 32
 class Trace:
     """An episode of T steps with A actions. A core without memory has S = 0 and no gates."""
 
+    record: EpisodeRecord  # record.score is the true score
     frames: np.ndarray  # [T, H, W] uint8, as the agent saw them
-    action: np.ndarray  # [T] int64, the actions played
-    reward: np.ndarray  # [T] float32, true points
+    actions: np.ndarray  # [T] int64, the actions played
+    rewards: np.ndarray  # [T] float32, true points
     q: np.ndarray  # [T, A] float32, the mean of the samples of the return
     returns: np.ndarray  # [2, T, A], their quantiles 0.1 and 0.9
-    state: np.ndarray  # [T, S] float32, the core state after the step
+    core_states: np.ndarray  # [T, S] float32, after each step
     gates: dict[str, np.ndarray]  # name -> mean opening [T] float32
     saliency: np.ndarray | None  # [T, H, W] float32, |dQ(s_t, a_t) / d pixel of the newest image|
+
+    def render(self, every_frame: bool = False) -> Iterator[np.ndarray]:
+        """T + 1 images in colour, uint8 [height, width, 3]; every_frame: all of the emulator's."""
+        return replay_colour(self.record, every_frame)
 
 
 @contextmanager
@@ -97,12 +102,13 @@ def trace(
     gates = network.core.gates(torch.cat(features), torch.cat(states[:-1]))
     sampled = torch.cat(samples).numpy()  # [T, A, N]
     return Trace(
+        record,
         frames=inputs.frames[network.settings.frame_stack - 1 :, 0].numpy(),
-        action=action.numpy(),
-        reward=np.roll(inputs.prev_reward[:, 0].numpy(), -1),
+        actions=action.numpy(),
+        rewards=np.roll(inputs.prev_reward[:, 0].numpy(), -1),
         q=sampled.mean(-1),
         returns=np.quantile(sampled, (0.1, 0.9), axis=-1),
-        state=torch.cat(states[1:]).numpy(),
+        core_states=torch.cat(states[1:]).numpy(),
         gates={name: opening.detach().mean(-1).numpy() for name, opening in gates.items()},
         saliency=torch.cat(tints).numpy() if saliency else None,
     )

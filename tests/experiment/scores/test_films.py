@@ -57,9 +57,9 @@ def test_the_values_are_those_of_an_actor_that_plays_the_record(agent, record, n
         actor.act(frames[t, None], np.array([t == 0]), before[t, None], np.zeros(1))
         actor.state()["action"][:] = int(action)  # the record's in place of the actor's own
         np.testing.assert_allclose(numbers.q[t], actor.q[0], rtol=1e-4, atol=1e-5)
-        close(numbers.state[t], actor.core_state[0], rtol=1e-4, atol=1e-5)
-    assert (numbers.action == actions).all()
-    assert numbers.reward.sum() == record.score
+        close(numbers.core_states[t], actor.core_state[0], rtol=1e-4, atol=1e-5)
+    assert (numbers.actions == actions).all()
+    assert numbers.rewards.sum() == record.score
     assert list(numbers.gates) == ["input", "forget", "output"]
     gates = np.array([*numbers.gates.values()])
     assert gates.shape == (3, record.steps)
@@ -78,7 +78,7 @@ def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, num
 
 def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numbers) -> None:
     t, plain = 12, replace(numbers, saliency=None)
-    drawn = overlay.pictures(record, plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size, 15)
+    drawn = overlay.pictures(plain, ["NOOP"] * 4, "title $^$", CONFIG.core_size, 15)
     (picture,) = islice(drawn, t, t + 1)
     view = picture[overlay.GAME_Y + 28 :, overlay.VIEW_X :][: overlay.VIEW : 2, : overlay.VIEW : 2]
     assert (view == numbers.frames[t][..., None]).all()
@@ -107,7 +107,7 @@ def test_an_overlay_names_each_actions_value_and_a_band_only_where_there_is_one(
         ),
     )
     drawn = replace(numbers, q=q, returns=np.stack([q - 0.5 * quantiles, q]))
-    next(overlay.pictures(record, drawn, [*map(str, range(actions))], "title", 8, 15))
+    next(overlay.pictures(drawn, [*map(str, range(actions))], "title", 8, 15))
     assert ("Q, and 10-90 % of returns" in texts, "Q" in texts) == (quantiles, not quantiles)
     values = [f"{value:.2f}" for value in q[0]]
     values[1] = "0.00"  # not -0.00
