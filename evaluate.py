@@ -133,15 +133,14 @@ def score(
     with stop_signals(stop.set):
         result = agent.play(should_stop=stop.is_set)
     total, count = agent.config.eval_episodes, len(result.scores)
-    about, label = agent.about, agent.label
+    stem, about = place / "eval" / agent.label, agent.about
     if count < total:
-        about, label = about | {"planned_episodes": total}, f"{label}-first{count}"
+        stem, about = Path(f"{stem}-first{count}"), about | {"planned_episodes": total}
         bias = "; short ones end first, so the mean is biased" * (count > 0)
         print(f"stopped after {count} of {total} episodes{bias}")
     if count:
         summary = result.summary(agent.config.game)
         report(agent, summary)
-        stem = place / "eval" / label
         try:
             print(f"scores  {write_evaluation(stem, result, summary, about)}")
         except OSError as error:

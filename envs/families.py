@@ -1,12 +1,11 @@
 """The families of environments: an Atari game has a name, any other environment a gymnasium id."""
 
 import re
-from typing import NamedTuple
 
 from envs import recall  # noqa: F401 - registers its environments
 from envs.emulator import FPS, FRAME_SKIP, SIZE, Emulators, available_games, check_game, machine
 from envs.games import choose
-from envs.images import Images, facts
+from envs.images import Images, Task, image_task
 from envs.protocols import OWN, PROTOCOLS, Protocol
 
 MAX_SEED = 2**31 - 1  # of a tape: seeds of the emulator are 32-bit signed, negative for none
@@ -15,15 +14,6 @@ MAX_SEED = 2**31 - 1  # of a tape: seeds of the emulator are 32-bit signed, nega
 # N environments of one kind. Both classes have the same methods. After a seeded reset, images,
 # rewards and ends must depend on the seed and the actions alone.
 Games = Emulators | Images
-
-
-class Task(NamedTuple):
-    """The properties of an environment that determine an agent's network."""
-
-    frame_shape: tuple[int, int]  # height and width of the images, pixels
-    frame_skip: int  # frames of the environment for each action
-    action_names: list[str]  # an action is an index into this list
-    fps: int  # frames of the environment for each second of a film
 
 
 def is_atari(game: str) -> bool:
@@ -36,7 +26,7 @@ def check_env(name: str) -> str:
     # Ids of gymnasium end in a version; those of Atari games are names in another spelling.
     if is_atari(name) or not re.search(r"^(?!ALE/|.*NoFrameskip).*-v\d+$", name):
         return check_game(name)
-    facts(name)
+    image_task(name)
     return name
 
 
@@ -52,8 +42,7 @@ def task(game: str, rules: Protocol) -> Task:
     """The `Task` of an environment under these rules. ValueError on an unknown environment."""
     if is_atari(game):
         return Task((SIZE, SIZE), FRAME_SKIP, machine(game).actions(rules), FPS)
-    shape, actions, fps = facts(game)
-    return Task(shape, 1, actions, fps)
+    return image_task(game)
 
 
 def open_games(

@@ -2,7 +2,7 @@
 
 from enum import EnumMeta
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +15,15 @@ from envs.emulator import FRAME_SKIP, MAX_FRAMES, SIZE, check_game
 
 MAX_STEPS = MAX_FRAMES // FRAME_SKIP  # of an episode, until it is truncated
 FPS = 10  # of a film, if the environment names none: slow enough to follow
+
+
+class Task(NamedTuple):
+    """The properties of an environment that determine an agent's network."""
+
+    frame_shape: tuple[int, int]  # height and width of the images, pixels
+    frame_skip: int  # frames of the environment for each action
+    action_names: list[str]  # an action is an index into this list
+    fps: int  # frames of the environment for each second of a film
 
 
 def is_image(space: gym.Space) -> bool:
@@ -82,11 +91,10 @@ def single(name: str, colour: bool = False) -> GreyImage:
 
 
 @lru_cache
-def facts(name: str) -> tuple[tuple[int, int], list[str], int]:
-    """Height and width of the images, names of the actions, and frames a second of a film.
+def image_task(name: str) -> Task:
+    """The `Task` of an environment with this id. ValueError as in `single`.
 
-    The names are those of an enum `actions` of the environment, else numbers. ValueError as in
-    `single`.
+    The names of the actions are those of an enum `actions` of the environment, else numbers.
     """
     env = single(name)
     names = [str(action) for action in range(int(env.action_space.n))]  # type: ignore[attr-defined]
@@ -94,7 +102,7 @@ def facts(name: str) -> tuple[tuple[int, int], list[str], int]:
     if isinstance(members, EnumMeta) and len(members) == len(names):
         names = [*members.__members__]
     env.close()
-    return env.shape, names, max(1, round(env.metadata.get("render_fps") or FPS))
+    return Task(env.shape, 1, names, max(1, round(env.metadata.get("render_fps") or FPS)))
 
 
 class Images:

@@ -13,8 +13,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 IS_INSTALLED = (HERE / "code").is_dir()
 FACE = ("load_agent", "metrics", "play", "train")
-PROGRAMS = {name: name for name in ("train", "evaluate", "compare")}
-PROGRAMS |= {"memory": "experiment.memory.probes", "track": "experiment.runs.trackers"}
+PROGRAMS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "memory": "experiment.memory.probes",
+    "track": "experiment.runs.trackers",
+}
 
 
 def _room(name: str) -> Any:
