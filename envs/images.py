@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import TimeLimit, TransformObservation
 from PIL import Image
 
 from envs.emulator import FRAME_SKIP, MAX_FRAMES, SIZE, check_game
@@ -37,36 +37,32 @@ def is_image(space: gym.Space) -> bool:
     )
 
 
-class GreyImage(gym.ObservationWrapper):
-    """Grey images, uint8 [H, W], of an environment with images.
+def grey(env: gym.Env) -> TransformObservation:
+    """The environment with grey images, uint8 [H, W].
 
     It must observe uint8 [H, W], [H, W, 1] or [H, W, 3], or a Dict with such an `image`, else
     ValueError. Images of at least 36 pixels a side, which the convolutions need, are resized to
     84x84; smaller ones keep their size, for a torso without convolutions.
     """
+    space = env.observation_space
+    image = space.get("image", space) if isinstance(space, Dict) else space
+    shape = [*(image.shape or ())]
+    if not is_image(image):
+        raise ValueError(
+            f"it observes {type(image).__name__}, {image.dtype} {shape}, not an image: "
+            "uint8 [H, W], [H, W, 1] or [H, W, 3]"
+        )
+    height, width = (SIZE, SIZE) if min(shape[:2]) >= 36 else (shape[0], shape[1])
 
-    def __init__(self, env: gym.Env) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        self._key = isinstance(space, Dict) and "image" in space.spaces
-        image = space["image"] if isinstance(space, Dict) and self._key else space
-        shape = list(image.shape or ())
-        if not is_image(image):
-            raise ValueError(
-                f"it observes {type(image).__name__}, {image.dtype} {shape}, not an image: "
-                "uint8 [H, W], [H, W, 1] or [H, W, 3]"
-            )
-        self.shape = (SIZE, SIZE) if min(shape[:2]) >= 36 else (shape[0], shape[1])
-        self.observation_space = Box(0, 255, self.shape, np.uint8)
+    def convert(observation: Any) -> np.ndarray:
+        pixels = observation if image is space else observation["image"]
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+        return np.array(picture.convert("L").resize((width, height), Image.Resampling.BOX))
 
-    def observation(self, observation: Any) -> np.ndarray:
-        pixels = observation["image"] if self._key else observation
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).convert("L")
-        height, width = self.shape
-        return np.array(image.resize((width, height), Image.Resampling.BOX))
+    return TransformObservation(env, convert, Box(0, 255, (height, width), np.uint8))
 
 
-def single(name: str, colour: bool = False) -> GreyImage:
+def single(name: str, colour: bool = False) -> gym.Env:
     """One environment with this id, truncated after MAX_STEPS steps at the latest.
 
     ValueError in one line if there is none, or if it has no images or no discrete actions.
@@ -85,7 +81,7 @@ def single(name: str, colour: bool = False) -> GreyImage:
 
             # MiniGrid observes numbers of objects; the wrapper draws them, 8 pixels a tile.
             env = RGBImgPartialObsWrapper(env)
-        return GreyImage(TimeLimit(env, MAX_STEPS))
+        return grey(TimeLimit(env, MAX_STEPS))
     except (gym.error.Error, ImportError, ValueError) as error:
         raise ValueError(f"environment {name!r}: {' '.join(str(error).split())}") from None
 
@@ -102,7 +98,8 @@ def image_task(name: str) -> Task:
     if isinstance(members, EnumMeta) and len(members) == len(names):
         names = [*members.__members__]
     env.close()
-    return Task(env.shape, 1, names, max(1, round(env.metadata.get("render_fps") or FPS)))
+    fps = max(1, round(env.metadata.get("render_fps") or FPS))
+    return Task(env.observation_space.shape, 1, names, fps)  # type: ignore[arg-type]
 
 
 class Images:

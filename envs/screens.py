@@ -31,8 +31,8 @@ class Observe:
             )
 
     def __str__(self) -> str:
-        number = f":{float(self.parameter)}".removesuffix(".0")
-        return self.kind if self.kind == "full" else self.kind + number
+        text = f"{self.kind}:{float(self.parameter)}"
+        return self.kind if self.kind == "full" else text.removesuffix(".0")
 
 
 def parse_screen(text: str) -> Observe:
@@ -108,9 +108,8 @@ class Blinkered(Observer):
     """Only a band in the middle of the screen, of this share of its height, at least one row."""
 
     def __call__(self, frame: np.ndarray, is_first: bool) -> np.ndarray:
-        height = len(frame)
-        rows = max(1, round(height * self.parameter))
-        top = (height - rows) // 2
+        rows = max(1, round(len(frame) * self.parameter))
+        top = (len(frame) - rows) // 2
         view = np.zeros_like(frame)
         view[top : top + rows] = frame[top : top + rows]
         return view
