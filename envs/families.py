@@ -40,9 +40,11 @@ def rules(game: str, name: str) -> Protocol:
 
 def task(game: str, rules: Protocol) -> Task:
     """The `Task` of an environment under these rules. ValueError on an unknown environment."""
-    if is_atari(game):
-        return Task((SIZE, SIZE), FRAME_SKIP, machine(game).actions(rules), FPS)
-    return image_task(game)
+    return (
+        Task((SIZE, SIZE), FRAME_SKIP, machine(game).actions(rules), FPS)
+        if is_atari(game)
+        else image_task(game)
+    )
 
 
 def open_games(
@@ -59,6 +61,8 @@ def open_games(
 
     `threads` and the last two have an effect on Atari games alone.
     """
-    if is_atari(game):
-        return Emulators(game, num_envs, rules, threads, colour=colour, every=every, pooled=pooled)
-    return Images(game, num_envs, colour=colour)
+    return (
+        Emulators(game, num_envs, rules, threads, colour=colour, every=every, pooled=pooled)
+        if is_atari(game)
+        else Images(game, num_envs, colour=colour)
+    )

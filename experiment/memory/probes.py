@@ -36,7 +36,7 @@ from experiment.plots import Line, draw_lines
 from experiment.runs.session import open_run
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import check_writable, evaluate, spread
-from experiment.scores.trace import inputs_of, watched_images
+from experiment.scores.trace import inputs_of
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import (
     Config,
@@ -277,9 +277,10 @@ def gradient_norms(
             with torch.no_grad():
                 _, state = network(inputs.rows(at, t - steps), state)
         at = t - steps
-        with watched_images(network) as images:
-            q, _ = network(inputs.rows(at, t + 1), state)  # [steps + 1, 1, A]
-        (gradient,) = torch.autograd.grad(q[-1, 0, action[t]], images)
+        view = network.look(inputs.rows(at, t + 1))
+        view.frames.requires_grad_()  # [steps + 1, 1, H', W', K C]
+        q = network.head.samples(network.outputs(view, state)[0]).mean(-1)  # [steps + 1, 1, A]
+        (gradient,) = torch.autograd.grad(q[-1, 0, action[t]], view.frames)
         norms.append(gradient.double().flatten(1).norm(dim=1).flip(0).numpy())
     return np.array(norms)
 

@@ -1,12 +1,12 @@
 """A network's inputs, values and core states in a recorded episode."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from agents.networks import QNetwork
 from agents.rows import Inputs
@@ -35,19 +35,6 @@ class Trace:
     def render(self, every_frame: bool = False) -> Iterator[np.ndarray]:
         """T + 1 images in colour, uint8 [height, width, 3]; every_frame: all of the emulator's."""
         return replay_colour(self.record, every_frame)
-
-
-@contextmanager
-def watched_images(network: QNetwork, differentiable: bool = True) -> Iterator[list[Tensor]]:
-    """The inputs of the convolutions, [L, K C, H', W'] for each call: leaves for autograd.grad."""
-    images: list[Tensor] = []
-
-    def watch(_: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        images.append(arguments[0].detach().requires_grad_(differentiable))
-        return images[-1]
-
-    with network.conv.register_forward_pre_hook(watch):
-        yield images
 
 
 def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
@@ -80,9 +67,10 @@ def trace(
     with progress("values", record.steps, "steps") as bar, torch.set_grad_enabled(saliency):
         for start in range(0, record.steps, CHUNK):
             played = action[start : start + CHUNK, None, None, None]  # [L, 1, 1, 1]
-            with watched_images(network, saliency) as images, autocast():
-                x = network.see(network.look(inputs.rows(start, start + len(played))))  # [L, 1, D]
-                rows = []
+            with autocast():
+                view = network.look(inputs.rows(start, start + len(played)))
+                view.frames.requires_grad_(saliency)  # [L, 1, H', W', K C]
+                x, rows = network.see(view), []  # [L, 1, D]
                 for row in x[:, None]:
                     y, state = network.core(row, states[-1], is_first)
                     rows.append(y)
@@ -90,11 +78,11 @@ def trace(
                 z = network.head.samples(network.head(torch.cat(rows))).float()  # [L, 1, A, N]
             if saliency:
                 q_played = z.take_along_dim(played, 2).mean(-1)  # [L, 1, 1]
-                (gradient,) = torch.autograd.grad(q_played.sum(), images)
+                (gradient,) = torch.autograd.grad(q_played.sum(), view.frames)
                 # An image enters as side * side channels, one for each pixel of its tiles.
-                side = inputs.frames.shape[-1] // gradient.shape[-1]
-                newest = gradient[:, -side * side :].float().abs()
-                tints.append(nn.functional.pixel_shuffle(newest, side)[:, 0])  # [L, H, W]
+                side = inputs.frames.shape[-1] // gradient.shape[-2]
+                newest = gradient[:, 0, ..., -side * side :].permute(0, 3, 1, 2).float().abs()
+                tints.append(F.pixel_shuffle(newest, side)[:, 0])  # [L, H, W]
             features.append(x.detach().float()[:, 0])
             samples.append(z.detach()[:, 0])
             bar(start + len(played), "")

@@ -11,7 +11,6 @@ from agents.rows import Inputs
 from experiment.memory import probes as memory
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, evaluate
-from experiment.scores.trace import watched_images
 from tests.batches import make_network, random_inputs
 
 
@@ -46,9 +45,11 @@ def test_the_gradient_k_steps_back_is_that_of_one_pass_over_the_episode(depth) -
     inputs, action = episode(9, depth)
     end, steps = 8, 5
     norms = memory.gradient_norms(network, inputs, action, [6, end], steps)[1]
-    with watched_images(network) as images:
-        network(inputs, network.initial_state(1))[0][end, 0, action[end]].backward()
-    whole = images[0].grad.flatten(1).norm(dim=1)  # [rows]
+    view = network.look(inputs)
+    view.frames.requires_grad_()
+    out, _ = network.outputs(view, network.initial_state(1))
+    network.head.samples(out).mean(-1)[end, 0, action[end]].backward()
+    whole = view.frames.grad.flatten(1).norm(dim=1)  # [rows]
     np.testing.assert_allclose(norms, whole[end - steps : end + 1].flip(0), rtol=1e-4)
     assert (norms > 0).all()
 

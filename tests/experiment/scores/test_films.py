@@ -19,7 +19,7 @@ from experiment import build
 from experiment.scores import films, overlay
 from experiment.scores.agent import Agent
 from experiment.scores.evaluation import evaluate
-from experiment.scores.trace import Trace, inputs_of, trace, watched_images
+from experiment.scores.trace import Trace, inputs_of, trace
 from experiment.settings.config import Config
 
 NETWORK = dict(hidden=16, core_size=8, head="qr", frame_stack=2, precision="fp32", threads=1)
@@ -68,12 +68,14 @@ def test_the_values_are_those_of_an_actor_that_plays_the_record(agent, record, n
 
 def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, numbers) -> None:
     inputs, action = inputs_of(record, CONFIG.frame_stack)
-    with watched_images(agent.network) as images:
-        q, _ = agent.network(inputs.rows(0, 1), agent.network.initial_state(1))
-    (gradient,) = torch.autograd.grad(q[0, 0, action[0]], images)
+    view = agent.network.look(inputs.rows(0, 1))
+    view.frames.requires_grad_()
+    out, _ = agent.network.outputs(view, agent.network.initial_state(1))
+    q = agent.network.head.samples(out).mean(-1)
+    (gradient,) = torch.autograd.grad(q[0, 0, action[0]], view.frames)
     # 4 x 4 pixels as channels: row 4 y + 2, column 4 x + 1 is channel 4 * 2 + 1
-    newest = gradient[0, -16:]
-    close(numbers.saliency[0][2::4, 1::4], newest[9].abs(), rtol=1e-3, atol=1e-7)
+    newest = gradient[0, 0, ..., -16:]
+    close(numbers.saliency[0][2::4, 1::4], newest[..., 9].abs(), rtol=1e-3, atol=1e-7)
 
 
 def test_an_overlay_shows_at_each_step_the_game_and_the_agents_view(record, numbers) -> None:
