@@ -308,11 +308,11 @@ def score_and_film(agents: list[Agent], request: EvaluateConfig, unwritten: list
             agents[0].export(results[0], request.export)
         print(f"agent   {request.export}")
     names = " and ".join(f"{agent.config.preset} {agent.config.game}" for agent in agents)
-    kind = f"{request.video}{'-overlay' if request.overlay else ''}"
+    kind = f"{agents[0].label}-{request.video}{'-overlay' if request.overlay else ''}"
     for i in chosen(results[0].scores, request.video):
         records = [result.records[i] for result in results]
         scores = "-".join(f"{record.score:g}" for record in records)
-        name = file_name(f"{names} {agents[0].label}-{kind}-{i:03d}-score-{scores}")
+        name = f"{file_name(names)}-{kind}-{i:03d}-score-{scores}"
         film(records, agents, request, places[0] / "videos" / f"{name}.mp4")
 
 
