@@ -31,7 +31,8 @@ from agents.ring import BLOCK
 from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
-from experiment.cluster.actors import Players, stretch_rows
+from experiment.build import stretch_rows
+from experiment.cluster.actors import Players
 from experiment.settings import config as settings
 from experiment.store.checkpoint import load_latest, saved_frames, subtree
 from tests import small

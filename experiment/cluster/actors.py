@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from agents.learner import Learner, first_priority
 from agents.ring import ROW, Ring, Stretch
 from envs.episodes import EpisodeRecord
 from experiment import build
-from experiment.build import stretch_rows
 from experiment.cluster.connect import connected
 from experiment.runs.player import Player
 from experiment.settings.config import Config, UsageError
@@ -47,7 +45,7 @@ def of_player(config: Config) -> Config:
         compile=False,
         threads=1,
         num_envs=lanes,
-        replay_rows=lanes * (sum(build.lengths(config)) + 3 * stretch_rows(config)),
+        replay_rows=lanes * (sum(build.lengths(config)) + 3 * build.stretch_rows(config)),
     )
 
 
@@ -74,12 +72,12 @@ class RemotePlayer:
         self.player = Player(self.config, self.network)
         self.player.reset()
 
-    def play(self, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer:
+    def play(self, weights: dict[str, torch.Tensor], version: int, epsilon: np.ndarray) -> Answer:
         """Play a stretch with these weights, of `version` updates; epsilon [N]."""
         self.network.load_state_dict(weights)
         ring, records, offset = self.ring, [], self.index * self.config.num_envs
         first = ring.time
-        for _ in range(stretch_rows(self.config)):
+        for _ in range(build.stretch_rows(self.config)):
             self.player.act(epsilon)
             self.q[ring.time % ring.capacity] = self.player.actor.q
             ring.append(self.player.recv())
@@ -112,15 +110,9 @@ class Seat:
     alive: bool = False  # has begun to play
     losses: int = 0  # in a row, without a stretch
     begins_at: float = 0.0  # not earlier on the monotonic clock, in seconds
-    steps: int = 0  # received since the last row of metrics
-
-
-class Call(NamedTuple):
-    """An open call to a player."""
-
-    seat: Seat
-    version: int  # of its weights, in updates
-    since: float  # on the monotonic clock, in seconds
+    call: Any = None  # the open one
+    version: int = 0  # of the weights in the last call, in updates
+    since: float = 0.0  # the time of the last call on the monotonic clock, in seconds
 
 
 class Players:
@@ -135,14 +127,14 @@ class Players:
         """`say` gets a line about each loss. UsageError without Ray, or a cluster with room."""
         self.config, self.learner, self._say = config, learner, say
         self.rng = build.rng(config.seed, "exploration")  # of the players' seeds
-        self.steps = stretch_rows(config) * config.num_envs // config.actors
+        self.steps = build.stretch_rows(config) * config.num_envs // config.actors
         self.restarts = self.age = 0
         self._in_vain, self._waits, self._why = 0.0, False, "none had room, or was quick enough"
         self._version, self._weights = -1, None
         self._records: list[EpisodeRecord] = []
-        self._open: dict[Any, Call] = {}  # in their order
-        self._stack = contextlib.ExitStack()
-        self._ray = self._stack.enter_context(connected(config.ray or "local"))
+        stack = contextlib.ExitStack()
+        self.close = stack.close  # disconnects from Ray, which ends the players
+        self._ray = stack.enter_context(connected(config.ray or "local"))
         whole, parts = self._ray.cluster_resources(), build.expected_bytes(of_player(config))
         cores = int(whole.get("CPU", 0))
         memory = parts["program"] + parts["network"] + parts["replay"]
@@ -159,13 +151,10 @@ class Players:
             max_task_retries=0,
         )(RemotePlayer)
         self.seats = [Seat(index) for index in range(config.actors)]
-        self._turns = [*self.seats]  # the next to call comes first
+        # Steps of each that came since the last row of metrics.
+        self._steps = np.zeros(config.actors, int)
+        self._turns = [*self.seats]  # in the order of their last calls
         self._most, self._waiting = config.actors, list[int]()  # open calls; answers at each look
-
-    def _begin(self, seat: Seat) -> None:
-        """Start a new player with a new seed, on any node that has room."""
-        seat.seed, seat.alive = int(self.rng.integers(2**31)), False
-        seat.handle = self._actor.remote(replace(self.config, seed=seat.seed), seat.index)
 
     def reset(self) -> None:
         """Nothing: the first `act` starts all players."""
@@ -174,20 +163,22 @@ class Players:
         """Call idle players for a stretch with the newest weights; epsilon [N] of all envs.
 
         At most `_most` calls for stretches are open; the player that waits longest is called first.
+        A player without a process begins first, with a new seed, on any node that has room.
         """
-        busy, now = [call.seat for call in self._open.values()], monotonic()
-        epsilons, calls = np.split(epsilon, len(self.seats)), sum(seat.alive for seat in busy)
-        for seat in [s for s in self._turns if s not in busy and now >= s.begins_at]:
+        epsilons, now = np.split(epsilon, len(self.seats)), monotonic()
+        calls = sum(seat.alive for seat in self._turns if seat.call)
+        for seat in [s for s in self._turns if not s.call and now >= s.begins_at]:
             if seat.alive and calls >= self._most:
                 continue
             if not seat.handle:
-                self._begin(seat)
-            call = (
+                seat.seed = int(self.rng.integers(2**31))
+                seat.handle = self._actor.remote(replace(self.config, seed=seat.seed), seat.index)
+            seat.call = (
                 seat.handle.play.remote(self._newest_weights(), self._version, epsilons[seat.index])
                 if seat.alive
                 else seat.handle.__ray_ready__.remote()  # answers once the player has begun
             )
-            self._open[call] = Call(seat, self.learner.updates, now)
+            seat.version, seat.since = self.learner.updates, now
             self._turns.remove(seat)
             self._turns.append(seat)
             calls += seat.alive
@@ -204,27 +195,27 @@ class Players:
 
         UsageError after PATIENCE s without one: a node may be away for minutes.
         """
-        self._records, begun, oldest = [], monotonic(), self.learner.updates - MAX_AGE
-        late = [ref for ref, c in self._open.items() if c.seat.alive and c.version <= oldest]
-        refs, stretch = late or [*self._open], EMPTY
-        self._waiting.append(len(self._answers()))
+        begun, self._records = monotonic(), []
+        called, oldest = [seat for seat in self._turns if seat.call], self.learner.updates - MAX_AGE
+        late = [seat for seat in called if seat.alive and seat.version <= oldest]
+        self._waiting.append(self._answers())
         if not self._waiting[-1] or len(self._waiting) == len(self.seats):
             # One more after a wait; one fewer if two answers or more waited at every look.
             change = -1 if min(self._waiting) > 1 else int(not self._waiting[-1])
-            self._most = min(max(self._most + change, 1), len(self.seats))
-            self._waiting = []
-        if refs:
-            self._ray.wait(refs, timeout=WAIT)  # until any is finished; Ray names any of several
+            self._most, self._waiting = min(max(self._most + change, 1), len(self.seats)), []
+        if called:
+            # Until any is finished; Ray names any of several.
+            self._ray.wait([seat.call for seat in late or called], timeout=WAIT)
         else:
             sleep(WAIT)  # Ray refuses to wait for nothing
-        ready = self._finished([*self._open])
-        for ref, (seat, _, since) in [*self._open.items()]:
+        ready = self._finished(called)
+        for seat in called:
             limit = HANG + self.steps / SLOWEST if seat.alive else PATIENCE
-            if ref not in ready and monotonic() - since > limit:
+            if seat not in ready and monotonic() - seat.since > limit:
                 self._ray.kill(seat.handle)
-                self._lose(ref, f"no answer for {limit:.0f} seconds")
-        if ready := [ref for ref in ready if ref in refs]:
-            stretch = self._take(ready[0])
+                self._lose(seat, f"no answer for {limit:.0f} seconds")
+        first = next((seat for seat in late or called if seat in ready), None)
+        stretch = self._take(first) if first else EMPTY
         self._in_vain = 0.0 if stretch.steps else self._in_vain + monotonic() - begun
         waits = self._in_vain > ROOM and not any(seat.alive for seat in self.seats)
         if waits and not self._waits:
@@ -237,21 +228,22 @@ class Players:
             )
         return stretch
 
-    def _finished(self, refs: list[Any]) -> list[Any]:
-        """The finished ones of these calls, in their order, also with answers on other nodes."""
-        if not refs:
+    def _finished(self, called: list[Seat]) -> list[Seat]:
+        """Those of these players whose answer is there, also on another node."""
+        if not (calls := {seat.call: seat for seat in called}):
             return []
-        return self._ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]
+        ready, _ = self._ray.wait([*calls], num_returns=len(calls), timeout=0, fetch_local=False)
+        return [calls[call] for call in ready]
 
-    def _answers(self) -> list[Any]:
-        """The finished calls for stretches."""
-        return self._finished([ref for ref, call in self._open.items() if call.seat.alive])
+    def _answers(self) -> int:
+        """The number of finished stretches."""
+        return len(self._finished([seat for seat in self._turns if seat.call and seat.alive]))
 
-    def _take(self, ref: Any) -> Stretch:
-        """The stretch in the answer to a finished call; after a loss, or a start, an empty one."""
-        seat, version, _ = self._open[ref]
+    def _take(self, seat: Seat) -> Stretch:
+        """The stretch in a player's answer; after a loss, or a start, an empty one."""
+        call, seat.call = seat.call, None
         try:
-            answer = self._ray.get(ref)
+            answer = self._ray.get(call)
         except self._ray.exceptions.RayTaskError:  # an error of our own, not a loss
             raise
         except self._ray.exceptions.RayError as loss:
@@ -261,22 +253,21 @@ class Players:
                     f"--actors {len(self.seats)}: no player can begin ({why[-300:]})"
                 ) from None
             # Ray's advice for all cases comes before and after.
-            self._lose(ref, (why.partition(" because ")[2] or why)[:120])
+            self._lose(seat, (why.partition(" because ")[2] or why)[:120])
             return EMPTY
-        del self._open[ref]
         if not seat.alive:
             seat.alive = True
             return EMPTY
         stretch, self._records = answer
-        seat.steps += stretch.steps
         seat.losses = 0
-        self.age = max(self.age, self.learner.updates - version)
+        self._steps[seat.index] += stretch.steps
+        self.age = max(self.age, self.learner.updates - seat.version)
         return stretch
 
-    def _lose(self, ref: Any, why: str) -> None:
-        """Drop a call and its player. Another one begins: at once, or later after other losses."""
-        seat, self._why = self._open.pop(ref).seat, why
-        seat.handle, seat.alive, seat.losses = None, False, seat.losses + 1
+    def _lose(self, seat: Seat, why: str) -> None:
+        """Drop a player and its call. Another one begins: at once, or later after other losses."""
+        seat.call, seat.handle, seat.alive, self._why = None, None, False, why
+        seat.losses += 1
         seat.begins_at = monotonic() + min(2**seat.losses - 2, BACKOFF)
         self.restarts += 1
         self._say(f"actor {seat.index} lost ({why}), begins again")
@@ -287,28 +278,22 @@ class Players:
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """Metrics of the players in the `seconds` since the last row (docs/metrics.md)."""
-        frames = np.array([seat.steps for seat in self.seats]) * build.task(self.config).frame_skip
-        speeds, age, self.age = frames / seconds, self.age, 0
-        for seat in self.seats:
-            seat.steps = 0
+        speeds = self._steps * build.task(self.config).frame_skip / seconds
+        age, self.age, self._steps[:] = self.age, 0, 0
         return {
             "actors_alive": sum(seat.alive for seat in self.seats),
             "actor_frames_per_second": round(float(speeds.mean()), 1),
             "actor_frames_per_second_min": round(float(speeds.min()), 1),
             **{f"actor_frames_per_second_{i}": round(float(v), 1) for i, v in enumerate(speeds)},
             "weight_age": age,
-            "stretches_waiting": len(self._answers()),
+            "stretches_waiting": self._answers(),
             "actor_restarts": self.restarts,
         }
-
-    def close(self) -> None:
-        """Disconnect from Ray, which ends the players."""
-        self._stack.close()
 
     def state(self) -> dict[str, Mapping[str, Any]]:
         """The number of restarts alone: after a resume the players begin new episodes."""
         return {"players": {"restarts": np.array(self.restarts)}}
 
-    def restore(self, training: Mapping[str, Tensor]) -> None:
+    def restore(self, training: Mapping[str, torch.Tensor]) -> None:
         """The players begin with seeds from the restored `rng`."""
         self.restarts = int(training["players.restarts"])

@@ -164,6 +164,11 @@ def players(learner, said) -> Players:
     return players
 
 
+def called(players: Players) -> list[Any]:
+    """The seats with an open call, in the order of the calls."""
+    return [seat for seat in players._turns if seat.call]
+
+
 def receive(players: Players, count: int) -> list[Any]:
     """So many stretches that hold rows."""
     stretches: list[Any] = []
@@ -180,14 +185,14 @@ def test_stretches_come_in_turn_and_fewer_calls_are_open_while_answers_wait(play
     assert all(s.steps == players.steps == ROWS * 2 for s in stretches)
     for seat in players.seats * 2:  # two answers waited: now one call at a time
         players.act(np.full(4, 0.5))
-        assert [call.seat for call in players._open.values()] == [seat]
+        assert called(players) == [seat]
         assert players.recv().ring == seat.index
     for seat in players.seats:
         seat.handle.slow = True
     players.act(np.full(4, 0.5))
     assert players.recv() is EMPTY  # the learner waited
     players.act(np.full(4, 0.5))
-    assert [call.seat for call in players._open.values()] == players.seats
+    assert called(players) == players.seats
     assert players.restarts == 0
 
 
@@ -262,7 +267,7 @@ def test_calls_have_the_newest_weights_old_ones_are_awaited(players, learner, mo
         (stretch,) = receive(players, 1)
         assert stretch.ring == 1
     players.act(np.full(4, 0.5))
-    assert [call.version for call in players._open.values()] == [0, 30]
+    assert [seat.version for seat in called(players)] == [0, 30]
     learner.updates += 1
     assert players.recv() is EMPTY  # player 1 has an answer, and is not asked
     players.seats[0].handle.slow = False
@@ -284,7 +289,7 @@ def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, said
     assert said == ["actor 0 lost (no answer for 63 seconds), begins again"]
     # Also while the other one plays.
     players.act(np.full(4, 0.5))
-    seat = next(iter(players._open.values())).seat
+    seat = called(players)[0]
     seat.handle.slow = True
     CLOCK[0] += 65
     receive(players, 1)
