@@ -23,7 +23,6 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from experiment.settings.config import UsageError
 from experiment.store.files import read, refused
@@ -38,8 +37,9 @@ class Checkpoint:
     """The contents of a checkpoint."""
 
     meta: dict[str, Any]  # plain JSON
-    weights: dict[str, Tensor]  # of the network that acts
-    training: dict[str, Tensor] = field(default_factory=dict)  # the rest; empty for evaluation
+    weights: dict[str, torch.Tensor]  # of the network that acts
+    # The rest; empty for evaluation.
+    training: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def _sync(path: Path) -> None:
@@ -58,8 +58,8 @@ def digest(path: Path) -> str:
 
 def signature(manifest: Mapping[str, Any]) -> str:
     """The SHA-256 of a manifest, without the field that holds it."""
-    body = {k: v for k, v in manifest.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    body = json.dumps({k: v for k, v in manifest.items() if k != "sha256"}, sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -81,8 +81,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
                 raise OSError(errno.ENOSPC, f"cannot write {name}: {error}") from None
             files[name] = digest(temporary / name)
         manifest = {"version": VERSION, **checkpoint.meta, "files": files}
-        text = json.dumps(manifest | {"sha256": signature(manifest)}, indent=1, allow_nan=False)
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        signed = json.dumps(manifest | {"sha256": signature(manifest)}, indent=1, allow_nan=False)
+        (temporary / MANIFEST).write_text(signed, encoding="utf-8")
     return target
 
 
@@ -162,15 +162,17 @@ def lock(run: Path) -> Iterator[None]:
         yield
 
 
-def tensor_tree(**parts: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensor_tree(**parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """{part: {name: array or tensor}} -> {"part.name": tensor}; read-only arrays are copied."""
-    flat = {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()}
     return {
-        name: v if isinstance(v, Tensor) else torch.from_numpy(np.require(v, requirements="W"))
-        for name, v in flat.items()
+        f"{part}.{k}": torch.as_tensor(
+            v if isinstance(v, torch.Tensor) else np.require(v, requirements="W")
+        )
+        for part, state in parts.items()
+        for k, v in state.items()
     }
 
 
-def subtree(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+def subtree(tensors: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
     """The tensors of one part, by their own names."""
     return {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}

@@ -3,15 +3,12 @@
 import errno
 import json
 import os
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_json
-
-MAX_PENDING_ROWS = 10_000  # a few MB of memory while the disk is full
 
 
 class MetricsFile:
@@ -35,8 +32,7 @@ class MetricsFile:
             )
         self._file.truncate(position)
         self.position = position  # bytes: the end of the last whole row
-        # Rows that wait for room on the disk; the oldest are dropped.
-        self.pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)
+        self.pending = b""  # rows that wait for room on the disk
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row of numbers (numpy's too), strings and nulls; NaN becomes null.
@@ -44,20 +40,18 @@ class MetricsFile:
         A full disk is no error.
         """
         line = to_json(row, inf_nan_mode="null", fallback=lambda number: number.item())
-        self.pending.append(line + b"\n")
+        self.pending += line + b"\n"
         with suppress(OSError):
             self._write_pending()
 
     def _write_pending(self) -> None:
-        rows = b"".join(self.pending)
         try:
-            if self._file.write(rows) != len(rows):
+            if self._file.write(self.pending) != len(self.pending):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # only a part went in
         except OSError:
             self._file.truncate(self.position)  # no part of a row may stay
             raise
-        self.position += len(rows)
-        self.pending.clear()
+        self.position, self.pending = self.position + len(self.pending), b""
 
     def sync(self) -> None:
         """Force all rows to the disk before a checkpoint stores `position`. OSError if it fails."""

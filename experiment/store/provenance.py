@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiment import ROOT
+
 
 def machine() -> dict[str, str]:
     """The properties, besides precision, that the bits of a run depend on: CPU and versions."""
@@ -36,13 +38,13 @@ def commit() -> str | None:
     """
     if sent := os.environ.get("RECALL_COMMIT"):
         return sent
-    root = Path(__file__).resolve().parents[2]
-    git = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty=+"]
     # A clone around this folder does not count.
-    inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}
-    with contextlib.suppress(OSError):
-        answer = subprocess.run(git, capture_output=True, text=True, env=inside, check=False)
-        return answer.stdout.strip() or None
+    inside = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    with contextlib.suppress(OSError):  # without git
+        return (
+            subprocess.run(git, capture_output=True, text=True, env=inside).stdout.strip() or None
+        )
     return None
 
 
