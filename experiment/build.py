@@ -170,8 +170,7 @@ def frame_bytes(config: Config) -> int:
 @lru_cache
 def _first_image(game: str, protocol: str) -> np.ndarray:
     """The image [H, W] with which an environment begins."""
-    games = families.open_games(game, 1, families.rules(game, protocol))
-    with closing(games):
+    with closing(families.open_games(game, 1, families.rules(game, protocol))) as games:
         return games.reset(np.ones(1, np.bool_), np.ones(1, np.int64))[0][0].copy()
 
 
@@ -292,11 +291,10 @@ def make_actor(
 
 def make_epsilon(config: Config) -> Callable[[int, int], np.ndarray]:
     """The schedule: (frame, number of envs N) -> epsilon of each env [N]."""
-    if config.exploration == "per-actor":
-        return actor_epsilon
-    return partial(
+    linear = partial(
         linear_epsilon,
         start=config.epsilon_start,
         final=config.epsilon_final,
         frames=config.epsilon_frames,
     )
+    return actor_epsilon if config.exploration == "per-actor" else linear

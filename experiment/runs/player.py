@@ -8,7 +8,6 @@ from torch import Tensor
 
 from agents.networks import QNetwork
 from agents.rows import Rows
-from envs.episodes import EpisodeRecord
 from experiment import build
 from experiment.scores.progress import progress
 from experiment.settings.config import Config
@@ -26,6 +25,8 @@ class Player:
         self.rng = build.rng(config.seed, "exploration")
         self.steps = config.num_envs  # of all envs together in one `recv`
         self.envs = build.make_envs(config, self._protocol)
+        # The episodes that ended in the last `recv`; the end of the environments.
+        self.finished, self.close = self.envs.finished, self.envs.close
         self.actor = build.make_actor(config, network, config.num_envs, self.rng)
         self.is_first = np.ones(self.steps, bool)
         self.prev_reward = np.zeros(self.steps, np.float32)
@@ -55,17 +56,9 @@ class Player:
         self.frame, self.is_first, self.prev_reward = step.frame, step.is_first, step.reward
         return rows
 
-    def finished(self) -> list[EpisodeRecord]:
-        """The episodes that ended in the last `recv`."""
-        return self.envs.finished()
-
     def metrics(self, seconds: float) -> dict[str, float]:
         """Metrics of the seconds since the last row besides the run's own: none."""
         return {}
-
-    def close(self) -> None:
-        """Stop the environments."""
-        self.envs.close()
 
     def state(self) -> dict[str, Mapping[str, Any]]:
         """The state without generator and network: {part: {name: array or tensor}}."""
@@ -79,9 +72,8 @@ class Player:
         """Restore what `state` returned; the envs play their tapes again. Any error on a misfit."""
         self.actor.restore(subtree(training, "actor"))
         loop = subtree(training, "loop")
-        self.is_first[:] = loop["is_first"].numpy()
-        self.prev_reward[:] = loop["prev_reward"].numpy()
+        self.is_first[:], self.prev_reward[:] = loop["is_first"], loop["prev_reward"]
         envs = {k: v.numpy() for k, v in subtree(training, "envs").items()}
-        steps = int(envs["tape_length"].max())
-        with progress("resuming: the games since the last seed", steps, "steps") as report:
+        title, steps = "resuming: the games since the last seed", int(envs["tape_length"].max())
+        with progress(title, steps, "steps") as report:
             self.frame = self.envs.restore(envs, lambda done, total: report(done, ""))

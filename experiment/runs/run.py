@@ -82,7 +82,8 @@ class Run:
         )
         self.epsilon = build.make_epsilon(config)
         self.counters = Counters()
-        self.stop_asked = self._save_failed = self._memory_warned = False
+        # `_trouble`: why the last checkpoint could not be saved.
+        self.stop_asked, self._memory_warned, self._trouble = False, False, ""
         # Callables that get every row of metrics.
         self.listeners: list[Callable[[dict[str, Any]], object]] = []
         try:
@@ -91,13 +92,14 @@ class Run:
                     self._restore(saved)
                 else:
                     self.player.reset()
-                position = saved.meta["metrics_position"] if saved else 0
-                self.metrics = MetricsFile(folder / "metrics.jsonl", position)
+                self.metrics = MetricsFile(
+                    folder / "metrics.jsonl", saved.meta["metrics_position"] if saved else 0
+                )
         except BaseException:
             self.player.close()
             raise
         # Frames and metrics position of the last checkpoint.
-        self._saved = (self.frames, position) if saved else None
+        self._saved = (self.frames, self.metrics.position) if saved else None
         self._row_time = time.monotonic()
         self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row, by activity
         for name, (part, method) in TIMED.items():
@@ -131,8 +133,8 @@ class Run:
 
     def _learning_steps(self) -> int:
         """Steps of all envs since learning began."""
-        since = self.counters.learning_since
-        return 0 if since is None else (self.frames - since) // self.task.frame_skip
+        since = self.counters.learning_since or self.frames
+        return (self.frames - since) // self.task.frame_skip
 
     def record_update(self, metrics: Mapping[str, Tensor]) -> None:
         """Add an update's metrics to the means of the next row; the device is not waited for."""
@@ -158,12 +160,13 @@ class Run:
         done = self.frames >= self.config.frames
         if passed(self.config.log_frames) or done:
             self._write_row(epsilon)
-        if passed(self.config.eval_frames) or (done and self.config.eval_frames):
-            self.counters.evaluation_due = True
+        self.counters.evaluation_due |= passed(self.config.eval_frames) or (
+            done and self.config.eval_frames > 0
+        )
         self.evaluate_if_due()
         # After the rows of its frame. After a failure every row is followed by another attempt.
         if passed(self.config.checkpoint_frames) or (
-            self._save_failed and passed(self.config.log_frames)
+            self._trouble and passed(self.config.log_frames)
         ):
             self.save()
 
@@ -257,8 +260,8 @@ class Run:
         config = self.config
 
         def report(scores: list[float], steps: int) -> None:
-            text = f"{len(scores)} of {config.eval_episodes} episodes  {so_far(scores, steps)}"
-            self.display.show({"evaluated": text})
+            done = f"{len(scores)} of {config.eval_episodes} episodes  {so_far(scores, steps)}"
+            self.display.show({"evaluated": done})
 
         result = evaluate(
             self.learner.acting, config, self.protocol, lambda: self.stop_asked, report=report
@@ -303,7 +306,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. If the disk is full or forbidden, training goes on with a message."""
         self._check_finite()
-        trouble = ""
+        before, self._trouble = self._trouble, ""
         try:
             # Rows first: a checkpoint must not count rows that are not on the disk.
             self.metrics.sync()
@@ -311,13 +314,14 @@ class Run:
                 checkpoints.save(self.folder / "checkpoint", self.state())
             self._saved = (self.frames, self.metrics.position)
         except OSError as error:
-            trouble = (
+            self._trouble = (
                 f"checkpoint at {self.frames:,} frames not saved ({error.strerror or error}); "
                 "training goes on and saving is tried again"
             )
-        if bool(trouble) != self._save_failed:
-            self.display.say(trouble or f"checkpoints are saved again, at {self.frames:,} frames")
-        self._save_failed = bool(trouble)
+        if bool(self._trouble) != bool(before):
+            self.display.say(
+                self._trouble or f"checkpoints are saved again, at {self.frames:,} frames"
+            )
 
     def finish(self) -> None:
         """Save at the end or after a stop, and print the command that goes on with the run.
@@ -325,7 +329,7 @@ class Run:
         UsageError if the checkpoint cannot be written.
         """
         self.save()
-        if self._save_failed:
+        if self._trouble:
             raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
         done = self.frames >= self.config.frames
         untrained = "" if self.learner.updates else " without one update: the agent is untrained,"

@@ -15,9 +15,17 @@ from envs.tapes import repeats_itself
 from experiment import build
 from experiment.runs.run import Run
 from experiment.runs.trackers import tracking
-from experiment.settings import config as settings
 from experiment.settings.cli import command
-from experiment.settings.config import Config, UsageError
+from experiment.settings.config import (
+    Config,
+    UsageError,
+    differences,
+    file_name,
+    flag,
+    from_dict,
+    load,
+    to_yaml,
+)
 from experiment.store import checkpoint as checkpoints
 from experiment.store.files import refused, write_text
 from experiment.store.metrics import read_rows
@@ -37,7 +45,7 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
     if the run cannot begin or go on, or if it stops because a number is no longer finite.
     """
     build.check_config(config)
-    name = config.name or f"{config.preset}-{settings.file_name(config.game)}-s{config.seed}"
+    name = config.name or f"{config.preset}-{file_name(config.game)}-s{config.seed}"
     folder = resume or config.runs_dir / name
     if resume is None:
         build.check_new(config)
@@ -96,12 +104,12 @@ def _resume(config: Config, folder: Path) -> Run:
     """The run at its last checkpoint; at its first frame if it was killed before the first one."""
     path, saved = folder / "config.yaml", None
     if not checkpoints.saved_frames(folder) and is_young(folder, config):
-        check_same(settings.load(path), config)
+        check_same(load(path), config)
         print(f"{folder}: has no checkpoint yet; starts from its first frame, with the same seed")
     else:
         saved = checkpoints.load_latest(folder, training=True, report=print)
         with refused(folder, "resumed from its checkpoint"):
-            check_same(settings.from_dict(saved.meta["config"], str(folder)), config)
+            check_same(from_dict(saved.meta["config"], str(folder)), config)
             now = machine() | {
                 "precision": build.precision(config),
                 "device": config.device,
@@ -112,7 +120,7 @@ def _resume(config: Config, folder: Path) -> Run:
                 print(f"no longer bit for bit the same run: {line}")
     run = Run(config, folder, saved)
     try:  # so that the next resume has the same settings
-        write_text(path, settings.to_yaml(config))
+        write_text(path, to_yaml(config))
     except OSError as error:
         print(f"{path}: not updated ({error})")
     return run
@@ -131,7 +139,7 @@ def _make_folder(folder: Path, config: Config) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        write_text(temporary / "config.yaml", settings.to_yaml(replace(config, name=folder.name)))
+        write_text(temporary / "config.yaml", to_yaml(replace(config, name=folder.name)))
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -146,11 +154,11 @@ def _make_folder(folder: Path, config: Config) -> None:
 
 def check_same(stored: Config, new: Config) -> None:
     """Print the changes that a resume allows. UsageError on one that would change the results."""
-    changes, free = settings.differences(stored, new), FREE_ON_RESUME - {"name", "runs_dir"}
+    changes, free = differences(stored, new), FREE_ON_RESUME - {"name", "runs_dir"}
     if refusals := [line for name, line in changes.items() if name not in FREE_ON_RESUME]:
         raise UsageError(
             f"--resume: would change the meaning of the run: {', '.join(refusals)}; start a new "
-            f"run for that ({', '.join(sorted(map(settings.flag, free)))} may change)"
+            f"run for that ({', '.join(sorted(map(flag, free)))} may change)"
         )
     for name in free & changes.keys():
         print(f"changed     {changes[name]}")
@@ -165,6 +173,5 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                old = signal.signal(number, lambda *_: stop())
-                stack.callback(signal.signal, number, old)
+                stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop()))
         yield

@@ -8,7 +8,6 @@ or end a run. The same command sends an old run by hand:
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -19,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,16 @@ def tracking(
     for kind in KINDS[track]:
         try:
             with open(run / "tracking.log", "ab") as log:
-                process = subprocess.Popen(
-                    [*command, kind, "--follow"],
-                    cwd=ROOT,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C in the terminal is for training only
+                processes.append(
+                    subprocess.Popen(
+                        [*command, kind, "--follow"],
+                        cwd=ROOT,
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,  # Ctrl-C in the terminal is for training only
+                    )
                 )
-            processes.append(process)
         except OSError as error:
             print(
                 f"tracking did not start ({error}); metrics.jsonl is still written",
@@ -195,8 +196,8 @@ def film(run: Path, frames: int) -> Path | None:
         if not path.exists():
             median = sorted(records, key=lambda record: record.score)[len(records) // 2]
             fps = task(median.game, rules(median.game, median.protocol)).fps
-            pictures = replay_colour(median, every_frame=True)
-            write_video(itertools.islice(pictures, FILM_SECONDS * fps), path, fps=fps)
+            pictures = islice(replay_colour(median, every_frame=True), FILM_SECONDS * fps)
+            write_video(pictures, path, fps=fps)
     return path
 
 
@@ -217,10 +218,10 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
     }
     log, finish, video, logs = SINKS[kind](run, json.loads(mark.read_text())["id"], about)
     filmed = [entry["step"] for entry in logs if "film" in entry]
-    position, count, films = 0, 0, []
+    position, count, films, last = 0, 0, [], False
     renderer = ThreadPoolExecutor(1)  # rows do not wait for films
-    while True:
-        last = done.is_set()  # before reading: rows from before `done` are still read
+    while not last:
+        last = done.wait(POLL_SECONDS)  # before reading: rows from before `done` are still read
         rows, position = read_rows(metrics, position) if metrics.exists() else ([], 0)
         for row in rows:
             count, frames = count + 1, row["frames"]
@@ -232,9 +233,6 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
             frames, rendering = films.pop(0)
             if path := rendering.result():
                 log({"film": video(str(path)), "frames": frames}, frames)
-        if last:
-            break
-        done.wait(POLL_SECONDS)
     finish()
 
 
