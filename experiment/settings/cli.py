@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,11 @@ def exit_on_usage_error(main: Main) -> Main:
             print("error: interrupted", file=sys.stderr)
             return 130
         except (UsageError, UnicodeError, OSError) as error:
-            message = str(error)
-            if isinstance(error, OSError) and error.filename:
-                message = f"{error.filename}: {error.strerror}"
+            message = (
+                f"{error.filename}: {error.strerror}"
+                if isinstance(error, OSError) and error.filename
+                else str(error)
+            )
             # The user's words may contain line ends.
             print("error: " + r"\n".join(message.splitlines()), file=sys.stderr)
             return 2
@@ -98,26 +101,20 @@ def _parser(prog: str, default: Settings, description: str) -> argparse.Argument
         for name in owner.__annotations__:
             field, about = fields[name], owner.__pydantic_fields__[name].description  # type: ignore[attr-defined]
             variants, many = field.get("anyOf", [field]), field.get("type") == "array"
-            limits = [
+            limits = " and ".join(
                 f"{sign} {v[key]:g}" for v in variants for key, sign in LIMITS.items() if key in v
-            ]
-            limit = f"{' and '.join(limits)}; " if limits else ""
-            text = f"{about} ({limit}default: {getattr(default, name)})".replace("%", "%%")
-            if field.get("positional"):
-                group.add_argument(
-                    name, nargs="*" if many else "?", metavar=name.upper(), help=text
-                )
-                continue
-            type_name = variants[0]["type"]
+            )
+            limits += "; " if limits else ""
+            text = f"{about} ({limits}default: {getattr(default, name)})".replace("%", "%%")
+            is_word, type_name = field.get("positional"), variants[0]["type"]
             # The value of a flag that stands alone.
             alone = field.get("alone", "True" if type_name == "boolean" else None)
+            values = "|".join(variants[0].get("enum", [TYPES[type_name]]))
             group.add_argument(
-                flag(name),
-                *field.get("aliases", []),
-                dest=name,
-                nargs="?" if alone else "+" if many else None,
+                *([name] if is_word else [flag(name), *field.get("aliases", [])]),
+                nargs=("*" if is_word else "+") if many else "?" if is_word or alone else None,
                 const=alone,
-                metavar="|".join(variants[0].get("enum", [TYPES[type_name]])),
+                metavar=name.upper() if is_word else values,
                 help=text,
             )
     return parser
@@ -177,18 +174,13 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
         TrainCommand(**vars(preset(name))),
         f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}.",
     )
-    sources = [name for name in ("preset", "resume", "config") if name in flags]
-    if len(sources) > 1:
-        one, other = sources[:2]
+    for one, other in pairwise(name for name in ("preset", "resume", "config") if name in flags):
         raise UsageError(f"{flag(other)} {flags[other]}: takes the place of {one} {flags[one]}")
-    resume, file = flags.pop("resume", None), flags.pop("config", None)
-    if resume is not None:
-        for name in flags.keys() & {"name", "runs_dir"}:
-            raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
-    folder = None if resume is None else Path(resume)
-    path = file if folder is None else folder / "config.yaml"
-    start = preset(flags.get("preset", "drqn")) if path is None else load(Path(path))
+    for name in flags.keys() & {"name", "runs_dir"} if "resume" in flags else ():
+        raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
+    folder, file = (Path(flags.pop(k)) if k in flags else None for k in ("resume", "config"))
+    path = folder / "config.yaml" if folder else file
+    start = load(path) if path else preset(flags.get("preset", "drqn"))
     config = override(start, flags)
-    in_file = {} if file is None else differences(preset(start.preset), start)
-    check_effect(config, [*flags, *in_file])
+    check_effect(config, [*flags, *(differences(preset(start.preset), start) if file else ())])
     return config, folder

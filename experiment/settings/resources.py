@@ -19,8 +19,7 @@ def _groups() -> Iterator[Path]:
     """The folders of this process's control groups (version 1 or 2) and of those around them."""
     for line in _read(MEMBERSHIP).splitlines():
         _, controllers, path = line.split(":", 2)
-        base = CGROUPS / controllers
-        inner = base / path.strip("/")
+        base, inner = CGROUPS / controllers, CGROUPS / controllers / path.strip("/")
         yield from (group for group in (inner, *inner.parents) if group.is_relative_to(base))
 
 
