@@ -279,8 +279,8 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
     for old in ("hide_probability", "observe_parameter"):
         if (number := data.pop(old, None)) is not None:
             data["observe"] = f"{data.get('observe')}:{number}"
-    if data.get("munchausen") is False:  # as in every past result
-        del data["munchausen"]
+    # Off in every past result.
+    data = {k: v for k, v in data.items() if k != "munchausen" or v is not False}
     with named(source):
         return TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
 

@@ -25,8 +25,11 @@ def _groups() -> Iterator[Path]:
 
 def cores() -> int:
     """Cores that this process may use, at least 1: by affinity and by the container's quota."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
-    limit = float(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
+    limit = float(
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")  # not on macOS
+        else os.cpu_count() or 1
+    )
     for group in _groups():
         version_1 = _read(group / "cpu.cfs_quota_us") + _read(group / "cpu.cfs_period_us")
         # Without a quota the first word is "max" or -1.
