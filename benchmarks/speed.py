@@ -20,18 +20,24 @@ SAME = PLAIN + (
 )
 # One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
 AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
-AT_PFRL = SAME + (
-    "--trace-lambda None --burn-in 0 --unroll 10 --samples-per-step 80 --target-period 2500 "
-    "--hidden 0 --core-size 512 --sequence-stride 1 --last-action-reward False --max-grad-norm None"
+AT_PFRL = (
+    "--frame-stack 1 "
+    + SAME
+    + (
+        "--trace-lambda None --burn-in 0 --unroll 10 --samples-per-step 80 --target-period 2500 "
+        "--hidden 0 --core-size 512 --sequence-stride 1 --last-action-reward False --max-grad-norm None"
+    )
 )
 # The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
-BEFORE = PLAIN + "--center True --learning-rate 2.5e-4 --batch-size 16 --start-rows 2000"
+BEFORE = PLAIN + (
+    "--center True --learning-rate 2.5e-4 --batch-size 16 --start-rows 2000 --parts 2"
+)
 SB3, PFRL = ("sb3, 1 env", "sb3, 8 envs"), ("pfrl",)
 OURS = [sys.executable, "-m", "benchmarks.ours"]
 PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
 COMMANDS = {
-    "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split()],
-    "drqn at pfrl's settings": [*OURS, "drqn", "--frame-stack", "1", *AT_PFRL.split()],
+    "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split(), "--parts", "1"],
+    "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split(), "--parts", "2"],
     "everyday drqn": [*OURS, "drqn", "--frame-stack", "1", *BEFORE.split()],
     "everyday dqn": [*OURS, "dqn", *BEFORE.split()],
     "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
@@ -42,7 +48,7 @@ COMMANDS = {
 # users too.
 ALONE = ", 1 thread"
 COMMANDS |= {
-    name + ALONE: [*COMMANDS[name], "--threads", "1", "--parts", "1"] for name in list(COMMANDS)[:2]
+    name + ALONE: [*COMMANDS[name][:-1], "1", "--threads", "1"] for name in list(COMMANDS)[:2]
 }
 COMMANDS |= {name + ALONE: COMMANDS[name] for name in ("sb3, 8 envs", "pfrl")}  # OMP_NUM_THREADS
 BUSY = "import os\nwhile os.getppid() == {parent}: sum(range(100000))"

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"game": "breakout", "frames": 1_600, "num_envs": 2, "threads": 1, "track": "none"}
 SETTINGS |= {"replay_rows": 240, "start_rows": 80}  # less than the run's: the ring goes round
 SETTINGS |= {"torso": "dqn-2013", "hidden": 32, "core_size": 16, "batch_size": 4, "burn_in": 8}
+SETTINGS |= {"parts": 2}
 SETTINGS |= {"samples_per_step": 1.0, "epsilon_final": 0.3, "epsilon_frames": 2_000}
 # A new agent that never fires would play for half an hour.
 SETTINGS |= {"eval_frames": 0, "eval_episodes": 1, "eval_epsilon": 0.5}

@@ -98,6 +98,7 @@ PRESETS["drqn-2015"] = PRESETS["dqn-10"] | {
     "hidden": 0,
     "update": "random",
     "unroll": 10,
+    "parts": 2,
     "target_period": 250,
 }
 PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
@@ -110,6 +111,7 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
     "priority_exponent": 0.9,
     "samples_per_step": 1.5,
     "batch_size": 64,
+    "parts": 2,
     "burn_in": 40,
     "unroll": 80,
     "n_step": 5,
