@@ -64,9 +64,8 @@ class Actor:
         parts = [(inputs.lanes(part), before[part]) for part in cut(len(lanes), count)]
         q_lanes, states = zip(*share(self._forward, parts), strict=True)
         self.core_state = self.core_state.index_copy(0, index, torch.cat(states))
-        q_played = torch.cat(q_lanes).cpu().numpy()  # [n, A]
-        self.q = np.zeros((len(frame), q_played.shape[1]), np.float32)  # [N, A]
-        self.q[lanes] = q_played
+        self.q = np.zeros((len(frame), self.network.num_actions), np.float32)  # [N, A]
+        self.q[lanes] = torch.cat(q_lanes).cpu().numpy()
         self._action = epsilon_greedy(self.q, epsilon, self.rng)
         return self._action
 

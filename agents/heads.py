@@ -22,6 +22,13 @@ class LastLinear(nn.Linear):
             return super().forward(input.to(self.weight.dtype))
 
 
+def fully_connected(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
+    """The modules of a layer with ReLU and, with `norm`, LayerNorm; none for 0 outputs."""
+    if not outputs:
+        return []
+    return [nn.Linear(inputs, outputs), *[nn.LayerNorm(outputs)] * norm, nn.ReLU()]
+
+
 class Head(nn.Module):
     """Q itself, trained with the TD loss of the settings: K = N = 1. The base of the other heads.
 
@@ -37,12 +44,9 @@ class Head(nn.Module):
         super().__init__()
 
         def stream(outputs: int) -> nn.Module:
-            if not hidden:
-                return LastLinear(input_size, outputs)
-            between = [nn.LayerNorm(hidden)] if norm else []
-            return nn.Sequential(
-                nn.Linear(input_size, hidden), *between, nn.ReLU(), LastLinear(hidden, outputs)
-            )
+            before = fully_connected(input_size, hidden, norm)
+            last = LastLinear(hidden or input_size, outputs)
+            return nn.Sequential(*before, last) if before else last
 
         self.shape, self.td_loss = (num_actions, self.outputs), losses.LOSSES[loss]
         self.advantage = stream(num_actions * self.outputs)

@@ -43,9 +43,8 @@ class CenteredRmsProp(torch.optim.Optimizer):
                 p.addcdiv_(p.grad, slots["variance"].sqrt() + group["eps"], value=-group["lr"])
 
 
-OPTIMIZERS: dict[
-    str, Callable[..., torch.optim.Optimizer]
-] = {  # of torch: fused if there is a fused one
+# Those of torch are fused if there is a fused one.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "radam": partial(torch.optim.RAdam, foreach=True),
     "rmsprop": CenteredRmsProp,
@@ -290,14 +289,13 @@ class Learner:
 
 
 def regression_target(
-    settings: LearnerSettings, updates: int, batch: Sequence, selects: Tensor, values: Tensor
+    s: LearnerSettings, updates: int, batch: Sequence, selects: Tensor, values: Tensor
 ) -> Tensor:
     """Targets [T, B, N] in the network's value scale.
 
     `selects` selects the next action, `values` evaluates it: z [T + n, B, A, N] each, of the
     unrolled rows and the n rows after them.
     """
-    s = settings
     reward, terminated, truncated = (x[s.burn_in :, :, None] for x in batch[2:5])  # [T + n, B, 1]
     if s.reward_clip is not None:
         reward = reward.clamp(-s.reward_clip, s.reward_clip)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from agents.cores import CORES, Core
 from agents.fields import FORBID, Count, Whole, one_of
-from agents.heads import HEADS
+from agents.heads import HEADS, fully_connected
 from agents.losses import LOSSES
 from agents.rows import Inputs
 
@@ -167,15 +167,12 @@ class ConvTorso(Torso):
         for outputs, kernel, stride, padding, side in layers:
             conv = nn.Conv2d if modules else first
             modules.append(conv(inputs, outputs, kernel, stride, padding))
-            if pool:
-                modules.append(nn.MaxPool2d(3, 2, padding=1))
+            modules += [nn.MaxPool2d(3, 2, padding=1)] * pool
             modules += [Residual(outputs, side, norm) for _ in range(residuals)]
             if not residuals:
-                modules += [*([ChannelsLastNorm(outputs, side)] if norm else []), nn.ReLU()]
+                modules += [*[ChannelsLastNorm(outputs, side)] * norm, nn.ReLU()]
             inputs = outputs
-        if residuals:
-            modules.append(nn.ReLU())
-        super().__init__(*modules, ChannelsLastFlatten())
+        super().__init__(*modules, *[nn.ReLU()] * (residuals > 0), ChannelsLastFlatten())
         self.tile, self.output_size = tile, layers[-1][0] * layers[-1][-1] ** 2
 
 
@@ -265,15 +262,11 @@ class QNetwork(nn.Module):
         self.num_actions = num_actions
         torso = TORSOS[s.torso](s.frame_stack, s.norm, frame_shape)
         self.conv: Torso = torso.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        norm = [nn.LayerNorm(s.hidden)] if s.norm else []
-        self.fc = nn.Sequential(
-            *([nn.Linear(torso.output_size, s.hidden), *norm, nn.ReLU()] if s.hidden else [])
-        )
-        features = s.hidden or torso.output_size
-        extra = num_actions + 1 if s.last_action_reward else 0
+        self.fc = nn.Sequential(*fully_connected(torso.output_size, s.hidden, s.norm))
+        features = (s.hidden or torso.output_size) + (num_actions + 1) * s.last_action_reward
         plane = torso.planes(torch.zeros(1, 1, *frame_shape, dtype=torch.uint8)).shape[2:]
         self.pixels = RunningStandard(plane) if s.standardize else None
-        self.core: Core = CORES[s.core](features + extra, s.core_size)
+        self.core: Core = CORES[s.core](features, s.core_size)
         self.state_size = self.core.state_size
         self.head = HEADS[s.head](
             self.core.output_size, num_actions, s.head_hidden, s.dueling, s.norm, s.loss

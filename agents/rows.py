@@ -51,12 +51,7 @@ class Inputs(NamedTuple):
 
     def to(self, device: torch.device) -> "Inputs":
         """A copy on `device`, except `is_first`: the host reads it to reset the core."""
-        frames, is_first, *rest = self
-        return Inputs(
-            frames.to(device, non_blocking=True),
-            is_first,
-            *(x.to(device, non_blocking=True) for x in rest),
-        )
+        return Inputs(*(x if x is self.is_first else x.to(device, non_blocking=True) for x in self))
 
 
 class Sequence(NamedTuple):
