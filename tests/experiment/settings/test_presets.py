@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.learner import Learner, LearnerSettings
 from agents.networks import NetworkSettings, QNetwork
@@ -57,14 +58,6 @@ def features(w: Weights, stack: Tensor) -> Tensor:
     return (w["fc.0.weight"] @ x + w["fc.0.bias"]).relu() if "fc.0.weight" in w else x
 
 
-def lstm_cell(w: Weights, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    z = w["core.cell.weight_ih_l0"] @ x + w["core.cell.bias_ih_l0"]
-    z = z + w["core.cell.weight_hh_l0"] @ h + w["core.cell.bias_hh_l0"]
-    i, f, g, o = z.chunk(4)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
-
-
 def stream(w: Weights, name: str, x: Tensor) -> Tensor:
     if f"head.{name}.weight" in w:
         return w[f"head.{name}.weight"] @ x + w[f"head.{name}.bias"]
@@ -90,7 +83,9 @@ def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tenso
         if config.core == "lstm":
             if first:
                 h, c = torch.zeros_like(h), torch.zeros_like(c)
-            h, c = lstm_cell(w, x, h, c)
+            sides = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
+            cell = [w[f"core.cell.{side}"] for side in sides]
+            h, c = (new[0] for new in torch.lstm_cell(x[None], (h[None], c[None]), *cell))
             if t < config.burn_in:
                 h, c = h.detach(), c.detach()
             x = h
@@ -146,38 +141,15 @@ def reference_loss(
     return total / rows, priorities
 
 
-Memory = dict[str, Tensor]  # of a weight: running means of its gradient and of the square
-
-
-def rmsprop(config: Config, g: Tensor, memory: Memory, step: int) -> Tensor:
-    """The change of a weight with gradient g, before the learning rate."""
-    memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
-    memory["mean"] = 0.95 * memory["mean"] + 0.05 * g
-    return g / ((memory["square"] - memory["mean"] ** 2).sqrt() + config.optimizer_epsilon)
-
-
-def adadelta(config: Config, g: Tensor, memory: Memory, step: int) -> Tensor:
-    memory["square"] = 0.95 * memory["square"] + 0.05 * g**2
-    eps = config.optimizer_epsilon
-    change = g * ((memory["mean"] + eps) / (memory["square"] + eps)).sqrt()
-    memory["mean"] = 0.95 * memory["mean"] + 0.05 * change**2  # of the changes
-    return change
-
-
-def adam(config: Config, g: Tensor, memory: Memory, step: int) -> Tensor:
-    memory["mean"] = 0.9 * memory["mean"] + 0.1 * g
-    memory["square"] = 0.999 * memory["square"] + 0.001 * g**2
-    mean, square = memory["mean"] / (1 - 0.9**step), memory["square"] / (1 - 0.999**step)
-    return mean / (square.sqrt() + config.optimizer_epsilon)
-
-
+adam, adadelta = torch.optim.Adam, partial(torch.optim.Adadelta, rho=0.95)
+rmsprop = partial(torch.optim.RMSprop, alpha=0.95, centered=True)
 SMALL = dict(precision="fp32", batch_size=B)
 PLAIN = dict(norm=False, center=False, standardize=False, torso="nature", head="mean", hidden=7)
 R2D2 = dict(hidden=7, core_size=6, head_hidden=5, burn_in=3, unroll=5, n_step=3)
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "step_of"),
+    ("name", "changes", "reference"),
     [
         ("dqn-2015", dict(hidden=7), rmsprop),
         ("dqn-2015", dict(hidden=7, head="qr"), rmsprop),
@@ -190,30 +162,29 @@ R2D2 = dict(hidden=7, core_size=6, head_hidden=5, burn_in=3, unroll=5, n_step=3)
         ("dqn", PLAIN | dict(unroll=5, n_step=2), adam),
     ],
 )
-def test_updates_of_a_papers_agent_equal_the_reference(name, changes, step_of) -> None:
+def test_updates_of_a_papers_agent_equal_the_reference(name, changes, reference) -> None:
     config = override(preset(name), SMALL | changes)
     network, learner = parts(config)
     target = {k: v.clone() for k, v in learner.target.state_dict().items()}
-    weights = {k: v.detach().clone() for k, v in network.named_parameters()}
-    memory = {k: dict(mean=0 * v, square=0 * v) for k, v in weights.items()}
+    weights = {k: v.detach().clone().requires_grad_() for k, v in network.named_parameters()}
+    optimizer = reference(weights.values(), lr=config.learning_rate, eps=config.optimizer_epsilon)
     for step in (1, 2, 3):
         batch = make_batch(config, network.state_size, seed=step)
-        online = {k: v.clone().requires_grad_() for k, v in weights.items()}
-        loss, priorities = reference_loss(config, online, target, batch)
-        gradients = torch.autograd.grad(loss, list(online.values()))
-        norm = torch.stack([g.norm() for g in gradients]).norm()
-        scale = min(1.0, (config.max_grad_norm or float("inf")) / (norm.item() + 1e-6))
-        for (k, p), g in zip(weights.items(), gradients, strict=True):
-            weights[k] = p - config.learning_rate * step_of(config, g * scale, memory[k], step)
-            if config.average:
-                target[k] = torch.lerp(weights[k], target[k], step / (step + 10))
+        loss, priorities = reference_loss(config, weights, target, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(weights.values(), config.max_grad_norm or float("inf"))
+        optimizer.step()
+        if config.average:
+            share = step / (step + 10)
+            target = {k: torch.lerp(p.detach(), target[k], share) for k, p in weights.items()}
 
         told = learner.update(batch)
-        assert told.metrics["loss"] == pytest.approx(loss.item(), rel=1e-6)
-        assert told.metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-6)
+        assert told.metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
+        assert told.metrics["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-6)
         np.testing.assert_allclose(told.priority, priorities, rtol=1e-6)
         for k, p in learner.online.named_parameters():
-            torch.testing.assert_close(p.detach(), weights[k], rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(p, weights[k], rtol=1e-6, atol=1e-8)
 
 
 OTHER = dict(trace_lambda=0.3, trace_lambda_start=0.5, trace_lambda_updates=4, discount=0.5)
