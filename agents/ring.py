@@ -184,9 +184,8 @@ class Ring:
         if self._tree:
             now = self.origins
             new = np.arange(max(before.stop, now.start), now.stop)
-            value = np.full(len(new), self._max_priority**self._exponent)
-            count = min(len(new), len(priority))
-            value[len(new) - count :] = priority[len(priority) - count :]
+            largest = np.full(len(new), self._max_priority**self._exponent)
+            value = np.concatenate([largest, priority])[len(priority) :]
             overwritten = np.arange(before.start, min(now.start, before.stop))
             self._tree.set(overwritten % self._places, 0.0)
             self._tree.set(new % self._places, value)
