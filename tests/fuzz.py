@@ -6,7 +6,6 @@ Each input must end with status 0, or with status 2 and one line on standard err
 printed with its number, which with the same seed makes it again, and the status is 1.
 """
 
-import argparse
 import contextlib
 import functools
 import io
@@ -100,7 +99,7 @@ class Lab:
         assert read_record(self.true / self.best) == 0
 
     def resume(self) -> int:
-        return train_program.main(["--resume", str(self.work)])
+        return small.resume(self.work)
 
     def spoil(self, draw, path: Path, load=json.loads, dump=json.dumps) -> None:
         """Damage the file's bytes, or lie about one of its values."""
@@ -185,10 +184,8 @@ def too_long(*_: object) -> None:
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(words)
+    about = "Feed the commands with damaged files, made-up files and wrong command lines."
+    options = small.options("fuzz", words, about, inputs=100_000, seed=1)
     signal.signal(signal.SIGALRM, too_long)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:

@@ -1,6 +1,7 @@
 """Small real runs for the tests of resume, faults and determinism, and what two equal runs have in
 common."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -28,6 +29,11 @@ SETTINGS |= {"samples_per_step": 1.0, "epsilon_final": 0.3, "epsilon_frames": 2_
 # A new agent that never fires would play for half an hour.
 SETTINGS |= {"eval_frames": 0, "eval_episodes": 1, "eval_epsilon": 0.5}
 SETTINGS |= {"checkpoint_frames": 800, "log_frames": 400}
+# Flags of the runs of a small study, besides --frames and --eval-frames.
+OF_STUDY = (
+    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --torso dqn-2013 "
+    "--samples-per-step 1 --log-frames 400 --checkpoint-frames 400 --track none"
+).split()
 TIMES = ("time_environment", "time_acting", "time_sampling", "time_learning")
 WALL_CLOCK = ("seconds", "frames_per_second", "steps_per_second", *TIMES)
 OF_THE_SITTING = (*WALL_CLOCK, "files", "sha256", "machine")
@@ -136,6 +142,14 @@ def launch(words: list[str], log: Path, **others: Any) -> subprocess.Popen[Any]:
 def environment() -> dict[str, str]:
     """Without a key or a folder of a tracker."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "TRACKIO_"))}
+
+
+def options(module: str, words: list[str], about: str, **defaults: Any) -> argparse.Namespace:
+    """The values of a harness's flags, each of the type of its default."""
+    parser = argparse.ArgumentParser(f"python -m tests.{module}", description=about)
+    for name, default in defaults.items():
+        parser.add_argument(flag(name), type=type(default), default=default, help="(%(default)s)")
+    return parser.parse_args(words)
 
 
 def sign(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -1,9 +1,11 @@
 """Train for a long time; measure memory, open files, threads and speed, and fit a line to each.
 
 python -m tests.soak --minutes 60 [--out soak.json] [--runs-dir runs] [train.py's flags after --]
+
+It measures for so many minutes after the replay is full, and until so many frames were played; so
+many seconds lie between two measurements. The run is thrown away unless it has a --runs-dir.
 """
 
-import argparse
 import contextlib
 import json
 import sys
@@ -40,10 +42,10 @@ def report(samples: list[dict[str, float]]) -> dict[str, Any]:
     result: dict[str, Any] = {"samples": len(samples), "minutes": minutes}
     for name in FIGURES:
         v = [s[name] for s in samples]
-        found = {"first": v[0], "last": v[-1], "least": min(v), "most": max(v)}
-        found["first_quarter"] = round(float(np.mean(v[:quarter])), 2)
-        found["last_quarter"] = round(float(np.mean(v[-quarter:])), 2)
-        result[name] = found | {"slope_per_hour": round(float(np.polyfit(hours, v, 1)[0]), 3)}
+        result[name] = {"first": v[0], "last": v[-1], "least": min(v), "most": max(v)}
+        result[name]["first_quarter"] = round(float(np.mean(v[:quarter])), 2)
+        result[name]["last_quarter"] = round(float(np.mean(v[-quarter:])), 2)
+        result[name]["slope_per_hour"] = round(float(np.polyfit(hours, v, 1)[0]), 3)
     return result
 
 
@@ -80,22 +82,17 @@ def watch(process, folder, seconds, frames, every) -> list[dict[str, float]]:
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m tests.soak", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--minutes", type=float, default=60.0, help="measured after the replay is full")
-    add("--frames", type=int, default=0, help="measured until so many were played, too")
-    add("--seconds", type=float, default=10.0, help="between two measurements")
-    add("--out", type=Path, default=Path("soak.json"))
-    add("--runs-dir", type=Path, help="keep the run, as RUNS_DIR/soak; default: it is thrown away")
-    add("train", nargs="*", default=DEFAULT, help="preset and flags of train.py, after --")
-    options = parser.parse_args(words)
+    place = words.index("--") if "--" in words else len(words)
+    train = words[place + 1 :] or DEFAULT
+    measured: dict[str, Any] = {"minutes": 60.0, "frames": 0, "seconds": 10.0}
+    files = {"out": Path("soak.json"), "runs_dir": ""}
+    options = small.options("soak", words[:place], __doc__, **measured, **files)
     with contextlib.ExitStack() as stack:
-        home = options.runs_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        home = Path(options.runs_dir or stack.enter_context(tempfile.TemporaryDirectory()))
         home.mkdir(parents=True, exist_ok=True)
         folder, log = home / "soak", home / "soak.log"
         more = ["--frames", str(10**12), "--runs-dir", str(home), "--name", "soak"]
-        command = small.command(*options.train, *more)
-        process = small.launch(command, log)
+        process = small.launch(small.command(*train, *more), log)
         try:
             samples = watch(process, folder, options.minutes * 60, options.frames, options.seconds)
         finally:
@@ -106,7 +103,7 @@ def main(words: list[str]) -> int:
             print(log.read_text()[-3000:], error, sep="\n", file=sys.stderr)
             return 1
         frames = last_row(folder)["frames"]
-    result = {"command": ["train.py", *options.train], "frames": frames, **report(samples)}
+    result = {"command": ["train.py", *train], "frames": frames, **report(samples)}
     options.out.write_text(json.dumps({**result, "measured": samples}, indent=1) + "\n")
     for name, unit in FIGURES.items():
         told = ", ".join(f"{k} {v:g}" for k, v in result[name].items())

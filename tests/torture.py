@@ -6,10 +6,11 @@ The seed draws agent, game, screen, replay and kills (docs/reliability.md). The 
 resume failed or ended otherwise.
 """
 
-import argparse
 import contextlib
+import itertools
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,19 +48,16 @@ def wait_and_kill(process, folder: Path, draw: random.Random, length: int) -> st
     number = draw.choice(SIGNALS)
     kind = draw.choice(("frame", "frame", "frame", "checkpoint", "start"))
     if kind == "start":  # imports, reading the checkpoint, playing tapes again
-        number, end = signal.SIGKILL, time.monotonic() + 8 * draw.random()
-        while process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
+        number, before, later = signal.SIGKILL, lambda: False, 8.0
     elif kind == "checkpoint":
-        writing = folder / "checkpoint" / ".writing"
-        while process.poll() is None and not writing.exists():
-            pass
-        time.sleep(0.02 * draw.random())
+        before, later = (lambda: not (folder / "checkpoint" / ".writing").exists()), 0.02
     else:  # once some of the rows still to come are there, and a little later
         target = bytes_written(folder) + (length - bytes_written(folder)) * draw.random() * 0.6
-        while process.poll() is None and bytes_written(folder) < target:
-            time.sleep(0.005)
-        time.sleep(0.3 * draw.random())
+        before, later = (lambda: bytes_written(folder) < target), 0.3
+    while process.poll() is None and before():
+        time.sleep(0.0005)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(later * draw.random())
     if process.poll() is not None:
         return None
     process.send_signal(number)
@@ -68,48 +66,42 @@ def wait_and_kill(process, folder: Path, draw: random.Random, length: int) -> st
 
 
 def main(words: list[str]) -> int:
-    about = "Kill, resume and compare real runs."
-    parser = argparse.ArgumentParser("python -m tests.torture", description=about)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--game", default="", help=f"default: {', '.join(GAMES)} in turn")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--frames", type=int, default=8_000, help="of each run")
-    options = parser.parse_args(words)
-    draw = random.Random(options.seed)
-    kills = resumes = mismatches = number = 0
+    about, defaults = "Kill, resume and compare real runs.", {"kills": 20, "game": ""}
+    options = small.options("torture", words, about, **defaults, seed=1, frames=8_000)
+    draw, killed, resumes, mismatches, number = random.Random(options.seed), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as home:
-        while kills < options.kills:
+        while killed < options.kills:
             preset, settings = draw_trial(draw, number, options.game)
             settings["frames"] = options.frames
             runs = Path(home) / str(number)
             runs.mkdir()
             told = ", ".join(f"{k} {v}" for k, v in settings.items())
             print(f"trial {number}: {preset} {told}", flush=True)
-            log, folder, done = runs / "log", runs / "killed", 0
+            log, folder = runs / "log", runs / "killed"
             with log.open("a") as file, contextlib.redirect_stdout(file):
                 length = bytes_written(small.start(runs, "whole", preset, **settings))
-            new = small.words(runs, "killed", preset, **settings)
-            while True:
+            for done in itertools.count():
                 resumed = folder.is_dir()  # it begins anew if it was killed before it had one
+                new = small.words(runs, "killed", preset, **settings)
                 command = small.command(*(["--resume", str(folder)] if resumed else new))
                 process = small.launch(command, log)
                 resumes += resumed
-                if kills == options.kills or done == KILLS_A_TRIAL:
+                more = killed < options.kills and done < KILLS_A_TRIAL
+                if not more or not (how := wait_and_kill(process, folder, draw, length)):
                     break
-                if not (how := wait_and_kill(process, folder, draw, length)):
-                    break
-                kills, done = kills + 1, done + 1
-                print(f"  kill {kills}: {how}", flush=True)
-            wrong = ["a resumed run failed"]
-            if process.wait() == 0:
-                wrong = small.differences(runs / "whole", folder)
+                killed += 1
+                print(f"  kill {killed}: {how}", flush=True)
+            failed = process.wait()
+            wrong = (
+                ["a resumed run failed"] if failed else small.differences(runs / "whole", folder)
+            )
             mismatches += bool(wrong)
             if wrong:
                 print(f"  MISMATCH: {', '.join(wrong[:10])}\n{log.read_text()[-3000:]}", flush=True)
             else:
                 print(f"  as the run that was never stopped, after {done} kills", flush=True)
             number += 1
-    print(f"kills {kills}, resumes {resumes}, mismatches {mismatches}")
+    print(f"kills {killed}, resumes {resumes}, mismatches {mismatches}")
     return 1 if mismatches else 0
 
 

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -199,14 +198,8 @@ def differences(folder: Path) -> list[str]:
 
 
 def main(words: list[str]) -> int:
-    if words[:1] == ["learn"]:
-        return learn(Path(words[1]), words[2:])
-    about = "Kill parts of a run on Ray, check its rows."
-    parser = ArgumentParser("python -m tests.torture_actors", description=about)
-    for name, count in (("players", 20), ("nodes", 3), ("learners", 2)):
-        parser.add_argument(f"--{name}", type=int, default=count, help=f"kills; default: {count}")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(words)
+    about = "Kill so many players, nodes and learners of a run on Ray, check its rows."
+    options = small.options("torture_actors", words, about, players=20, nodes=3, learners=2, seed=1)
     draw, kills = random.Random(options.seed), (options.players, options.nodes, options.learners)
     events = np.repeat(("player", "node", "learner"), kills).tolist()
     draw.shuffle(events)
@@ -225,4 +218,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["learn"]:
+        sys.exit(learn(Path(sys.argv[2]), sys.argv[3:]))
     sys.exit(main(sys.argv[1:]))
