@@ -60,11 +60,10 @@ def b(seed):
 
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_n_step_targets(b, n) -> None:
-    def returns(r, d, v, k):
-        return rlax.n_step_bootstrapped_returns(r, d, v, n, k)
-
     ours = losses.n_step_target(b.reward, b.discount, b.trace, b.value, n)
-    close(ours, lanes(returns, *b.steps, b.value[1:], b.trace[1:])[: T - n])
+    columns = *b.steps, b.value[1:], b.trace[1:]
+    theirs = lanes(lambda r, d, v, k: rlax.n_step_bootstrapped_returns(r, d, v, n, k), *columns)
+    close(ours, theirs[: T - n])
 
 
 @pytest.mark.parametrize("trace", [0.0, 0.65, 1.0])
@@ -84,9 +83,9 @@ def test_double_q_td_errors(b) -> None:
 
 def test_huber_and_value_rescaling_and_its_inverse(seed) -> None:
     x = 50 * torch.randn(100, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    close(losses.huber(x), rlax.huber_loss(jnp.asarray(x.numpy())))
-    close(losses.rescale(x), rlax.signed_hyperbolic(jnp.asarray(x.numpy())))
-    close(losses.unscale(x), rlax.signed_parabolic(jnp.asarray(x.numpy())))
+    theirs = rlax.huber_loss, rlax.signed_hyperbolic, rlax.signed_parabolic
+    for own, their in zip((losses.huber, losses.rescale, losses.unscale), theirs, strict=True):
+        close(own(x), their(jnp.asarray(x.numpy())))
 
 
 def test_transformed_n_step_targets(b) -> None:
@@ -101,17 +100,14 @@ def test_transformed_n_step_targets(b) -> None:
 
 def test_quantile_losses_of_double_qr_dqn(b) -> None:
     tau = (jnp.arange(N) + 0.5) / N
-
-    def loss(z, *others):
-        return rlax.quantile_q_learning(z, tau, *others, huber_param=1.0)
-
     value = losses.double_q_value(b.z_next.mean(-1), b.z_next)  # [T, B, N]
     columns = (x[..., None] for x in (b.reward, b.discount, torch.ones_like(b.trace)))
     target = losses.n_step_target(*columns, value, 1)
     played = losses.at_action(b.z, b.action)[:-1]
     ours = losses.quantile_huber(target[..., None, :] - played[..., None])
     now, after = b.z[:-1].transpose(-1, -2), b.z_next[1:].transpose(-1, -2)
-    close(ours, rows(loss, now, b.action[:-1], *b.steps, after, after))
+    columns = now, b.action[:-1], *b.steps, after, after
+    close(ours, rows(lambda z, *rest: rlax.quantile_q_learning(z, tau, *rest, 1.0), *columns))
 
 
 def test_hl_gauss_is_the_cross_entropy_of_a_normal_histogram(seed) -> None:

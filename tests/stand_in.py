@@ -7,8 +7,6 @@ before the process's first backward pass (tests/conftest.py): torch counts its d
 
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ AGENTS = str(Path(__file__).resolve().parents[1] / "agents")
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
 READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal}
-reads_raise = [False]
+reads_raise = False  # whether the host may not wait for a value of the device
 
 
 class Backend(_DummyBackendModule):
@@ -70,7 +68,7 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     to_host = device is not None and device.type == "cpu"
     to_host |= func is aten.copy_.default and not isinstance(args[0], Remote)
-    if reads_raise[0] and (to_host or func.overloadpacket in READS):
+    if reads_raise and (to_host or func.overloadpacket in READS):
         raise RuntimeError(f"{func}: the host waits for the device")
     kwargs |= {"device": torch.device("cpu")} if device else {}
     args, kwargs = tree_map_only(Remote, lambda x: x.held, (args, kwargs))
@@ -92,16 +90,6 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, *biases: Tensor) -> tuple[Tensor,
 libraries = [torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")]
 libraries[0].fallback(lambda op, *args, **kwargs: compute(op, args, kwargs), "PrivateUse1")
 libraries[1].impl("_thnn_fused_lstm_cell", lstm_cell, "AutogradPrivateUse1")
-
-
-@contextmanager
-def no_reads() -> Iterator[None]:
-    """The host may not wait for a value of the device."""
-    reads_raise[0] = True
-    try:
-        yield
-    finally:
-        reads_raise[0] = False
 
 
 class Moves(TorchFunctionMode):

@@ -1,6 +1,8 @@
-import numpy as np
+from functools import partial
+
 import pytest
 import torch
+from torch import sigmoid
 
 from agents.cores import CORES, Lstm1997
 
@@ -9,7 +11,7 @@ T, B, D, H = 9, 4, 5, 6
 # share row 4.
 IS_FIRST = torch.zeros(T, B, dtype=torch.bool)
 IS_FIRST[[0, 4, 5, 4, 8], [1, 2, 2, 3, 3]] = True
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+assert_close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 def normal(*shape, seed=1):
@@ -20,10 +22,6 @@ def make(name):
     """A core in fp64, and states [B, S] for it."""
     core = CORES[name](D, H).double()
     return core, normal(B, core.state_size, seed=2)
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -42,7 +40,7 @@ def parts(w, x, h, gates):
     """Input and recurrent part of each gate, in torch's order of weights."""
     of_x = x @ w["cell.weight_ih_l0"].T + w["cell.bias_ih_l0"]
     of_h = h @ w["cell.weight_hh_l0"].T + w["cell.bias_hh_l0"]
-    return zip(np.split(of_x, gates, axis=-1), np.split(of_h, gates, axis=-1), strict=True)
+    return zip(of_x.chunk(gates, -1), of_h.chunk(gates, -1), strict=True)
 
 
 def identity(w, x, state):
@@ -51,55 +49,50 @@ def identity(w, x, state):
 
 
 def rnn(w, x, h):
-    h = np.tanh(sum(*parts(w, x, h, 1)))
+    h = sum(*parts(w, x, h, 1)).tanh()
     return h, h, {}
 
 
 def gru(w, x, h):
     (r_x, r_h), (z_x, z_h), (n_x, n_h) = parts(w, x, h, 3)
     r, z = sigmoid(r_x + r_h), sigmoid(z_x + z_h)
-    h = (1 - z) * np.tanh(n_x + r * n_h) + z * h  # the reset gate after the product
+    h = (1 - z) * (n_x + r * n_h).tanh() + z * h  # the reset gate after the product
     return h, h, {"reset": r, "keep": z}
 
 
 def lstm(w, x, state):
-    h, c = np.split(state, 2, axis=-1)
+    h, c = state.chunk(2, -1)
     i, f, g, o = map(sum, parts(w, x, h, 4))
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    h, gates = sigmoid(o) * np.tanh(c), {"input": i, "forget": f, "output": o}
-    return h, np.concatenate([h, c], axis=-1), {k: sigmoid(v) for k, v in gates.items()}
+    i, f, o = sigmoid(i), sigmoid(f), sigmoid(o)
+    c = f * c + i * g.tanh()
+    h = o * c.tanh()
+    return h, torch.cat([h, c], -1), {"input": i, "forget": f, "output": o}
 
 
 def lstm1997(w, x, state):
     """Hochreiter & Schmidhuber (1997), written from the paper's equations."""
-    y, s = np.split(state, 2, axis=-1)
+    y, s = state.chunk(2, -1)
     net = [x @ w["weight_x"][k].T + y @ w["weight_y"][k].T + w["bias"][k] for k in range(3)]
     y_in, y_out = sigmoid(net[0]), sigmoid(net[2])
     s = 1.0 * s + y_in * (4 * sigmoid(net[1]) - 2)  # g
     y = y_out * (2 * sigmoid(s) - 1)  # h
-    return y, np.concatenate([y, s], axis=-1), {"input": y_in, "output": y_out}
+    return y, torch.cat([y, s], -1), {"input": y_in, "output": y_out}
 
 
 @pytest.mark.parametrize("name", CORES)
+@torch.no_grad()
 def test_unrolls_steps_and_gates_are_the_equations_and_start_anew_after_a_reset(name) -> None:
     (core, state), x = make(name), normal(T, B, D)
     state[1] = x[:4, 2:] = torch.nan  # what came before a reset does not matter
-    w = {k: p.detach().numpy() for k, p in core.named_parameters()}
-    y, last = core(x, state, IS_FIRST)
-    met, one = state.numpy(), state
+    w, (y, last), one = dict(core.named_parameters()), core(x, state, IS_FIRST), state
     for t in range(T):
         y_one, one = core(x[t : t + 1], one, IS_FIRST[t : t + 1])
-        met = np.where(IS_FIRST[t, :, None], 0, met)
-        opened = core.gates(x[t], torch.from_numpy(met))
-        expected, met, gates = globals()[name](w, x[t].numpy(), met)
-        for found in (y[t], y_one[0]):
-            np.testing.assert_allclose(found.detach(), expected, **CLOSE)
-        assert opened.keys() == gates.keys()
-        for gate, opening in gates.items():
-            np.testing.assert_allclose(opened[gate].detach(), opening, **CLOSE)
-    for found in (last, one):
-        np.testing.assert_allclose(found.detach(), met, **CLOSE)
-    assert np.isfinite(met).all()
+        state = torch.where(IS_FIRST[t, :, None], 0, state)
+        opened = core.gates(x[t], state)
+        expected, state, gates = globals()[name](w, x[t], state)
+        assert_close((y[t], y_one[0], opened), (expected, expected, gates))
+    assert_close((last, one), (state, state))
+    assert state.isfinite().all()
 
 
 @pytest.mark.parametrize("name", CORES)

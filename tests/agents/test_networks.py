@@ -59,13 +59,6 @@ def test_a_torso_is_its_papers_layers(name, norm, images) -> None:
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_nature_network_of_2015_has_its_number_of_parameters() -> None:
-    network = make_network(frame_stack=4, torso="nature", hidden=512, core="identity")
-    convolutions = 4 * 8 * 8 * 32 + 32 + 32 * 4 * 4 * 64 + 64 + 64 * 3 * 3 * 64 + 64
-    linear = 7 * 7 * 64 * 512 + 512 + 512 * 4 + 4
-    assert sum(p.numel() for p in network.parameters()) == convolutions + linear == 1_686_180
-
-
 @pytest.mark.parametrize("torso", ["nature", "half"])
 def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(torso) -> None:
     network = make_network(torso=torso, core="identity", standardize=True)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.ring import BLOCK, ring_times
+from agents.rows import Rows
 from tests.batches import STATE, Shape, equal, place, random_rows
 
 SHAPES = st.builds(
@@ -36,22 +37,17 @@ def test_sequences_are_the_rows_written_bit_for_bit_from_every_start_that_is_kep
     assert [*ring.origins] == expected
     if not starts:
         return
-    batch = replay.sample(24)
+    batch, w = replay.sample(24), Rows(*map(np.stack, zip(*written, strict=True)))
     for b in range(24):
         time, lane = place(batch, s.history, b)
         assert batch.origin[b] == time // s.stride * s.lanes + lane
-        for i in range(s.length):
-            row, before = written[time + i], written[time + i - 1]
-            assert batch.inputs.prev_action[i, b] == before.action[lane]
-            assert batch.inputs.prev_reward[i, b].item() == before.reward[lane]
-            for name in ("action", "reward", "terminated", "truncated"):
-                assert getattr(batch, name)[i, b].item() == getattr(row, name)[lane]
-        for i in range(s.history + s.length):
-            row = written[time - s.history + i]
-            assert (batch.inputs.frames[i, b].numpy() == row.frame[lane]).all()
-            assert batch.inputs.is_first[i, b] == row.is_first[lane]
-        state = written[time].core_state[lane].astype(np.float16)
-        assert batch.core_state[b].tolist() == state.tolist()
+        here, before = slice(time, time + s.length), slice(time - 1, time + s.length - 1)
+        seen = slice(time - s.history, time + s.length)
+        inputs = w.frame[seen], w.is_first[seen], w.action[before], w.reward[before]
+        rest = w.action[here], w.reward[here], w.terminated[here], w.truncated[here]
+        for ours, row in zip((*batch.inputs, *batch[1:5]), (*inputs, *rest), strict=True):
+            np.testing.assert_array_equal(ours[:, b], row[:, lane])
+        assert (batch.core_state[b].numpy() == w.core_state[time, lane].astype(np.float16)).all()
 
 
 def test_memory_is_counted_to_the_byte_and_foretold_from_the_first_block() -> None:

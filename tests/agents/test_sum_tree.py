@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from agents.sum_tree import SumTree
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_the_sum_tree_equals_a_list(size: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
