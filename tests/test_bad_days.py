@@ -7,6 +7,7 @@ import pty
 import select
 import subprocess
 import termios
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -68,9 +69,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(disk, tmp_path, monkeypat
 
 
 def test_without_permission_to_save_training_goes_on(tmp_path, monkeypatch, capsys) -> None:
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr(checkpoint, "save_file", refuse)
     assert small.train_program.main(small.words(tmp_path, kind="dqn")) == 2
     captured = capsys.readouterr()
@@ -90,15 +89,9 @@ def test_a_second_process_on_one_run_is_refused(copied, error_of) -> None:
 )
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_that_is_gone_does_not_end_the_run(error, terminal) -> None:
-    class Gone:
-        encoding = "utf-8"
-
-        def write(self, text):
-            raise error
-
-        flush = fileno = isatty = lambda self: False
-
-    with Display("title", 100, Console(file=Gone(), force_terminal=terminal)) as display:
+    no = Mock(return_value=False)
+    gone = Mock(encoding="utf-8", write=Mock(side_effect=error), flush=no, fileno=no, isatty=no)
+    with Display("title", 100, Console(file=gone, force_terminal=terminal)) as display:
         display.say("anything")
         display.show({"frames": 1})
 
@@ -111,12 +104,8 @@ def test_a_real_terminal_that_is_closed_ends_the_run_with_a_checkpoint(finished,
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     terminal = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    process = subprocess.Popen(
-        small.command(*small.words(tmp_path)),
-        env=small.environment(),
-        preexec_fn=own_the_terminal,
-        **terminal,
-    )
+    how = {"env": small.environment(), "preexec_fn": own_the_terminal, **terminal}
+    process = subprocess.Popen(small.command(*small.words(tmp_path)), **how)
     os.close(theirs)
     folder = tmp_path / "run"
     while process.poll() is None and not (folder / "checkpoint" / f"{800:012d}").exists():

@@ -1,8 +1,5 @@
 """The same seed gives the same run; each kind of chance has its own stream."""
 
-from collections.abc import Callable
-from typing import cast
-
 import numpy as np
 import pytest
 import torch
@@ -26,9 +23,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path) -> 
     assert {"meta generators", "rows", "tensor replay.0.frames"} | parts <= set(changed)
 
 
-def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_were(
-    tmp_path,
-) -> None:
+def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others(tmp_path) -> None:
     def run(name, **changes):
         random = {"frames": 800, "epsilon_start": 1.0, "epsilon_final": 1.0}
         folder = small.start(tmp_path, name, **random | changes)
@@ -43,9 +38,8 @@ def test_a_change_in_what_one_part_draws_leaves_the_draws_of_the_others_as_they_
     assert torch.equal(rows["envs.tape_seed"], unlike_rows["envs.tape_seed"])
     # Hidden frames change what is seen, and no other draw.
     assert base == hidden
-    for (
-        name
-    ) in "envs.actions envs.screen_crc replay.0.action replay.0.reward replay.0.is_first".split():
+    same = "envs.actions envs.screen_crc replay.0.action replay.0.reward replay.0.is_first"
+    for name in same.split():
         assert torch.equal(rows[name], hidden_rows[name]), name
     assert not torch.equal(rows["replay.0.open_block"], hidden_rows["replay.0.open_block"])
 
@@ -67,21 +61,19 @@ def test_the_end_of_one_part_changes_no_bit_of_another(monkeypatch, core) -> Non
     changes |= {"batch_size": 4, "parts": 2, "burn_in": 3, "unroll": 6}
     config = override(preset("drqn"), changes)
 
-    def gradients(between_resets: Callable[[], None]) -> list[torch.Tensor]:
+    gradients = []
+    for between_resets in (lambda: None, torch.clear_autocast_cache):
         network = build.make_network(config, ACTIONS)
-        unroll = network.core.unroll
 
-        def interrupted(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            between_resets()
-            return unroll(*args)
+        def interrupted(*args, first=between_resets, then=network.core.unroll):
+            first()
+            return then(*args)
 
         monkeypatch.setattr(network.core, "unroll", interrupted)
         batch = random_batch(10, 4, network.state_size, config.frame_stack, ends=0.1)
         build.make_learner(config, network).update(batch)
-        return [cast(torch.Tensor, parameter.grad) for parameter in network.parameters()]
-
-    pairs = zip(gradients(lambda: None), gradients(torch.clear_autocast_cache), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_neither_evaluations_nor_checkpoints_disturb_training(finished, tmp_path) -> None:

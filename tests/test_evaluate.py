@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -96,12 +97,10 @@ def test_films_of_two_runs_and_of_any_record(runs, tmp_path, monkeypatch, error_
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_scores_that_cannot_be_written_are_printed_and_the_work_goes_on(
+def test_scores_that_cannot_be_written_are_printed(
     stopped, runs, played, monkeypatch, capsys
 ) -> None:
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
+    full_disk = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(evaluate, "write_evaluation", full_disk)
     assert evaluate.main([runs[0], *SHORT, "--video", "none"]) == 2
     assert "mean    9.5" in capsys.readouterr().out  # (9 + 10) / 2
@@ -140,7 +139,7 @@ def test_an_untrained_agent_is_scored_but_not_exported(runs, played, tmp_path, c
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played) -> None:
+def test_a_sweep_makes_and_uses_plain_evaluations(runs, played, tmp_path) -> None:
     assert evaluate.main([runs[0], *SHORT, "--sweep", "flicker:1"]) == 0
     assert evaluate.main([runs[1], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
     plain = evaluations(runs[1], "*-n2-*.json")
@@ -148,6 +147,9 @@ def test_a_point_of_a_sweep_is_a_plain_evaluation(runs, played) -> None:
     scores = json.loads(*plain.values())
     assert (scores["observe"], scores["mean"]) == ("flicker:1", np.mean(scores["scores"]))
     assert scores["interval_95"] == list(mean_interval(scores["scores"]))
+    played.clear()  # a sweep elsewhere uses the scores in the run's folder
+    assert evaluate.main([runs[1], *SWEEP, "--out", str(tmp_path / "out")]) == 0
+    assert played == ["flicker:0", "flicker:0.5"]
 
 
 def test_a_sweep_draws_a_figure_and_plays_nothing_twice(runs, played, monkeypatch, capsys) -> None:
@@ -166,13 +168,6 @@ def test_a_sweep_draws_a_figure_and_plays_nothing_twice(runs, played, monkeypatc
     said = capsys.readouterr().out
     assert said.count("flicker:0.5 ") == 3  # two agents, and the one before the stop
     assert f"figure  {figure}" in said
-
-
-def test_a_sweep_elsewhere_uses_the_scores_in_the_runs_folder(runs, played, tmp_path) -> None:
-    assert evaluate.main([runs[0], *SHORT, "--observe", "flicker:1", "--video", "none"]) == 0
-    played.clear()
-    assert evaluate.main([runs[0], *SWEEP, "--out", str(tmp_path / "out")]) == 0
-    assert played == ["flicker:0", "flicker:0.5"]
 
 
 def test_scores_that_are_not_this_agents_are_played_again(runs, played) -> None:

@@ -73,17 +73,8 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    product = [
-        "*.py",
-        "*.toml",
-        "experiment/*.j2",
-        "experiment/*.json",
-        "LICENSE",
-        "README.md",
-        ":!studies",
-        ":!tests",
-    ]
-    for name in run("git", "-C", str(ROOT), "ls-files", *product).split():
+    product = "*.py *.toml experiment/*.j2 experiment/*.json LICENSE README.md :!studies :!tests"
+    for name in run("git", "-C", str(ROOT), "ls-files", *product.split()).split():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]

@@ -236,9 +236,7 @@ def test_a_learner_slower_than_its_actors_hardly_waits(load, every, monkeypatch,
     assert speed(load, every, monkeypatch, learner) > 9.5
 
 
-def test_a_lost_player_loses_its_open_call_and_another_begins_with_another_seed(
-    players, said
-) -> None:
+def test_a_lost_player_loses_its_open_call_and_another_has_another_seed(players, said) -> None:
     stretches, seeds = receive(players, 4), [players.seats[0].seed]
     for _ in range(2):
         players.seats[0].handle.lost = True

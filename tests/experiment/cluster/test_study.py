@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from ray import exceptions
 
 import compare
 from experiment.cluster import study as module
@@ -27,16 +25,8 @@ from experiment.studies.study import make_cells
 from tests import small
 
 GRID = "--games breakout --episodes 1 --epsilon 0.5 --video none".split()
-QUICK = (
-    "--num-envs 2 --replay-rows 500 --start-rows 100 --hidden 32 --batch-size 4 --torso dqn-2013 "
-    "--samples-per-step 1 --eval-frames 0 --log-frames 400 --checkpoint-frames 400 --track none"
-).split()
+QUICK = [*small.OF_STUDY, "--eval-frames", "0"]
 BOTH = ("dqn", "drqn:core=gru")
-
-
-def results(out: Path) -> dict[str, Any]:
-    """The result files without what the clock says."""
-    return {path.stem: small.result(path) for path in (out / "results").glob("*.json")}
 
 
 def words_of(out: Path, *words: str, agents: Any = ("dqn",), frames: int = 2_400) -> list[str]:
@@ -49,6 +39,11 @@ def make_jobs(out: Path, *words: str, **changes: Any) -> Jobs:
     (out / "runs").mkdir(parents=True, exist_ok=True)
     study, shared = compare.read_command(words_of(out, *words, **changes))
     return Jobs(make_cells(study, shared), study)
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The result files without what the clock says."""
+    return {path.stem: small.result(path) for path in (out / "results").glob("*.json")}
 
 
 def run_here(jobs: Jobs) -> dict[str, Any]:
@@ -79,7 +74,10 @@ def children() -> list[psutil.Process]:
 
 def test_after_a_kill_or_ctrl_c_nothing_runs_and_a_repeat_goes_on(cluster, tmp_path) -> None:
     out, run = tmp_path / "ray", tmp_path / "ray" / "runs" / "dqn-breakout-s1"
-    words = words_of(out, "--ray", cluster.address, frames=1_000_000)
+    run.mkdir(parents=True)
+    (run / "lock").touch()  # as after a kill before the first file of a run
+    on_ray = "--ray", cluster.address, "--jobs", "1"
+    words = words_of(out, *on_ray, agents=BOTH, frames=1_000_000)
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         started = subprocess.Popen([sys.executable, "compare.py", *words], cwd=small.ROOT, **pipes)
@@ -92,6 +90,7 @@ def test_after_a_kill_or_ctrl_c_nothing_runs_and_a_repeat_goes_on(cluster, tmp_p
         while running := children():  # also one that the killed study's node began meanwhile
             _, alive = psutil.wait_procs(running, timeout=60)
             assert not alive
+        assert [path for path in run.parent.iterdir() if path.is_dir()] == [run]
     assert "repeat the command to continue" in text
     frames = checkpoints.saved_frames(run)[0] + 400
     here, undisturbed = (run_here(make_jobs(where, frames=frames)) for where in (out, tmp_path))
@@ -128,62 +127,6 @@ def test_a_run_that_no_node_can_begin_fails_with_the_reason(cluster, jobs, monke
 
 
 # --- without Ray ----------------------------------------------------------------------------------
-
-
-class StandIn:
-    """Of `ray` the calls of RayWorkers; an actor lives in this process."""
-
-    exceptions, ready = exceptions, True  # an answer is ready at the second look
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": {"CPU": 1.0, "memory": 1e12}}]
-
-    def remote(self, kind: Any) -> Any:
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=kind))
-
-    def wait(self, refs: list[Any], timeout: float) -> Any:
-        self.ready = not self.ready
-        return refs if self.ready else [], []
-
-    def get(self, ref: Any) -> Any:
-        return ref
-
-    def kill(self, actor: Any) -> None:
-        pass
-
-
-def test_after_ctrl_c_no_other_cell_begins_and_the_same_command_goes_on(
-    tmp_path, monkeypatch
-) -> None:
-    begun: list[str] = []
-
-    class Quick:
-        """A node whose run ends at once, after Ctrl-C in the first command."""
-
-        def __init__(self, cell: Any, study: Any, files: Any) -> None:
-            begun.append(cell.name)
-            self.news = SimpleNamespace(remote=lambda stop: ({}, "training", outcome(stop)))
-
-    monkeypatch.setattr(module, "Node", Quick)
-    monkeypatch.setattr(compare, "connected", lambda address: nullcontext(StandIn()))
-    monkeypatch.setattr(compare.page, "publish", lambda *_, **__: None)
-    result = SimpleNamespace(mean=1.0, other_settings=lambda config: [])
-    monkeypatch.setattr("experiment.studies.jobs.collect", lambda *_: result)
-    monkeypatch.setattr("experiment.studies.jobs.LOOK_SECONDS", 0.0)
-    words = words_of(tmp_path / "out", "--ray", "auto", "--seeds", "3", "--jobs", "1")
-    runs, cells = tmp_path / "out" / "runs", [f"dqn-breakout-s{seed}" for seed in (1, 2, 3)]
-    outcome: Any = {False: None, True: "stopped"}.get
-    with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "_show", lambda _: signal.raise_signal(signal.SIGINT))
-        assert compare.main(words) == 130
-    assert begun == cells[:1]
-    assert [path.name for path in runs.iterdir() if path.is_dir()] == cells[:1]
-    # As after a kill before the first file of a run.
-    (runs / cells[1]).mkdir()
-    (runs / cells[1] / "lock").touch()
-    outcome = {False: ""}.get
-    assert compare.main(words) == 0
-    assert begun == cells[:1] + cells
 
 
 def test_actors_in_a_run_on_ray_are_refused(tmp_path, error_of) -> None:

@@ -83,8 +83,7 @@ def q_rows(config: Config, w: Weights, batch: Sequence, lane: int) -> list[Tenso
         if config.core == "lstm":
             if first:
                 h, c = torch.zeros_like(h), torch.zeros_like(c)
-            sides = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
-            cell = [w[f"core.cell.{side}"] for side in sides]
+            cell = [p for name, p in w.items() if name.startswith("core.cell.")]
             h, c = (new[0] for new in torch.lstm_cell(x[None], (h[None], c[None]), *cell))
             if t < config.burn_in:
                 h, c = h.detach(), c.detach()
@@ -102,9 +101,7 @@ def h_inverse(x: Tensor) -> Tensor:
     return x.sign() * ((((1 + 4 * 1e-3 * (x.abs() + 1 + 1e-3)).sqrt() - 1) / (2 * 1e-3)) ** 2 - 1)
 
 
-def reference_loss(
-    config: Config, online: Weights, target: Weights, batch: Sequence
-) -> tuple[Tensor, list[float]]:
+def reference_loss(config: Config, online: Weights, target: Weights, batch: Sequence):
     """The loss, and the sequences' priorities."""
     total, rows, priorities = torch.zeros(()), 0, []
     for lane in range(B):
