@@ -20,13 +20,10 @@ SAME = PLAIN + (
 )
 # One update of 32 rows, or of 32 sequences of 10, for every 4 agent steps: 8 or 80 samples a step.
 AT_SB3 = SAME + "--unroll 1 --samples-per-step 8 --double False --target-period 250"
-AT_PFRL = (
-    "--frame-stack 1 "
-    + SAME
-    + (
-        "--trace-lambda None --burn-in 0 --unroll 10 --samples-per-step 80 --target-period 2500 "
-        "--hidden 0 --core-size 512 --sequence-stride 1 --last-action-reward False --max-grad-norm None"
-    )
+AT_PFRL = SAME + (
+    "--frame-stack 1 --trace-lambda None --burn-in 0 --unroll 10 --samples-per-step 80 "
+    "--target-period 2500 --hidden 0 --core-size 512 --sequence-stride 1 "
+    "--last-action-reward False --max-grad-norm None"
 )
 # The everyday agents as they were at commit bf9f460, so that speeds can be compared over time.
 BEFORE = PLAIN + (

@@ -1,14 +1,23 @@
 import pytest
 import torch
 
-from agents.heads import Head, HlGaussHead
+from agents.heads import HEADS, Head, HlGaussHead
 
-A, D = 4, 6
-X = torch.randn(7, 3, D, generator=torch.Generator().manual_seed(0))
+L, B, A, D = 7, 3, 4, 6
+X = torch.randn(L, B, D, generator=torch.Generator().manual_seed(0))
 
 
 def make(kind, hidden=0, dueling=False):
     return kind(D, A, hidden, dueling, norm=True, loss="squared")
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_a_dueling_head_is_value_plus_advantages_that_average_0(name, hidden) -> None:
+    head = make(HEADS[name], hidden, dueling=True)
+    advantage = head.advantage(X).unflatten(-1, (A, head.outputs))
+    expected = head.value(X)[:, :, None] + advantage - advantage.mean(2, keepdim=True)
+    torch.testing.assert_close(head(X), expected)
 
 
 @pytest.mark.parametrize(("target", "mean"), [(0.3, 0.3), (-7.0, -7.0), (99.0, 9.76)])

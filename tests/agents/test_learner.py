@@ -23,8 +23,8 @@ def gradients(learner):
     return {k: p.grad.clone() for k, p in learner.online.named_parameters() if p.grad is not None}
 
 
-def copied(state):
-    return {k: v.detach().contiguous().clone() for k, v in state.items()}
+def weights(network):
+    return {k: p.detach().clone() for k, p in network.named_parameters()}
 
 
 def same(one, other):
@@ -33,45 +33,55 @@ def same(one, other):
 
 def test_a_batch_in_which_no_row_counts_changes_nothing() -> None:
     batch, learner = random_batch(3), make_learner(unroll=2)
-    before = copied(learner.online.state_dict())
+    before = weights(learner.online)
     told = learner.update(batch._replace(truncated=torch.ones_like(batch.truncated)))
     assert told.metrics["loss"] == told.metrics["grad_norm"] == 0
     assert told.priority.tolist() == [0, 0]
-    assert same(learner.online.state_dict(), before)
+    assert same(weights(learner.online), before)
 
 
 def test_rmsprop_never_takes_the_root_of_a_negative_number() -> None:
     """The gradient's variance is less than the rounding of its square."""
     weight = torch.zeros(1_000, requires_grad=True)
     optimizer = OPTIMIZERS["rmsprop"]([weight], lr=1e-6, eps=1e-8)
+    mean, square = 0.0, 0.0
     for _ in range(1_000):
-        weight.grad, before = 1 + 1e-3 * torch.rand(1_000), weight.detach().clone()
+        weight.grad = 1 + 1e-3 * torch.rand(1_000)
+        before, g = weight.detach().clone(), weight.grad.double()
         optimizer.step()
+        mean, square = 0.95 * mean + 0.05 * g, 0.95 * square + 0.05 * g**2
         assert (weight < before).all()  # NaN is not
-    assert (optimizer.state[weight]["variance"] > 0).all()
+    variance = optimizer.state[weight]["variance"].double()
+    assert (variance > 0).all()
+    torch.testing.assert_close(variance, square - mean**2, rtol=1e-2, atol=0)
 
 
-def test_the_target_network_is_a_copy_at_times_and_the_acting_one_a_moving_average() -> None:
-    learner = make_learner(make_network(standardize=True), target_period=3, average=0.5)
-    target = average = copied(learner.online.state_dict())
-    for update in range(1, 15):
-        learner.update(random_batch(2, seed=update))
-        newest = copied(learner.online.state_dict())
-        target = newest if update % 3 == 0 else target
-        memory = min(0.5, update / (update + 10))  # 1/11, 2/12, ... until 10/20
-        average = {k: memory * average[k] + (1 - memory) * w for k, w in newest.items()}
-        statistics = {k: w for k, w in newest.items() if k.startswith("pixels.")}
-        assert statistics  # all networks standardize alike
-        assert same(learner.target.state_dict(), target | statistics), update
-        assert same(newest, target | statistics) == (update % 3 == 0)
-    acting = learner.acting.state_dict()
-    torch.testing.assert_close(dict(acting), average | statistics, rtol=1e-4, atol=1e-6)
-    assert not same(acting, newest)
-    for network in (learner.target, learner.acting):
-        assert not any(p.requires_grad for p in network.parameters())
-    plain, averaged = make_learner(), make_learner(average=0.5)
+def test_the_target_network_is_copied_every_target_period_updates_and_never_trained() -> None:
+    learner, batch = make_learner(target_period=3), random_batch(2)
+    expected = weights(learner.online)
+    for update in range(1, 8):
+        learner.update(batch)
+        if update % 3 == 0:
+            expected = weights(learner.online)
+        assert same(weights(learner.target), expected), update
+        assert same(weights(learner.online), expected) == (update % 3 == 0)
+    assert not any(p.requires_grad for p in learner.target.parameters())
+    plain = make_learner()
     assert plain.acting is plain.target is plain.online
-    assert averaged.target is averaged.acting  # it values the next action as well
+
+
+def test_the_acting_network_is_the_moving_average_of_the_weights() -> None:
+    learner, batch = make_learner(average=0.5), random_batch(2)
+    average = weights(learner.online)
+    for update in range(1, 15):
+        learner.update(batch)
+        memory = min(0.5, update / (update + 10))  # 1/11, 2/12, ... until 10/20
+        newest = weights(learner.online)
+        average = {k: memory * average[k] + (1 - memory) * w for k, w in newest.items()}
+    torch.testing.assert_close(weights(learner.acting), average, rtol=1e-4, atol=1e-6)
+    assert not same(newest, average)
+    assert not any(p.requires_grad for p in learner.acting.parameters())
+    assert learner.target is learner.acting  # it values the next action as well
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -85,7 +95,7 @@ def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core) -
         learner.update(random_batch(8, state_size=network.state_size))
         found.append(gradients(learner))
     full, mixed = found
-    assert mixed.keys() == dict(learner.online.named_parameters()).keys()
+    assert mixed.keys() == weights(learner.online).keys()
     for name, gradient in full.items():
         assert mixed[name].dtype == torch.float32
         pair = mixed[name].flatten(), gradient.flatten()
@@ -95,7 +105,9 @@ def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core) -
 @pytest.mark.parametrize(
     ("name", "value"), [("reward", "nan"), ("core_state", "nan"), ("weight", "inf")]
 )
-def test_a_number_that_is_not_finite_shows_in_the_metrics_and_in_the_weights(name, value) -> None:
+def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_weights(
+    name, value
+) -> None:
     learner, batch = make_learner(unroll=2, target_period=2), random_batch(3)
     learner.update(batch)
     learner.check_finite()
@@ -113,16 +125,17 @@ def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer) -> None:
         make_learner(make_network(seed, norm=True), trace_lambda=0.65, **LONG, **settings)
         for seed in (1, 99)
     )
-    for update in range(5):
-        if update == 2:  # before a copy to the target network
-            saved = safetensors.torch.save(copied(one.state()))
-            other.restore(safetensors.torch.load(saved))
+    for update in range(2):
+        one.update(random_batch(8, seed=update))
+    saved = {k: v.contiguous().clone() for k, v in one.state().items()}
+    other.restore(safetensors.torch.load(safetensors.torch.save(saved)))
+    assert same(other.state(), one.state())
+    for update in range(2, 5):  # over a copy to the target network
         batch = random_batch(8, seed=update)
         told, expected = other.update(batch), one.update(batch)
-        if update >= 2:
-            assert told.metrics == expected.metrics
-            assert (told.priority == expected.priority).all()
-            assert same(other.state(), one.state())
+        assert told.metrics == expected.metrics
+        assert (told.priority == expected.priority).all()
+        assert same(other.state(), one.state())
 
 
 def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
@@ -132,6 +145,14 @@ def test_lambda_falls_from_its_start_to_its_end_and_stays_there() -> None:
     falling = make_learner(**annealed, **settings)
     for update, value in enumerate((0.9, 1 - (0.1 * 0.4) ** 0.5, 0.6, 0.6)):
         batch, constant = random_batch(4, seed=update), make_learner(trace_lambda=value, **settings)
-        constant.restore(copied(falling.state()))
+        constant.restore({k: v.clone() for k, v in falling.state().items()})
         told, expected = (learner.update(batch).metrics["loss"] for learner in (falling, constant))
         torch.testing.assert_close(told, expected, rtol=1e-6, atol=0)
+
+
+def test_the_parts_of_a_batch_together_give_the_gradient_of_the_whole() -> None:
+    batch, learners = random_batch(17, lanes=5), [make_learner(unroll=16, parts=n) for n in (1, 3)]
+    for learner in learners:
+        learner.update(batch)
+    whole, parts = map(gradients, learners)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)

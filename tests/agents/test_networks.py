@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from agents.networks import TORSOS, Residual, stack_frames
-from tests.batches import make_network, random_inputs
+from tests.batches import ACTIONS, make_network, random_inputs
 
 L, B = 7, 3
 
@@ -59,6 +59,13 @@ def test_a_torso_is_its_papers_layers(name, norm, images) -> None:
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_the_nature_network_of_2015_has_its_number_of_parameters() -> None:
+    network = make_network(frame_stack=4, torso="nature", hidden=512, core="identity")
+    convolutions = 4 * 8 * 8 * 32 + 32 + 32 * 4 * 4 * 64 + 64 + 64 * 3 * 3 * 64 + 64
+    linear = 7 * 7 * 64 * 512 + 512 + 512 * 4 + 4
+    assert sum(p.numel() for p in network.parameters()) == convolutions + linear == 1_686_180
+
+
 @pytest.mark.parametrize("torso", ["nature", "half"])
 def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(torso) -> None:
     network = make_network(torso=torso, core="identity", standardize=True)
@@ -87,3 +94,18 @@ def test_a_centred_network_sees_the_same_game_on_any_background(torso) -> None:
     assert torch.equal(q(True, 0), q(False, 0))
     torch.testing.assert_close(q(True, 87), q(True, 0), rtol=0, atol=1e-6)
     assert (q(False, 87) - q(False, 0)).abs().max() > 1e-3
+
+
+def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start() -> None:
+    batch = random_inputs(L, starts=0.3)
+    batch.prev_reward[:3, 0] = torch.tensor([99.0, -7.0, 0.25])
+    starts = batch.is_first[..., None]
+    action = nn.functional.one_hot(batch.prev_action, ACTIONS) * ~starts
+    reward = batch.prev_reward.clamp(-1, 1)[..., None] * ~starts
+    for hidden, size in ((8, 8), (0, 1152)):
+        network = make_network(hidden=hidden, last_action_reward=True)
+        looked = network.look(batch)
+        given, features = network.see(looked), make_network(hidden=hidden).see(looked)
+        assert torch.equal(given, torch.cat([features, action, reward], dim=-1))
+        assert given.shape[-1] == network.core.input_size == size + ACTIONS + 1
+        assert features.shape[-1] == size
