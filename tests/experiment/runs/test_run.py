@@ -188,7 +188,7 @@ def test_a_new_metric_of_the_learner_reaches_file_and_panel(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("kind", ["flicker", "delay"])
 def test_the_replay_holds_what_the_agent_saw(kind, tmp_path, monkeypatch) -> None:
-    seen, hidden, act, observe = [], [], Actor.act, KINDS[kind].__call__
+    seen, hidden, act, observe = [], [], Actor.act, KINDS[kind].observer.__call__
 
     def act_and_note(actor, frame, *others):
         seen.append(frame.copy())  # [N, 84, 84]
@@ -207,7 +207,7 @@ def test_the_replay_holds_what_the_agent_saw(kind, tmp_path, monkeypatch) -> Non
             assert (frames == np.stack(seen[time : time + len(frames)])[:, env]).all()
 
     monkeypatch.setattr(Actor, "act", act_and_note)
-    monkeypatch.setattr(KINDS[kind], "__call__", observe_and_note)
+    monkeypatch.setattr(KINDS[kind].observer, "__call__", observe_and_note)
     small.at_frame(monkeypatch, 800, compare)
     small.start(tmp_path, "run", frames=800, observe=kind, replay_rows=600, frame_stack=1)
     assert any(hidden)
