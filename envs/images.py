@@ -90,12 +90,16 @@ def single(name: str, colour: bool = False) -> gym.Env:
 def image_task(name: str) -> Task:
     """The `Task` of an environment with this id. ValueError as in `single`.
 
-    The names of the actions are those of an enum `actions` of the environment, else numbers.
+    The names of the actions are those of the environment's `get_action_meanings` or of its enum
+    `actions`, else numbers.
     """
     env = single(name)
     names = [str(action) for action in range(int(env.action_space.n))]  # type: ignore[attr-defined]
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
     members = getattr(env.unwrapped, "actions", None)
-    if isinstance(members, EnumMeta) and len(members) == len(names):
+    if meanings:
+        names = meanings()
+    elif isinstance(members, EnumMeta) and len(members) == len(names):
         names = [*members.__members__]
     env.close()
     fps = max(1, round(env.metadata.get("render_fps") or FPS))

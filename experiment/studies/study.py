@@ -147,7 +147,7 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
         place = {"game": game, "observe": screen, "seed": seed, "name": name}
         config = override(preset(start), {**defaults, **overrides, **place})
         check_effect(config, overrides)
-        for setting in shared:  # those without effect here: train.py would refuse them
+        for setting in defaults:  # those without effect here: train.py would refuse them
             if idle(config, setting):
                 config = replace(config, **{setting: getattr(preset(start), setting)})
         cell = Cell(agent, config)

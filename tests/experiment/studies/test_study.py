@@ -8,6 +8,7 @@ import pytest
 from experiment.settings import config as settings
 from experiment.settings.cli import parse_train
 from experiment.settings.config import UsageError, override, preset
+from experiment.studies.jobs import train_words
 from experiment.studies.study import Result, Study, changes, finished, make_cells
 from tests.small import ROOT
 
@@ -40,6 +41,13 @@ def test_a_setting_of_all_runs_is_left_at_its_default_where_it_has_no_effect(tmp
     assert parse_train(["--config", str(path)])[0] == dqn.config
     # Results of the past have it, and are of the same run.
     assert changes(override(dqn.config, {"core_size": 8}), dqn.config) == {}
+
+
+@pytest.mark.parametrize("agent", ["dqn", "r2d2"])
+def test_a_cell_starts_on_a_gpu_where_a_batch_has_no_parts(agent, tmp_path) -> None:
+    (cell,) = make_cells(Study(agents=(agent,), out=tmp_path), {"device": "cuda"})
+    cell.config.runs_dir.mkdir()
+    assert parse_train(train_words(cell))[0] == cell.config
 
 
 DAMAGES = dict(scores=["x"]), dict(scores=[]), dict(mean=None), dict(interval_95=[1])
