@@ -9,7 +9,6 @@ Each writes a JSON file, and a picture beside it (docs/memory.md). --help after 
 
 import shlex
 import signal
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -24,7 +23,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-import train as program
 from agents.cores import CORES
 from agents.fields import FORBID, Count, Share, Whole, near
 from agents.networks import QNetwork
@@ -32,21 +30,19 @@ from agents.rows import Inputs
 from envs.games import random_score
 from envs.recall import CUES, WAITS
 from experiment import build
+from experiment.memory import task
 from experiment.plots import Line, draw_lines
-from experiment.runs.session import open_run
 from experiment.scores.agent import Agent, open_agent
-from experiment.scores.evaluation import check_writable, evaluate, spread
+from experiment.scores.evaluation import check_writable, spread
 from experiment.scores.trace import inputs_of
 from experiment.settings.cli import exit_on_usage_error, parse
 from experiment.settings.config import (
-    Config,
     Episodes,
     Folder,
     Positional,
     Seed,
     Settings,
     UsageError,
-    preset,
 )
 from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
@@ -73,9 +69,7 @@ def write_figures(
     print(f"figures  {out}\npicture  {picture}")
 
 
-# --- the recall task (envs/recall.py), by the loop and evaluation of Atari ------------------------
-
-STEPS_AN_UPDATE = 8  # of each env
+# --- the recall task ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -90,75 +84,11 @@ class RecallConfig(Settings):
     """JSON file of the results; the picture goes beside it."""
 
 
-def recall_settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
-    """The drqn preset, changed for a small task; the same for all cores.
-
-    Epsilon falls over 70 % of the run. The last action is no input: an agent without memory could
-    store the cue in its actions. Unrolls are longer than the longest episode, so that every episode
-    is whole in some unroll.
-    """
-    chosen = {
-        "game": "recall/Recall-v0",
-        "frame_stack": 1,
-        "torso": "flat",
-        "center": False,
-        "standardize": False,
-        "core_size": 32,
-        "hidden": 0,
-        "head": "mean",
-        "average": 0.0,
-        "last_action_reward": False,
-        "num_envs": 32,
-        "replay_rows": 65_536,
-        "start_rows": 8_192,
-        "epsilon_final": 0.05,
-        "batch_size": 64,
-        "unroll": 104,
-        "discount": 0.9,
-        "learning_rate": 1e-2,
-        "precision": "fp32",
-        "threads": 1,
-        "track": "none",
-        "eval_frames": 0,
-        "checkpoint_frames": 10**9,
-        "core": core,
-        "seed": seed,
-    } | changes
-    steps = STEPS_AN_UPDATE * chosen["num_envs"]  # of all envs
-    frames = chosen["start_rows"] + updates * steps
-    return replace(
-        preset("drqn"),
-        **chosen,
-        frames=frames,
-        epsilon_frames=int(0.7 * frames),
-        samples_per_step=chosen["batch_size"] * chosen["unroll"] / steps,
-    )
-
-
-def recall_network(config: Config) -> QNetwork:
-    """A network trained by the loop of train.py in a temporary folder; stop: KeyboardInterrupt."""
-    with (
-        tempfile.TemporaryDirectory() as home,
-        open_run(replace(config, runs_dir=Path(home)), quiet=True) as run,
-    ):
-        program.train(run)
-    if run.stop_asked:
-        raise KeyboardInterrupt
-    return run.learner.acting
-
-
-def recall_success(config: Config, network: QNetwork, wait: int, episodes: int = 500) -> float:
-    """The share of right answers after exactly `wait` steps, without exploration."""
-    play = {"game": f"recall/Recall{wait}-v0", "eval_episodes": episodes, "eval_epsilon": 0.0}
-    config = replace(config, **play)
-    return float(np.mean(np.array(evaluate(network, config, build.rules(config)).scores) > 0))
-
-
 def recall_once(core: str, seed: int, updates: int) -> list[float]:
     """Train a network on one thread; its success after each of the waits."""
-    config = recall_settings(core, seed, updates)
-    network = recall_network(config)
-    return [recall_success(config, network, wait) for wait in WAITS]
+    config = task.settings(core, seed, updates)
+    network = task.train(config)
+    return [task.success(config, network, wait) for wait in WAITS]
 
 
 def recall_command(options: RecallConfig, words: list[str]) -> None:
