@@ -15,9 +15,9 @@ import pytest
 import compare
 from experiment import build
 from experiment.runs.console import text
+from experiment.scores import video
 from experiment.settings.config import UsageError
 from experiment.store.provenance import commit
-from experiment.studies import page
 from experiment.studies.jobs import Workers
 from experiment.studies.study import Study, make_cells
 from tests import small
@@ -48,7 +48,7 @@ def grid(tmp_path_factory):
     out = tmp_path_factory.mktemp("grid")
     run_in_process(*GRID, "--out", str(out))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "FILM_SECONDS", 1)
+        patch.setattr(video, "CLIP_SECONDS", 1)
         assert call(out) == 0
     return out
 
@@ -58,7 +58,7 @@ def copied(grid, tmp_path, monkeypatch):
     """A copy of the finished grid in which nothing may be run."""
     shutil.copytree(grid, tmp_path / "study")
     monkeypatch.setattr(Workers, "_call", lambda *_: pytest.fail("finished work was done again"))
-    monkeypatch.setattr(page, "FILM_SECONDS", 1)
+    monkeypatch.setattr(video, "CLIP_SECONDS", 1)
     return tmp_path / "study"
 
 

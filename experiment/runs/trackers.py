@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ NAMES = {
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 300.0  # at most, of a tracker's process after the end of training
 WANDB_SECONDS = 10.0  # at most, to connect and to log in
-FILM_SECONDS = 30  # of an evaluation
 
 
 @contextlib.contextmanager
@@ -177,13 +175,12 @@ SINKS = {"local": local, "wandb": wandb}
 
 
 def film(run: Path, frames: int) -> Path | None:
-    """A film of the evaluation at `frames`: 30 seconds of its median episode; None without records.
+    """A clip of the median episode of the evaluation at `frames`; None without records.
 
     RuntimeError if the game does not repeat the record, OSError if the film cannot be written.
     """
-    from envs.episodes import EpisodeRecord, replay_colour
-    from envs.families import rules, task
-    from experiment.scores.video import write_video
+    from envs.episodes import EpisodeRecord
+    from experiment.scores.video import write_clip
 
     path, folder = run / "videos" / f"training-{frames:012d}.mp4", run / "eval" / f"{frames:012d}"
     records = [EpisodeRecord.load(file) for file in folder.glob("*.json")]
@@ -195,9 +192,7 @@ def film(run: Path, frames: int) -> Path | None:
             part.unlink()
         if not path.exists():
             median = sorted(records, key=lambda record: record.score)[len(records) // 2]
-            fps = task(median.game, rules(median.game, median.protocol)).fps
-            pictures = islice(replay_colour(median, every_frame=True), FILM_SECONDS * fps)
-            write_video(pictures, path, fps=fps)
+            write_clip(median, path)
     return path
 
 

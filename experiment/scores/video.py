@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from envs.emulator import FPS
+from envs.episodes import EpisodeRecord, replay_colour
+from envs.families import rules, task
 from experiment.store.files import replacing
 
 Frame = NDArray[np.uint8]  # RGB [H, W, 3]
 
+CLIP_SECONDS = 30
 CAPTION_ROWS = 24  # pixels below the picture
 CAPTION_TEXT = 14  # pixels
 # `cpu-independent`: without it x264's macroblock tree, in AVX-512 code, gives other bytes for the
@@ -65,6 +68,16 @@ def write_video(
                 with replacing(path.with_suffix(".jpg")) as still:
                     Image.fromarray(picture).save(still, format="jpeg", quality=90)
         container.mux(stream.encode())
+
+
+def write_clip(record: EpisodeRecord, path: Path, scale: int = 2, fast: bool = False) -> None:
+    """Write the first CLIP_SECONDS of an episode, in colour and at the game's own speed.
+
+    RuntimeError if the game does not repeat the record, OSError if the file cannot be written.
+    """
+    fps = task(record.game, rules(record.game, record.protocol)).fps
+    pictures = islice(replay_colour(record, every_frame=True), CLIP_SECONDS * fps)
+    write_video(pictures, path, scale=scale, fps=fps, fast=fast)
 
 
 def _compose(frame: Frame, texts: tuple[str, ...], scale: int) -> Frame:

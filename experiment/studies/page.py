@@ -11,7 +11,6 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -23,11 +22,11 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.markdown import Markdown
 
-from envs.episodes import EpisodeRecord, replay_colour
+from envs.episodes import EpisodeRecord
 from experiment.plots import Line, draw_bars, draw_lines
 from experiment.scores.evaluation import middle_and_best, record_name
 from experiment.scores.progress import progress
-from experiment.scores.video import write_video
+from experiment.scores.video import CLIP_SECONDS, write_clip
 from experiment.settings.config import file_name
 from experiment.store.files import refused, write_json, write_text
 from experiment.studies.findings import (
@@ -44,7 +43,6 @@ from experiment.studies.findings import (
 )
 from experiment.studies.study import Cell, Result, Study
 
-FILM_SECONDS = 30
 MIME = {"png": "image/png", "mp4": "video/mp4"}
 STYLE = """
 body { max-width: 75em; margin: 1em auto; padding: 0 1em; font: 15px/1.45 system-ui, sans-serif; }
@@ -120,7 +118,7 @@ def publish(
                 "metrics": last_metrics(results),
                 "settings": differing_settings(results),
                 "machines": list(dict.fromkeys(machines)),
-                "seconds": FILM_SECONDS,
+                "seconds": CLIP_SECONDS,
             }
         )
         write_text(study.out / "report.md", text)
@@ -254,8 +252,7 @@ def _film(run: Result, index: int, out: Path) -> str:
     crc = zlib.crc32(record.actions.tobytes())
     path = f"films/{Path(run.records).name}-{index:03d}-{crc:08x}.mp4"
     if not (out / path).exists():
-        frames = replay_colour(record, every_frame=True)
-        write_video(islice(frames, 60 * FILM_SECONDS), out / path, scale=1, fast=True)
+        write_clip(record, out / path, scale=1, fast=True)
     return path
 
 

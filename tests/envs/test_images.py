@@ -1,6 +1,8 @@
 """Environments of gymnasium through the interface that plays Atari."""
 
 from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import gymnasium as gym
@@ -13,6 +15,7 @@ from envs.images import FPS, single
 from envs.protocols import OWN
 from envs.tapes import Envs
 from experiment.runs.trackers import film
+from experiment.studies import page
 from tests.envs.walk import CHANCE, WALK, Walk, play, refused, same
 from tests.small import resume, start
 
@@ -98,11 +101,14 @@ def test_an_environment_that_does_not_repeat_itself_warns_and_cannot_be_resumed(
     assert "Chance-v0 does not repeat itself" in error_of(resume, folder, "--frames", "400")
 
 
-def test_the_trackers_film_has_the_environments_own_speed(tmp_path, capsys) -> None:
+def test_clips_of_trackers_and_reports_have_the_environments_own_speed(tmp_path, capsys) -> None:
     folder = start(tmp_path, "walk", game=WALK, torso="flat", frames=300, eval_frames=300)
     assert "does not repeat itself" not in capsys.readouterr().out
     (scores,) = (folder / "eval").glob("*.json")
-    with av.open(str(film(folder, int(scores.stem)))) as container:
-        stream = container.streams.video[0]
-        assert stream.average_rate == Walk.metadata["render_fps"]
-        assert stream.frames > 1
+    (folder / "films").mkdir()  # of a report
+    run: Any = SimpleNamespace(records=f"eval/{scores.stem}")
+    for clip in film(folder, int(scores.stem)), folder / page._film(run, 0, folder):
+        with av.open(str(clip)) as container:
+            stream = container.streams.video[0]
+            assert stream.average_rate == Walk.metadata["render_fps"]
+            assert stream.frames > 1
