@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from experiment import build
-from experiment.cluster.connect import connected
-from experiment.cluster.study import RayWorkers
+from experiment.cluster import connected
 from experiment.settings.cli import command, exit_on_usage_error, given, parse
 from experiment.settings.config import Config, UsageError, flag, load, named, override, read_yaml
 from experiment.settings.resources import cores, free_memory
 from experiment.studies import page
 from experiment.studies.jobs import Jobs, Workers
+from experiment.studies.nodes import RayWorkers
 from experiment.studies.study import OF_THE_GRID, Cell, Result, Study, changes, finished, make_cells
 
 # Settings that must be equal for all agents, so that their budgets and their scores are comparable.

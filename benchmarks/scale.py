@@ -19,8 +19,8 @@ from agents.ring import Stretch
 from benchmarks.common import Effort, Row, seconds
 from experiment import build
 from experiment.build import stretch_rows
-from experiment.cluster import actors
-from experiment.cluster.actors import Answer, Players, RemotePlayer
+from experiment.runs import actors
+from experiment.runs.actors import Answer, Players, RemotePlayer
 from experiment.settings.config import Config, preset
 
 ACTORS = (1, 2, 4, 8)

@@ -27,7 +27,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where noh
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that all cores end together: this folder's, then Ray's."""
     here = Path(__file__).parent
-    items.sort(key=lambda item: (item.path.parent != here, item.path.parent.name != "cluster"))
+    ray = "test_nodes.py", "test_actors.py"
+    items.sort(key=lambda item: (item.path.parent != here, item.path.name not in ray))
 
 
 @pytest.fixture(autouse=True)

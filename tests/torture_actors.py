@@ -31,7 +31,7 @@ from envs.emulator import FRAME_SKIP
 from envs.episodes import EpisodeRecord, replay_grey
 from experiment import build
 from experiment.build import stretch_rows
-from experiment.cluster.actors import Players
+from experiment.runs.actors import Players
 from experiment.settings import config as settings
 from experiment.store.checkpoint import load_latest, saved_frames, subtree
 from tests import small

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agents.learner import NonFiniteError
 from experiment import build
-from experiment.cluster.actors import Players
+from experiment.runs.actors import Players
 from experiment.runs.console import Display
 from experiment.runs.player import Player
 from experiment.scores.evaluation import evaluate, spread, write_evaluation

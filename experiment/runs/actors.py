@@ -20,7 +20,7 @@ from agents.learner import Learner, first_priority
 from agents.ring import ROW, Ring, Stretch
 from envs.episodes import EpisodeRecord
 from experiment import build
-from experiment.cluster.connect import connected
+from experiment.cluster import connected
 from experiment.runs.player import Player
 from experiment.settings.config import Config, UsageError
 

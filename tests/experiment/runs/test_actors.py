@@ -16,8 +16,8 @@ from agents.learner import first_priority
 from agents.ring import ROW
 from envs.episodes import replay_grey
 from experiment import build
-from experiment.cluster import actors
-from experiment.cluster.actors import EMPTY, Players, RemotePlayer
+from experiment.runs import actors
+from experiment.runs.actors import EMPTY, Players, RemotePlayer
 from experiment.settings.config import Config, UsageError, override, preset
 from tests import small, torture_actors
 

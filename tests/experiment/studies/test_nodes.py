@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 import compare
-from experiment.cluster import study as module
-from experiment.cluster.connect import connected
-from experiment.cluster.study import Node, RayWorkers, changes, write
+from experiment.cluster import connected
 from experiment.settings.config import UsageError
 from experiment.store import checkpoint as checkpoints
 from experiment.store.metrics import read_rows
+from experiment.studies import nodes as module
 from experiment.studies.jobs import Jobs, Workers
+from experiment.studies.nodes import Node, RayWorkers, changes, write
 from experiment.studies.study import make_cells
 from tests import small
 

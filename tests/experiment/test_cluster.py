@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiment.cluster.connect import connected
+from experiment.cluster import connected
 from experiment.settings.config import UsageError
 
 
