@@ -166,3 +166,8 @@ CORES: dict[str, Callable[[int, int], Core]] = {
     "lstm": Lstm,
     "gru": Gru,
 }
+
+
+def has_state(name: str) -> bool:
+    """Whether the core of this name has a state."""
+    return CORES[name] is not Identity

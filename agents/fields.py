@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Collection
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
 # An unknown setting is an error.
 FORBID = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -21,12 +23,20 @@ def near(value: str, allowed: Collection[str]) -> str:
     return f" Did you mean {lower[close[0]]}?" if close else ""
 
 
-def one_of(registry: Collection[str]) -> AfterValidator:
-    """A validator of names. It reads the registry at every check: later entries are valid too."""
+@dataclass(frozen=True)
+class OneOf:
+    """A name in a registry, which is read at every check: later entries are valid too."""
 
-    def check(value: str) -> str:
-        if value not in registry:
-            raise ValueError(f"must be one of {', '.join(registry)}.{near(value, registry)}")
+    registry: Collection[str]
+
+    def check(self, value: str) -> str:
+        if value not in self.registry:
+            names = ", ".join(self.registry)
+            raise ValueError(f"must be one of {names}.{near(value, self.registry)}")
         return value
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_after_validator_function(self.check, handler(kind))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+        return handler(schema) | {"enum": [*self.registry]}

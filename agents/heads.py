@@ -108,3 +108,8 @@ class HlGaussHead(Head):
 
 
 HEADS: dict[str, type[Head]] = {"mean": Head, "qr": QrHead, "hl-gauss": HlGaussHead}
+
+
+def has_td_loss(name: str) -> bool:
+    """Whether the head of this name is trained with the TD loss of the settings."""
+    return HEADS[name].loss is Head.loss

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from agents import losses
-from agents.fields import FORBID, Count, Positive, Share, Whole, one_of
+from agents.fields import FORBID, Count, OneOf, Positive, Share, Whole
 from agents.networks import QNetwork
 from agents.rows import Sequence
 from agents.workers import cut, share
@@ -57,13 +57,13 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class LearnerSettings:
     """One update: batch, targets and optimiser."""
 
-    batch_size: Count = 16
+    batch_size: Count = 4
     """Sequences an update."""
     parts: Annotated[int, Field(ge=1, le=64)] = 1
     """Parts of a batch that threads compute in parallel. Their gradients are summed in order, so
     that results do not depend on the number of threads. Where two cores are free, 2 saves a third
     of the time of an update of 256 rows, and nothing of one of 64 rows."""
-    burn_in: Whole = 8
+    burn_in: Whole = 0
     """Rows at the start of a sequence that only refresh the core state."""
     unroll: Count = 16
     """Rows of a sequence that are trained."""
@@ -87,15 +87,15 @@ class LearnerSettings:
     """Train on h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x in place of clipped rewards."""
     reward_clip: Positive | None = 1.0
     """Rewards are clipped to +- this number for learning. None: the game's own points."""
-    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam"
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adam"
     """adam, radam, rmsprop (centred) or adadelta."""
-    learning_rate: Positive = 2.5e-4
+    learning_rate: Positive = 5e-4
     """Step size of the optimiser."""
     optimizer_epsilon: Positive = 1e-5
     """Added to the denominator of the step."""
     max_grad_norm: Positive | None = 10.0
     """Gradients with a larger norm are scaled down to this norm. None: never."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """A moving average of the weights acts, is scored, and evaluates the next action; an update
     retains this share of it, such as 0.995. 0: no average; the online network does all that."""
     priority_eta: Share = 0.9

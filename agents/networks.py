@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.cores import CORES, Core
-from agents.fields import FORBID, Count, Whole, one_of
+from agents.fields import FORBID, Count, OneOf, Whole
 from agents.heads import HEADS, fully_connected
 from agents.losses import LOSSES
 from agents.rows import Inputs
@@ -213,33 +213,33 @@ TORSOS: dict[str, Callable[[int, bool, tuple[int, int]], Torso]] = {
 class NetworkSettings:
     """The network: torso, core and head."""
 
-    frame_stack: Annotated[int, Field(ge=1, le=32)] = 1
+    frame_stack: Annotated[int, Field(ge=1, le=32)] = 4
     """Images in one input of the network, each 4 frames after the one before."""
-    torso: Annotated[str, one_of(TORSOS)] = "nature"
+    torso: Annotated[str, OneOf(TORSOS)] = "slim"
     """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half
     (IMPALA's residual stages at half the resolution; twice the work of nature), lean (half with
     fewer layers; about the work of nature), slim (lean without residual blocks; a third of the
     work) or flat (none, for images of a few pixels)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
-    core: Annotated[str, one_of(CORES)] = "lstm"
+    core: Annotated[str, OneOf(CORES)] = "lstm"
     """identity (feed-forward), rnn (Elman), lstm1997 (no forget gate), lstm or gru."""
     core_size: Count = 256
     """Units of the recurrent core."""
-    head: Annotated[str, one_of(HEADS)] = "mean"
+    head: Annotated[str, OneOf(HEADS)] = "qr"
     """Estimate of the return: mean (trained with --loss), qr (32 quantiles; quantile Huber loss) or
     hl-gauss (a histogram of the mean, 51 bins from -10 to 10; cross-entropy)."""
     head_hidden: Whole = 0
     """Width of a fully connected layer in each stream of the head, in units. 0: none."""
-    loss: Annotated[str, one_of(LOSSES)] = "squared"
+    loss: Annotated[str, OneOf(LOSSES)] = "squared"
     """Loss of a TD error with --head mean: squared (0.5 error^2) or huber (linear beyond 1)."""
     dueling: bool = False
     """Separate value and advantage streams."""
     norm: bool = True
     """LayerNorm after each convolution and fully connected layer."""
-    center: bool = True
+    center: bool = False
     """Subtract from each image its median grey level, which is that of the background."""
-    standardize: bool = False
+    standardize: bool = True
     """Map each pixel to (pixel - its running mean) / (its running standard deviation + 16), in grey
     levels from 0 to 255."""
     last_action_reward: bool = True

@@ -25,7 +25,7 @@ class ReplaySettings:
     bootstrapped random updates of DRQN, Hausknecht & Stone 2015)."""
     replay_rows: Count = 1_000_000
     """Capacity in rows, of all envs together."""
-    start_rows: Whole = 20_000
+    start_rows: Whole = 5_000
     """Rows to play before learning starts."""
     sequence_stride: Annotated[int, Field(ge=1, le=2000)] = 8
     """Rows between the possible starts of sequences; only there is the core state stored."""

@@ -14,8 +14,8 @@ from agents.ring import BLOCK, Ring, Stretch
 from agents.rows import Inputs, Rows, Sequence
 
 ACTIONS = 4
-SMALL = {"torso": "slim", "hidden": 8, "core_size": 6}
-SMALL |= dict.fromkeys(("norm", "center", "last_action_reward"), False)
+SMALL = {"frame_stack": 1, "hidden": 8, "core_size": 6, "head": "mean"}
+SMALL |= dict.fromkeys(("norm", "standardize", "last_action_reward"), False)
 NO_AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
 
 

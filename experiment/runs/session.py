@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from agents.cores import has_state
 from agents.learner import NonFiniteError
 from envs.families import is_atari
 from envs.tapes import repeats_itself
@@ -84,7 +85,7 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
 def announce(run: Run) -> None:
     """Say game, protocol, network, replay, learning, device and length."""
     c, images = run.config, "frame" if run.config.frame_stack == 1 else "frames"
-    core = c.core if c.core == "identity" else f"{c.core} {c.core_size}"
+    core = f"{c.core} {c.core_size}" if has_state(c.core) else c.core
     lines = {
         "run": f"{run.folder}" + f", resumed at {run.frames:,} frames" * (run.frames > 0),
         "game": f"{c.game}, protocol {run.protocol.name}, seed {c.seed}, observe {c.observe}",

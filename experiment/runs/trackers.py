@@ -180,10 +180,11 @@ def film(run: Path, frames: int) -> Path | None:
     RuntimeError if the game does not repeat the record, OSError if the film cannot be written.
     """
     from envs.episodes import EpisodeRecord
+    from experiment.scores.evaluation import middle_and_best
     from experiment.scores.video import write_clip
 
     path, folder = run / "videos" / f"training-{frames:012d}.mp4", run / "eval" / f"{frames:012d}"
-    records = [EpisodeRecord.load(file) for file in folder.glob("*.json")]
+    records = [EpisodeRecord.load(file) for file in sorted(folder.glob("*.json"))]
     if not records:
         return None
     path.parent.mkdir(exist_ok=True)
@@ -191,8 +192,8 @@ def film(run: Path, frames: int) -> Path | None:
         for part in path.parent.glob(".training-*"):  # of a process that was killed
             part.unlink()
         if not path.exists():
-            median = sorted(records, key=lambda record: record.score)[len(records) // 2]
-            write_clip(median, path)
+            median, _ = middle_and_best([record.score for record in records])
+            write_clip(records[median], path)
     return path
 
 

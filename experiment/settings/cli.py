@@ -74,12 +74,14 @@ def command(program: str) -> str:
 
 
 # JSON schema's limits and types, as the help shows them.
+UNLIMITED = 10**15
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 TYPES = {
     "integer": "INT",
     "number": "NUMBER",
     "boolean": "True|False",
     "string": "NAME",
+    "path": "PATH",
     "array": "VALUE",
 }
 
@@ -88,7 +90,7 @@ def _parser(prog: str, default: Settings, description: str) -> argparse.Argument
     """A flag for each field, in groups of the record's classes; help: text, range, default."""
     kind = type(default)
     fields = TypeAdapter(kind).json_schema()["properties"]
-    words = [name.upper() for name, field in fields.items() if field.get("positional")]
+    words = [f"[{name.upper()}]" for name, field in fields.items() if field.get("positional")]
     parser = argparse.ArgumentParser(
         usage=" ".join([prog, *words, "[--SETTING VALUE ...]"]),
         description=description,
@@ -102,11 +104,18 @@ def _parser(prog: str, default: Settings, description: str) -> argparse.Argument
             field, about = fields[name], owner.__pydantic_fields__[name].description  # type: ignore[attr-defined]
             variants, many = field.get("anyOf", [field]), field.get("type") == "array"
             limits = " and ".join(
-                f"{sign} {v[key]:g}" for v in variants for key, sign in LIMITS.items() if key in v
+                f"{sign} {v[key]:g}"
+                for v in variants
+                for key, sign in LIMITS.items()
+                if v.get(key, UNLIMITED) < UNLIMITED
             )
             limits += "; " if limits else ""
-            text = f"{about} ({limits}default: {getattr(default, name)})".replace("%", "%%")
-            is_word, type_name = field.get("positional"), variants[0]["type"]
+            start = getattr(default, name)
+            text = f"{about} ({limits}default: {'empty' if start in ('', ()) else start})"
+            is_word, type_name = (
+                field.get("positional"),
+                variants[0].get("format", variants[0]["type"]),
+            )
             # The value of a flag that stands alone.
             alone = field.get("alone", "True" if type_name == "boolean" else None)
             values = "|".join(variants[0].get("enum", [TYPES[type_name]]))
@@ -115,7 +124,7 @@ def _parser(prog: str, default: Settings, description: str) -> argparse.Argument
                 nargs=("*" if is_word else "+") if many else "?" if is_word or alone else None,
                 const=alone,
                 metavar=name.upper() if is_word else values,
-                help=text,
+                help=text.replace("%", "%%"),
             )
     return parser
 

@@ -12,7 +12,9 @@ import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from agents.fields import FORBID, Count, Share, Whole, near, one_of
+from agents.cores import has_state
+from agents.fields import FORBID, Count, OneOf, Share, Whole, near
+from agents.heads import has_td_loss
 from agents.learner import LearnerSettings
 from agents.networks import NetworkSettings
 from agents.replay import ReplaySettings
@@ -105,7 +107,7 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """
 
     # --- the task
-    preset: Annotated[str, one_of(PRESETS), Positional] = "drqn"
+    preset: Annotated[str, OneOf(PRESETS), Positional] = "drqn"
     """Settings to start from; a flag overrides one of them."""
     game: Game = "breakout"
     """A one-player game of ale-py in snake case, such as space_invaders; or the id of a gymnasium
@@ -119,7 +121,7 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """Name of the run's folder in --runs-dir. Empty: PRESET-GAME-sSEED."""
     runs_dir: Folder = Path("runs")
     """Folder that holds the runs."""
-    protocol: Annotated[str, one_of(PROTOCOLS)] = "v5"
+    protocol: Annotated[str, OneOf(PROTOCOLS)] = "v5"
     """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or
     dqn-2015 (no sticky actions, up to 30 initial no-ops; in training a lost life is terminal)."""
     observe: Screen = "full"
@@ -141,7 +143,7 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """Probability of a random action at the start."""
     epsilon_final: Share = 0.01
     """Probability of a random action after --epsilon-frames."""
-    epsilon_frames: Whole = 500_000
+    epsilon_frames: Whole = 250_000
     """Frames over which epsilon falls."""
 
     samples_per_step: Annotated[float, Field(gt=0, le=1000)] = 4.0
@@ -201,10 +203,10 @@ IDLE: tuple[Rule, ...] = (
     (("norm",), ("torso", "hidden", "head_hidden"), lambda x, y, z: x == "flat" and not (y or z)),
     (("importance_exponent",), ("batch_size",), lambda x: x == 1),  # the weight is always 1
     (("priority_eta",), ("unroll",), lambda x: x == 1),  # the greatest error is the mean error
-    (("core_size", "burn_in", "update"), ("core",), lambda x: x == "identity"),
+    (("core_size", "burn_in", "update"), ("core",), lambda x: not has_state(x)),
     # One network selects and evaluates the action.
     (("double",), ("target_period", "average"), lambda x, y: not (x or y)),
-    (("loss",), ("head",), lambda x: x != "mean"),
+    (("loss",), ("head",), lambda x: not has_td_loss(x)),
     (LAMBDA, ("unroll", "n_step"), lambda x, y: x == y == 1),  # one row ahead in any case
     (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda x: x is None),
     (("trace_lambda_start",), ("trace_lambda_updates",), lambda x: x == 0),

@@ -1,4 +1,4 @@
-"""The presets: each is a difference from the defaults of `Config` or from another preset.
+"""The presets: each is a difference from `drqn`, the defaults of `Config`, or from another preset.
 
 docs/presets.md has the source of every number.
 """
@@ -6,24 +6,8 @@ docs/presets.md has the source of every number.
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "drqn": {
-        "frame_stack": 4,
-        "torso": "slim",
-        "center": False,
-        "standardize": True,
-        "head": "qr",
-        "batch_size": 4,
-        "learning_rate": 5e-4,
-        "average": 0.995,
-        "epsilon_frames": 250_000,
-        "start_rows": 5_000,
-        "burn_in": 0,
-    }
-}
-PRESETS["dqn"] = PRESETS["drqn"] | {
-    "core": "identity",
-    "sequence_stride": 1,
-    "last_action_reward": False,
+    "drqn": {},
+    "dqn": {"core": "identity", "sequence_stride": 1, "last_action_reward": False},
 }
 # Common to the papers: the network of Mnih et al. 2015, whose newest weights act.
 PLAIN = PRESETS["dqn"] | {
@@ -102,11 +86,16 @@ PRESETS["drqn-2015"] = PRESETS["dqn-10"] | {
     "target_period": 250,
 }
 PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
+    "frame_stack": 1,
+    "torso": "nature",
+    "standardize": False,
+    "head": "mean",
+    "average": 0.0,
+    "start_rows": 20_000,
     "core_size": 512,
     "head_hidden": 512,
     "dueling": True,
     "norm": False,
-    "center": False,
     "exploration": "per-actor",
     "priority_exponent": 0.9,
     "samples_per_step": 1.5,

@@ -56,8 +56,8 @@ class Study(Settings):
     """Compare agents on games over seeds: the same frames and the same trained samples for all."""
 
     agents: Words = ("dqn", "drqn")
-    """Presets, with overrides after a colon: drqn:core=gru,frame_stack=2. The report compares each
-    agent with those before it in the list."""
+    """Presets, with overrides after a colon: drqn:core=gru,frame_stack=2. Up to four
+    are compared with each other, more with the first one."""
     games: Words = ("breakout",)
     """Games."""
     observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)

@@ -11,7 +11,7 @@ from tests.batches import make_network, random_batch
 
 LONG = {"burn_in": 3, "unroll": 4}
 PLAIN = {"burn_in": 0, "unroll": 1, "discount": 0.9, "trace_lambda": None, "max_grad_norm": None}
-PLAIN |= {"learning_rate": 1e-3, "optimizer_epsilon": 1e-3}
+PLAIN |= {"average": 0.0, "learning_rate": 1e-3, "optimizer_epsilon": 1e-3}
 
 
 def make_learner(network=None, *, bf16=False, **changes):

@@ -8,7 +8,7 @@ from benchmarks.common import Effort
 from experiment.settings import config as settings
 
 TINY = Effort(pairs=2, seconds=0.1, rows=1500)
-SMALL = dict(torso="dqn-2013", hidden=16, core_size=8, burn_in=0, unroll=16, n_step=1)
+SMALL = dict(frame_stack=1, torso="dqn-2013", hidden=16, core_size=8, unroll=16, n_step=1)
 SMALL |= dict(num_envs=2, batch_size=2, replay_rows=1500, samples_per_step=4.0, threads=1)
 
 

@@ -33,7 +33,7 @@ def test_sides_take_turns() -> None:
 
 
 def test_work_of_a_row_by_hand() -> None:
-    config = Config(frame_stack=1, torso="nature", core="lstm", core_size=256, dueling=False)
+    config = Config(frame_stack=1, torso="nature", head="mean")
     row, first = row_flops(build.make_network(config, num_actions=4))
     conv1 = 2 * 20 * 20 * 32 * (8 * 8 * 1)
     conv2, conv3 = 2 * 9 * 9 * 64 * (4 * 4 * 32), 2 * 7 * 7 * 64 * (3 * 3 * 64)
@@ -44,7 +44,7 @@ def test_work_of_a_row_by_hand() -> None:
 
 @pytest.mark.parametrize(("memory", "forward_rows"), [(512, 8 + 20 + 2), (0, 20 + 2)])
 def test_work_of_an_update_by_hand(memory, forward_rows) -> None:
-    config = Config(batch_size=3, burn_in=8, unroll=20, n_step=2, target_period=0)
+    config = Config(batch_size=3, burn_in=8, unroll=20, n_step=2, average=0.0)
     # The 20 trained rows go backward, twice the forward but for the gradient of the pixels.
     flops = 3 * (forward_rows * 100 + 20 * (2 * 100 - 10))
     assert update_flops(config, 100, 10, state_size=memory) == flops

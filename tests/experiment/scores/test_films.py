@@ -22,7 +22,7 @@ from experiment.scores.evaluation import evaluate
 from experiment.scores.trace import Trace, inputs_of, trace
 from experiment.settings.config import Config
 
-NETWORK = dict(hidden=16, core_size=8, head="qr", frame_stack=2, precision="fp32", threads=1)
+NETWORK = dict(torso="nature", hidden=16, core_size=8, frame_stack=2, precision="fp32", threads=1)
 PLAY = dict(game="breakout", observe="flicker:0.5", eval_episodes=1, eval_epsilon=0.5, seed=4)
 CONFIG = Config(**NETWORK | PLAY)
 
