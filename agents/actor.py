@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.exploration import epsilon_greedy
 from agents.networks import QNetwork
 from agents.rows import Inputs
-from agents.workers import cut, share
+from agents.workers import cut, map_parts
 
 PART_LANES = 16  # most envs in one forward pass on the CPU, for any number of threads
 
@@ -62,7 +62,7 @@ class Actor:
         before = self.core_state[index]  # [n, S]
         count = -(-len(lanes) // PART_LANES) if device.type == "cpu" else 1
         parts = [(inputs.lanes(part), before[part]) for part in cut(len(lanes), count)]
-        q_lanes, states = zip(*share(self._forward, parts), strict=True)
+        q_lanes, states = zip(*map_parts(self._forward, parts), strict=True)
         self.core_state = self.core_state.index_copy(0, index, torch.cat(states))
         self.q = np.zeros((len(frame), self.network.num_actions), np.float32)  # [N, A]
         self.q[lanes] = torch.cat(q_lanes).cpu().numpy()

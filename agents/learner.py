@@ -14,7 +14,7 @@ from agents import losses
 from agents.fields import FORBID, Count, OneOf, Positive, Share, Whole
 from agents.networks import QNetwork
 from agents.rows import Sequence
-from agents.workers import cut, share
+from agents.workers import cut, map_parts
 
 
 class CenteredRmsProp(torch.optim.Optimizer):
@@ -109,6 +109,7 @@ class Update(NamedTuple):
     priority: Tensor  # [B]
 
 
+STATISTICS_WEIGHT = 0.002  # of a batch in the running statistics of pixels; not tuned
 ADDERS = 2  # threads that sum the parts' gradients
 
 
@@ -149,16 +150,16 @@ class Learner:
         s = self.settings
         batch = batch.to(self.device)
         mask = losses.loss_mask(batch.truncated[s.burn_in : s.burn_in + s.unroll])  # [T, B]
-        rows = mask.sum().clamp(min=1)
-        weight = mask * batch.weight / rows  # [T, B], of each row in the loss
-        self.online.take_in(batch.inputs, share=max(1 / (self.updates + 1), 0.002))
+        trained = mask.sum().clamp(min=1)  # rows
+        weight = mask * batch.weight / trained  # [T, B], of each row in the loss
+        self.online.update_statistics(batch.inputs, max(1 / (self.updates + 1), STATISTICS_WEIGHT))
         for network in self._networks.values():  # all networks standardize alike
             for buffer, newest in zip(network.buffers(), self.online.buffers(), strict=True):
                 buffer.copy_(newest)
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
-        gradients, rows_of_parts = zip(*share(self._part, parts), strict=True)
-        share(partial(_add_up, gradients), range(ADDERS))
+        gradients, rows_of_parts = zip(*map_parts(self._part, parts), strict=True)
+        map_parts(partial(_add_up, gradients), range(ADDERS))
         for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
             parameter.grad = gradient
         grad_norm = nn.utils.clip_grad_norm_(
@@ -169,16 +170,16 @@ class Learner:
         if s.target_period and self.updates % s.target_period == 0:
             self.target.load_state_dict(self.online.state_dict())
         if s.average:
-            # At first the share is smaller, since all weights are new.
-            retained_share = min(s.average, self.updates / (self.updates + 10))
+            # Less at first, since all weights are new.
+            retained = min(s.average, self.updates / (self.updates + 10))
             pairs = zip(self.acting.parameters(), self.online.parameters(), strict=True)
             for average, newest in pairs:
-                average.lerp_(newest.detach(), 1 - retained_share)
+                average.lerp_(newest.detach(), 1 - retained)
 
         row_loss, td_error, q, q_max = torch.cat(rows_of_parts, dim=-1)  # [T, B] each
         metrics = {
             "loss": (row_loss * weight).sum(),
-            "td_error": (td_error.abs() * mask).sum() / rows,
+            "td_error": (td_error.abs() * mask).sum() / trained,
             "grad_norm": grad_norm,
             "q_mean": q.mean(),
             "q_max": q_max.max(),
@@ -200,7 +201,7 @@ class Learner:
         start, stop = s.burn_in, s.burn_in + s.unroll
         action = batch.action[start:stop]  # [T, B]
         with self._autocast():
-            batch = batch._replace(inputs=self.online.look(batch.inputs))  # for every network
+            batch = batch._replace(inputs=self.online.prepare(batch.inputs))  # for every network
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
             # [T, B, A, K] and [B, S]

@@ -79,11 +79,12 @@ class RunningStandard(nn.Module):
         self.deviation = nn.Buffer(torch.full(shape, 255.0 - 16))
 
     @torch.no_grad()
-    def take_in(self, planes: Tensor, share: float) -> None:
-        """Update the statistics with planes [L, B, *shape] uint8, weighted by `share`, 0 to 1."""
+    def update(self, planes: Tensor, weight: float) -> None:
+        """Move the statistics to those of planes [L, B, *shape] uint8 by the weight, 0 to 1."""
         planes = planes.flatten(0, 1).to(self.mean.dtype)
-        self.mean.lerp_(planes.mean(0), share)
-        self.deviation.square_().lerp_((planes - self.mean).square().mean(0), share).sqrt_()
+        self.mean.lerp_(planes.mean(0), weight)
+        variance = (planes - self.mean).square().mean(0)
+        self.deviation.square_().lerp_(variance, weight).sqrt_()
 
     def forward(self, planes: Tensor) -> Tensor:
         scale = 255 / (self.deviation + 16)  # the first convolution divides by 255
@@ -276,17 +277,17 @@ class QNetwork(nn.Module):
         """Zeros [B, S]."""
         return torch.zeros(batch_size, self.state_size, device=next(self.parameters()).device)
 
-    def take_in(self, inputs: Inputs, share: float) -> None:
-        """Update the running statistics, if any, with every fourth row, weighted by `share`."""
+    def update_statistics(self, inputs: Inputs, weight: float) -> None:
+        """Move the running statistics, if any, to those of every fourth row by the weight."""
         if self.pixels is not None:
-            self.pixels.take_in(self.conv.planes(inputs.frames[::4]), share)
+            self.pixels.update(self.conv.planes(inputs.frames[::4]), weight)
 
     def forward(self, inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        out, state = self.outputs(self.look(inputs), state)
+        out, state = self.outputs(self.prepare(inputs), state)
         return self.head.samples(out).mean(-1), state
 
     @torch.no_grad()
-    def look(self, inputs: Inputs) -> Inputs:
+    def prepare(self, inputs: Inputs) -> Inputs:
         """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames.
 
         Pixels become channels; the images are centred, standardized and stacked. No weight has an
@@ -308,12 +309,12 @@ class QNetwork(nn.Module):
         )
 
     def outputs(self, view: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's output [L, B, A, K] and the next core state [B, S]; view: from `look`."""
-        y, state = self.core(self.see(view), state, view.is_first)
+        """The head's output [L, B, A, K] and the next core state [B, S]; view: from `prepare`."""
+        y, state = self.core(self.encode(view), state, view.is_first)
         return self.head(y), state
 
-    def see(self, view: Inputs) -> Tensor:
-        """The core's input [L, B, D]; view: from `look`.
+    def encode(self, view: Inputs) -> Tensor:
+        """The core's input [L, B, D]; view: from `prepare`.
 
         The features of the frames; with --last-action-reward also the last action and reward.
         """

@@ -34,6 +34,6 @@ def cut(lanes: int, parts: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends) if pair[0] < pair[1]]
 
 
-def share(compute: Callable[[T], U], parts: Iterable[T]) -> list[U]:
+def map_parts(compute: Callable[[T], U], parts: Iterable[T]) -> list[U]:
     """compute(part) of every part, in order; free threads take the parts."""
     return list(_pool[0].map(compute, parts) if _pool else map(compute, parts))

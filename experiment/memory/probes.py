@@ -207,7 +207,7 @@ def gradient_norms(
             with torch.no_grad():
                 _, state = network(inputs.rows(at, t - steps), state)
         at = t - steps
-        view = network.look(inputs.rows(at, t + 1))
+        view = network.prepare(inputs.rows(at, t + 1))
         view.frames.requires_grad_()  # [steps + 1, 1, H', W', K C]
         q = network.head.samples(network.outputs(view, state)[0]).mean(-1)  # [steps + 1, 1, A]
         (gradient,) = torch.autograd.grad(q[-1, 0, action[t]], view.frames)

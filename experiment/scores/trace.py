@@ -68,9 +68,9 @@ def trace(
         for start in range(0, record.steps, CHUNK):
             played = action[start : start + CHUNK, None, None, None]  # [L, 1, 1, 1]
             with autocast():
-                view = network.look(inputs.rows(start, start + len(played)))
+                view = network.prepare(inputs.rows(start, start + len(played)))
                 view.frames.requires_grad_(saliency)  # [L, 1, H', W', K C]
-                x, rows = network.see(view), []  # [L, 1, D]
+                x, rows = network.encode(view), []  # [L, 1, D]
                 for row in x[:, None]:
                     y, state = network.core(row, states[-1], is_first)
                     rows.append(y)

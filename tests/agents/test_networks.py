@@ -72,8 +72,8 @@ def test_standardized_pixels_have_the_running_mean_and_deviation_of_the_batches(
     planes = network.conv.planes(torch.randint(0, 256, (2, 50, 84, 84), dtype=torch.uint8))
     first, second = planes.float()
     assert torch.equal(network.pixels(first), first)  # before the first batch: as they are
-    network.pixels.take_in(planes[:1], 1.0)
-    network.pixels.take_in(planes[1:], 0.25)
+    network.pixels.update(planes[:1], 1.0)
+    network.pixels.update(planes[1:], 0.25)
     mean = 0.75 * first.mean(0) + 0.25 * second.mean(0)
     squares = (first - first.mean(0)).square().mean(0), (second - mean).square().mean(0)
     deviation = (0.75 * squares[0] + 0.25 * squares[1]).sqrt()
@@ -104,8 +104,8 @@ def test_the_core_sees_the_last_action_and_clipped_reward_and_nothing_at_a_start
     reward = batch.prev_reward.clamp(-1, 1)[..., None] * ~starts
     for hidden, size in ((8, 8), (0, 1152)):
         network = make_network(hidden=hidden, last_action_reward=True)
-        looked = network.look(batch)
-        given, features = network.see(looked), make_network(hidden=hidden).see(looked)
+        looked = network.prepare(batch)
+        given, features = network.encode(looked), make_network(hidden=hidden).encode(looked)
         assert torch.equal(given, torch.cat([features, action, reward], dim=-1))
         assert given.shape[-1] == network.core.input_size == size + ACTIONS + 1
         assert features.shape[-1] == size

@@ -25,7 +25,7 @@ def test_results_come_in_the_order_of_the_parts_from_all_threads() -> None:
         return part, threading.current_thread().name, torch.get_num_threads()
 
     try:
-        parts, names, threads = zip(*workers.share(compute, [10, 11]), strict=True)
+        parts, names, threads = zip(*workers.map_parts(compute, [10, 11]), strict=True)
     finally:
         workers.use_threads(1)
     assert (parts, len(set(names))) == ((10, 11), 2)

@@ -46,7 +46,7 @@ def test_the_gradient_k_steps_back_is_that_of_one_pass_over_the_episode(depth) -
     inputs, action = episode(9, depth)
     end, steps = 8, 5
     norms = memory.gradient_norms(network, inputs, action, [6, end], steps)[1]
-    view = network.look(inputs)
+    view = network.prepare(inputs)
     view.frames.requires_grad_()
     out, _ = network.outputs(view, network.initial_state(1))
     network.head.samples(out).mean(-1)[end, 0, action[end]].backward()

@@ -68,7 +68,7 @@ def test_the_values_are_those_of_an_actor_that_plays_the_record(agent, record, n
 
 def test_saliency_is_the_gradient_of_the_played_actions_value(agent, record, numbers) -> None:
     inputs, action = inputs_of(record, CONFIG.frame_stack)
-    view = agent.network.look(inputs.rows(0, 1))
+    view = agent.network.prepare(inputs.rows(0, 1))
     view.frames.requires_grad_()
     out, _ = agent.network.outputs(view, agent.network.initial_state(1))
     q = agent.network.head.samples(out).mean(-1)
