@@ -3,11 +3,13 @@ refused."""
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +21,7 @@ from experiment.scores import video
 from experiment.settings.config import UsageError
 from experiment.store.provenance import commit
 from experiment.studies.jobs import Workers
-from experiment.studies.study import Study, make_cells
+from experiment.studies.study import Study, finished, make_cells
 from tests import small
 
 GRID = (
@@ -234,3 +236,16 @@ def test_a_wrong_study_is_one_line_and_writes_nothing(text, part, tmp_path, erro
 
 def test_a_setting_with_an_effect_in_one_run_of_several_is_accepted() -> None:
     make_cells(*compare.read_command("--agents dqn drqn -- --core-size 8".split()))
+
+
+def test_commands_of_the_documentation_go_on_with_the_committed_studies(monkeypatch) -> None:
+    monkeypatch.chdir(small.ROOT)
+    text = Path("docs/results.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    python compare\.py (.+)$", text, flags=re.MULTILINE)
+    assert len(commands) == 6
+    for words in commands:
+        study, shared = compare.read_command(shlex.split(words))
+        for cell in make_cells(study, shared):
+            result = finished(cell, study)
+            assert result
+            assert result.other_settings(cell.config) == []
