@@ -1,6 +1,6 @@
 """The cells of a study on a Ray cluster, each an actor on any node; no shared file system needed.
 
-The study's folder has the valid files. An actor gets the files of its run, works in a scratch
+The study's folder is authoritative. An actor gets the files of its run, works in a scratch
 folder of its node like a local study, and returns the changed files at every call. After the loss
 of its node another actor goes on from the checkpoint in the study's folder.
 """
