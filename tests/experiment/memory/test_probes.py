@@ -1,4 +1,4 @@
-"""Memory, seen: the recall task, the gradient into the past, the memory horizon."""
+"""The gradient into the past, the memory horizon, and the commands."""
 
 import copy
 import json
@@ -9,19 +9,9 @@ import torch
 
 from agents.rows import Inputs
 from experiment.memory import probes as memory
-from experiment.memory import task
 from experiment.scores.agent import Agent, open_agent
 from experiment.scores.evaluation import Evaluation, evaluate
 from tests.batches import make_network, random_inputs
-
-
-@pytest.mark.parametrize(("core", "lowest", "highest"), [("lstm", 0.9, 1), ("identity", 0, 0.4)])
-def test_a_recurrent_core_remembers_the_cue_the_identity_cannot(core, lowest, highest) -> None:
-    tiny = dict(unroll=8, num_envs=8, batch_size=16, core_size=16, start_rows=512)
-    tiny |= dict(replay_rows=4096, game="recall/Recall2-v0")
-    config = task.settings(core, 3, updates=150, **tiny)
-    network = task.train(config)
-    assert lowest <= task.success(config, network, wait=2, episodes=100) <= highest
 
 
 def test_wiping_every_step_is_starting_from_nothing_at_every_row(finished) -> None:
