@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Annotated, NamedTuple
 
 import torch
@@ -110,7 +110,6 @@ class Update(NamedTuple):
 
 
 STATISTICS_WEIGHT = 0.002  # of a batch in the running statistics of pixels; not tuned
-ADDERS = 2  # threads that sum the parts' gradients
 
 
 class NonFiniteError(RuntimeError):
@@ -159,9 +158,8 @@ class Learner:
         count = s.parts if self.device.type == "cpu" else 1
         parts = [(batch.lanes(lanes), weight[:, lanes]) for lanes in cut(mask.shape[1], count)]
         gradients, rows_of_parts = zip(*map_parts(self._part, parts), strict=True)
-        map_parts(partial(_add_up, gradients), range(ADDERS))
-        for parameter, gradient in zip(self.online.parameters(), gradients[0], strict=True):
-            parameter.grad = gradient
+        for parameter, *of_parts in zip(self.online.parameters(), *gradients, strict=True):
+            parameter.grad = reduce(Tensor.add_, of_parts)  # in the order of the parts
         grad_norm = nn.utils.clip_grad_norm_(
             self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True
         )
@@ -337,10 +335,3 @@ def _in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in the memory layout of its parameter, as fused optimisers need it."""
     same = gradient.stride() == parameter.stride()
     return gradient if same else torch.empty_like(parameter).copy_(gradient)
-
-
-def _add_up(gradients: tuple[list[Tensor], ...], half: int) -> None:
-    """Add the other gradients to the first, in order, in one half of each tensor."""
-    for total, *others in zip(*gradients, strict=True):
-        for other in others:
-            total.tensor_split(ADDERS)[half].add_(other.tensor_split(ADDERS)[half])
