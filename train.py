@@ -26,7 +26,7 @@ def train(run: Run) -> None:
             batch = replay.sample(config.batch_size)
             update = learner.update(batch)
             replay.update_priorities(batch.origin, update.priority)
-            run.record_update(update.metrics)
+            run.meter.add_update(update.metrics)
 
         rows = player.recv()
         replay.append(rows)

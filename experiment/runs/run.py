@@ -2,22 +2,16 @@
 
 import contextlib
 import shlex
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, field, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
-from torch import Tensor
-
-from agents.learner import NonFiniteError
 from experiment import build
 from experiment.runs.actors import Players
 from experiment.runs.console import Display
+from experiment.runs.meter import Counters, Meter
 from experiment.runs.player import Player
 from experiment.scores.evaluation import evaluate, spread, write_evaluation
 from experiment.scores.progress import so_far
@@ -29,32 +23,7 @@ from experiment.store.files import refused
 from experiment.store.metrics import MetricsFile
 from experiment.store.provenance import commit, machine
 
-
-@dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Counters:
-    """A run's counts and sums, all in its checkpoints. Lengths are in emulator frames."""
-
-    frames: int = 0
-    learning_since: int | None = None  # frames at the first moment with a sequence to draw
-    seconds: float = 0.0  # of training, without evaluations, over all sittings
-    episodes: int = 0
-    best_score: float | None = None  # of a training episode
-    evaluation_due: bool = False
-    row_frames: int = 0  # frames at the last row of metrics
-    returns: list[float] = field(default_factory=list)  # of the episodes since that row
-    # Of update metrics since that row; numbers or tensors.
-    sums: dict[str, Any] = field(default_factory=dict)
-    updates_in_row: int = 0
-
-
 RESERVE = 2**28  # bytes that a run may allocate between two rows of metrics
-# The activities in the metrics time_*, each with its part of the run and its method.
-TIMED = {
-    "environment": ("player", "recv"),
-    "acting": ("player", "act"),
-    "sampling": ("replay", "sample"),
-    "learning": ("learner", "update"),
-}
 
 
 class Run:
@@ -100,22 +69,13 @@ class Run:
             raise
         # Frames and metrics position of the last checkpoint.
         self._saved = (self.frames, self.metrics.position) if saved else None
-        self._row_time = time.monotonic()
-        self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row, by activity
-        for name, (part, method) in TIMED.items():
-            owner = getattr(self, part)
-            setattr(owner, method, partial(self._timed, name, getattr(owner, method)))
+        self.meter = Meter(
+            config, self.counters, self.task.frame_skip, self.player, self.replay, self.learner
+        )
 
     @property
     def frames(self) -> int:
         return self.counters.frames
-
-    def _timed(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
-        """Call the method and add its seconds to `_times`."""
-        start = time.perf_counter()
-        result = method(*args)
-        self._times[name] += time.perf_counter() - start
-        return result
 
     # --- updates ----------------------------------------------------------------------------------
 
@@ -128,19 +88,9 @@ class Run:
         if not self.replay.ready:
             return 0
         self.counters.learning_since = self.counters.learning_since or self.frames
-        samples = self.config.samples_per_step * (self._learning_steps() + self.player.steps)
+        steps = self.counters.learning_frames // self.task.frame_skip + self.player.steps
+        samples = self.config.samples_per_step * steps
         return int(samples // (self.config.batch_size * self.config.unroll)) - self.learner.updates
-
-    def _learning_steps(self) -> int:
-        """Steps of all envs since learning began."""
-        since = self.counters.learning_since or self.frames
-        return (self.frames - since) // self.task.frame_skip
-
-    def record_update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add an update's metrics to the means of the next row; the device is not waited for."""
-        for name, value in metrics.items():
-            self.counters.sums[name] = self.counters.sums.get(name, 0.0) + value
-        self.counters.updates_in_row += 1
 
     def stop(self) -> None:
         """Let the run end at the next step, with a checkpoint."""
@@ -159,7 +109,8 @@ class Run:
 
         done = self.frames >= self.config.frames
         if passed(self.config.log_frames) or done:
-            self._write_row(epsilon)
+            self._publish(self.meter.row(epsilon))
+            self._watch_memory()
         self.counters.evaluation_due |= passed(self.config.eval_frames) or (
             done and self.config.eval_frames > 0
         )
@@ -185,37 +136,6 @@ class Run:
                 for name in names:
                     replace(record, finished_at=self.frames).save(folder / f"{name}.json")
 
-    def _write_row(self, epsilon: float) -> None:
-        self._check_finite()
-        counters, config, skip = self.counters, self.config, self.task.frame_skip
-        since = max(self._count_time(), 1e-9)
-        samples = self.learner.updates * config.batch_size * config.unroll
-        frames = self.frames - counters.row_frames
-        row: dict[str, Any] = {
-            "frames": self.frames,
-            "steps": self.frames // skip,
-            "updates": self.learner.updates,
-            "samples": samples,
-            "samples_per_step": samples / max(self._learning_steps(), 1),
-            "episodes": counters.episodes,
-            "return_mean": float(np.mean(counters.returns)) if counters.returns else None,
-            "epsilon": epsilon,
-            **{key: total / counters.updates_in_row for key, total in counters.sums.items()},
-            "param_norm": float(self.learner.param_norm()),
-            "replay_rows": len(self.replay),
-            "replay_bytes": self.replay.nbytes,
-            "seconds": round(counters.seconds, 3),
-            "frames_per_second": round(frames / since, 1),
-            "steps_per_second": round(frames / skip / since, 1),
-            **self.player.metrics(since),
-            **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
-        }
-        counters.sums, counters.updates_in_row = {}, 0
-        counters.returns, counters.row_frames = [], self.frames
-        self._times = dict.fromkeys(self._times, 0.0)
-        self._publish(row)
-        self._watch_memory()
-
     def _watch_memory(self) -> None:
         """Warn once if memory will not suffice. Before it runs out, save and raise UsageError."""
         used, full, free = self.replay.nbytes, self.replay.nbytes_when_full, free_memory()
@@ -239,24 +159,11 @@ class Run:
         for listen in (self.metrics.write, self.display.show, *self.listeners):
             listen(row)
 
-    def _count_time(self) -> float:
-        """Add the seconds since the last row or save to `Counters.seconds`, and return them."""
-        start, self._row_time = self._row_time, time.monotonic()
-        self.counters.seconds += self._row_time - start
-        return self._row_time - start
-
-    def _check_finite(self) -> None:
-        """NonFiniteError if a metric, a weight or the optimiser's memory is NaN or infinite."""
-        sums = self.counters.sums = {k: float(v) for k, v in self.counters.sums.items()}
-        if names := [name for name, total in sums.items() if not np.isfinite(total)]:
-            raise NonFiniteError(f"update {self.learner.updates}: {', '.join(names)}")
-        self.learner.check_finite()
-
     def evaluate_if_due(self) -> None:
         """Evaluate if that is due. After a stop it stays due, for the resumed run."""
         if not self.counters.evaluation_due:
             return
-        self._count_time()
+        self.meter.count_time()
         config = self.config
 
         def report(scores: list[float], steps: int) -> None:
@@ -266,7 +173,7 @@ class Run:
         result = evaluate(
             self.learner.acting, config, self.protocol, lambda: self.stop_asked, report=report
         )
-        self._row_time = time.monotonic()  # evaluation is not training time
+        self.meter.restart_clock()  # evaluation is not training time
         if len(result.scores) < config.eval_episodes:
             return
         self.counters.evaluation_due = False
@@ -305,7 +212,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint. If the disk is full or forbidden, training goes on with a message."""
-        self._check_finite()
+        self.meter.fetch_sums()
         before, self._trouble = self._trouble, ""
         try:
             # Rows first: a checkpoint must not count rows that are not on the disk.
@@ -340,7 +247,7 @@ class Run:
 
     def state(self) -> checkpoints.Checkpoint:
         """The whole state of the run, for a checkpoint."""
-        self._count_time()
+        self.meter.count_time()
         return checkpoints.Checkpoint(
             meta={
                 **asdict(self.counters),

@@ -18,7 +18,8 @@ from agents.ring import BLOCK, ROW, Stretch
 from envs.screens import KINDS
 from experiment import build
 from experiment.runs.console import Display, text
-from experiment.runs.run import Counters, Run
+from experiment.runs.meter import Counters, Meter
+from experiment.runs.run import Run
 from experiment.runs.trackers import NAMES
 from experiment.settings.cli import parse_train
 from experiment.settings.config import Config, UsageError, load, override, preset
@@ -172,12 +173,12 @@ def test_a_row_adds_up(finished) -> None:
 
 
 def test_a_new_metric_of_the_learner_reaches_file_and_panel(tmp_path, monkeypatch) -> None:
-    record = Run.record_update
+    add = Meter.add_update
 
-    def record_more(run, metrics):
-        record(run, {**metrics, "new": metrics["loss"] * 2})
+    def add_more(meter, metrics):
+        add(meter, {**metrics, "new": metrics["loss"] * 2})
 
-    monkeypatch.setattr(Run, "record_update", record_more)
+    monkeypatch.setattr(Meter, "add_update", add_more)
     rows = [row for row in small.rows(small.start(tmp_path, "run", frames=800)) if "loss" in row]
     assert [row["new"] for row in rows] == [2 * row["loss"] for row in rows] != []
     terminal = io.StringIO()

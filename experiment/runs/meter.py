@@ -1,0 +1,131 @@
+"""The counts and means of a run, and its rows of metrics (docs/metrics.md)."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from agents.learner import Learner, NonFiniteError
+from agents.replay import Replay
+from experiment.settings.config import Config
+
+# The metrics time_environment, time_acting, time_sampling and time_learning: each is the time in a
+# method of the player, the replay or the learner.
+TIMED = {"environment": "recv", "acting": "act", "sampling": "sample", "learning": "update"}
+
+
+@dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Counters:
+    """A run's counts and sums, all in its checkpoints. Lengths are in emulator frames."""
+
+    frames: int = 0
+    learning_since: int | None = None  # frames at the first moment with a sequence to draw
+    seconds: float = 0.0  # of training, without evaluations, over all sittings
+    episodes: int = 0
+    best_score: float | None = None  # of a training episode
+    evaluation_due: bool = False
+    row_frames: int = 0  # frames at the last row of metrics
+    returns: list[float] = field(default_factory=list)  # of the episodes since that row
+    # Of update metrics since that row; numbers or tensors.
+    sums: dict[str, Any] = field(default_factory=dict)
+    updates_in_row: int = 0
+
+    @property
+    def learning_frames(self) -> int:
+        """Frames of all envs since learning began."""
+        return 0 if self.learning_since is None else self.frames - self.learning_since
+
+
+class Meter:
+    """Counts updates and time; makes the rows of metrics."""
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        frame_skip: int,
+        player: Any,
+        replay: Replay,
+        learner: Learner,
+    ) -> None:
+        """From now on the time in the methods of TIMED is counted."""
+        self._config, self._counters, self._skip = config, counters, frame_skip
+        self._player, self._replay, self._learner = player, replay, learner
+        self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row
+        for (name, method), part in zip(
+            TIMED.items(), (player, player, replay, learner), strict=True
+        ):
+            setattr(part, method, partial(self._timed, name, getattr(part, method)))
+        self.restart_clock()
+
+    def _timed(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        """Call the method and add its seconds to `_times`."""
+        start = time.perf_counter()
+        result = method(*args)
+        self._times[name] += time.perf_counter() - start
+        return result
+
+    def restart_clock(self) -> None:
+        """Count training time from now on: the time since the last count was no training."""
+        self._since = time.monotonic()
+
+    def count_time(self) -> float:
+        """Add the seconds since the last count to `Counters.seconds`, and return them."""
+        start = self._since
+        self.restart_clock()
+        self._counters.seconds += self._since - start
+        return self._since - start
+
+    def add_update(self, metrics: Mapping[str, Tensor]) -> None:
+        """Add an update's metrics to the means of the next row; the device is not waited for."""
+        sums = self._counters.sums
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + value
+        self._counters.updates_in_row += 1
+
+    def fetch_sums(self) -> None:
+        """Fetch the sums from the device.
+
+        NonFiniteError if a metric, a weight or the optimiser's memory is NaN or infinite.
+        """
+        sums = self._counters.sums = {k: float(v) for k, v in self._counters.sums.items()}
+        if names := [name for name, total in sums.items() if not np.isfinite(total)]:
+            raise NonFiniteError(f"update {self._learner.updates}: {', '.join(names)}")
+        self._learner.check_finite()
+
+    def row(self, epsilon: float) -> dict[str, Any]:
+        """The metrics since the last row, and the start of the next one. Errors of `fetch_sums`."""
+        self.fetch_sums()
+        counters, config, skip = self._counters, self._config, self._skip
+        since = max(self.count_time(), 1e-9)
+        samples = self._learner.updates * config.batch_size * config.unroll
+        frames = counters.frames - counters.row_frames
+        row: dict[str, Any] = {
+            "frames": counters.frames,
+            "steps": counters.frames // skip,
+            "updates": self._learner.updates,
+            "samples": samples,
+            "samples_per_step": samples / max(counters.learning_frames // skip, 1),
+            "episodes": counters.episodes,
+            "return_mean": float(np.mean(counters.returns)) if counters.returns else None,
+            "epsilon": epsilon,
+            **{key: total / counters.updates_in_row for key, total in counters.sums.items()},
+            "param_norm": float(self._learner.param_norm()),
+            "replay_rows": len(self._replay),
+            "replay_bytes": self._replay.nbytes,
+            "seconds": round(counters.seconds, 3),
+            "frames_per_second": round(frames / since, 1),
+            "steps_per_second": round(frames / skip / since, 1),
+            **self._player.metrics(since),
+            **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
+        }
+        counters.sums, counters.updates_in_row = {}, 0
+        counters.returns, counters.row_frames = [], counters.frames
+        self._times = dict.fromkeys(self._times, 0.0)
+        return row
