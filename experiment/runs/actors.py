@@ -66,9 +66,8 @@ class RemotePlayer:
         actions = len(build.task(config).action_names)
         self.network = build.make_network(self.config, actions)
         self.ring = build.make_replay(self.config, self.network.state_size).rings[0]
-        self.q = np.zeros(
-            (self.ring.capacity, self.ring.lanes, actions), np.float32
-        )  # of the ring's rows
+        # Q-values of the ring's rows.
+        self.q = np.zeros((self.ring.capacity, self.ring.lanes, actions), np.float32)
         self.player = Player(self.config, self.network)
         self.player.reset()
 
@@ -129,7 +128,7 @@ class Players:
         self.rng = build.rng(config.seed, "exploration")  # of the players' seeds
         self.steps = build.stretch_rows(config) * config.num_envs // config.actors
         self.restarts = self.age = 0
-        self._in_vain, self._waits, self._why = 0.0, False, "none had room, or was quick enough"
+        self._in_vain, self._waits, self._why = 0.0, False, "no actor had room, or none was fast enough"
         self._version, self._weights = -1, None
         self._records: list[EpisodeRecord] = []
         stack = contextlib.ExitStack()

@@ -25,8 +25,8 @@ class Player:
         self.rng = build.rng(config.seed, "exploration")
         self.steps = config.num_envs  # of all envs together in one `recv`
         self.envs = build.make_envs(config, self._protocol)
-        # The episodes that ended in the last `recv`; the end of the environments.
-        self.finished, self.close = self.envs.finished, self.envs.close
+        self.finished = self.envs.finished  # call: the episodes that ended in the last `recv`
+        self.close = self.envs.close
         self.actor = build.make_actor(config, network, config.num_envs, self.rng)
         self.is_first = np.ones(self.steps, bool)
         self.prev_reward = np.zeros(self.steps, np.float32)
@@ -57,7 +57,7 @@ class Player:
         return rows
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Metrics of the seconds since the last row besides the run's own: none."""
+        """Further metrics of a row; a player in this process has none."""
         return {}
 
     def state(self) -> dict[str, Mapping[str, Any]]:

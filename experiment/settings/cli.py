@@ -184,7 +184,7 @@ def parse_train(argv: list[str]) -> tuple[Config, Path | None]:
         f"Train a Q-learning agent on an Atari game. PRESET is one of {', '.join(PRESETS)}.",
     )
     for one, other in pairwise(name for name in ("preset", "resume", "config") if name in flags):
-        raise UsageError(f"{flag(other)} {flags[other]}: takes the place of {one} {flags[one]}")
+        raise UsageError(f"{flag(other)} {flags[other]}: does not go with {one} {flags[one]}")
     for name in flags.keys() & {"name", "runs_dir"} if "resume" in flags else ():
         raise UsageError(f"{flag(name)} {flags[name]}: cannot change with --resume")
     folder, file = (Path(flags.pop(k)) if k in flags else None for k in ("resume", "config"))

@@ -83,8 +83,8 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
         ("dqn --torso flat --hidden 0 --norm False", "--norm False: has no effect with --torso"),
         ("--name \udce9t\udce9", r"error: '\udce9t\udce9': is not text"),
         ("drqn --loss squared", "--loss squared: has no effect with --head qr"),  # the preset's
-        ("dqn --resume x", "--resume x: takes the place of preset dqn"),
-        ("--config y --resume x", "--config y: takes the place of resume x"),
+        ("dqn --resume x", "--resume x: does not go with preset dqn"),
+        ("--config y --resume x", "--config y: does not go with resume x"),
         ("--resume", "--resume: expected one argument"),
         ("--resume=nowhere", "--runs-dir"),  # the folder says where the run lies
         ("--config=nowhere", "error: nowhere: cannot be read (no such file)"),
