@@ -128,7 +128,8 @@ class Players:
         self.rng = build.rng(config.seed, "exploration")  # of the players' seeds
         self.steps = build.stretch_rows(config) * config.num_envs // config.actors
         self.restarts = self.age = 0
-        self._in_vain, self._waits, self._why = 0.0, False, "no actor had room, or none was fast enough"
+        self._in_vain, self._waits = 0.0, False
+        self._why = "no actor had room, or none was fast enough"
         self._version, self._weights = -1, None
         self._records: list[EpisodeRecord] = []
         stack = contextlib.ExitStack()
