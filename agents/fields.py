@@ -23,7 +23,7 @@ def near(value: str, allowed: Collection[str]) -> str:
     return f" Did you mean {lower[close[0]]}?" if close else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """A name in a registry, which is read at every check: later entries are valid too."""
 

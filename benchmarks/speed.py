@@ -35,7 +35,7 @@ PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
 COMMANDS = {
     "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split(), "--parts", "1"],
     "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split(), "--parts", "2"],
-    "everyday drqn": [*OURS, "drqn", "--frame-stack", "1", *BEFORE.split()],
+    "everyday drqn": [*OURS, "drqn", *"--frame-stack 1 --burn-in 8".split(), *BEFORE.split()],
     "everyday dqn": [*OURS, "dqn", *BEFORE.split()],
     "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
     "sb3, 8 envs": [*PEER, "benchmarks.peer_sb3", "8"],

@@ -1,4 +1,4 @@
-"""The connection to Ray; only this module imports it."""
+"""The connection to Ray; only this module of `experiment` imports it."""
 
 import contextlib
 import logging

@@ -89,7 +89,7 @@ class Meter:
             sums[name] = sums.get(name, 0.0) + value
         self._counters.updates_in_row += 1
 
-    def fetch_sums(self) -> None:
+    def fetch_and_check(self) -> None:
         """Fetch the sums from the device.
 
         NonFiniteError if a metric, a weight or the optimiser's memory is NaN or infinite.
@@ -100,8 +100,8 @@ class Meter:
         self._learner.check_finite()
 
     def row(self, epsilon: float) -> dict[str, Any]:
-        """The metrics since the last row, and the start of the next one. Errors of `fetch_sums`."""
-        self.fetch_sums()
+        """The metrics since the last row, and the start of the next one. Errors of `fetch_and_check`."""
+        self.fetch_and_check()
         counters, config, skip = self._counters, self._config, self._skip
         since = max(self.count_time(), 1e-9)
         samples = self._learner.updates * config.batch_size * config.unroll

@@ -212,7 +212,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint. If the disk is full or forbidden, training goes on with a message."""
-        self.meter.fetch_sums()
+        self.meter.fetch_and_check()
         before, self._trouble = self._trouble, ""
         try:
             # Rows first: a checkpoint must not count rows that are not on the disk.

@@ -90,7 +90,11 @@ def _parser(prog: str, default: Settings, description: str) -> argparse.Argument
     """A flag for each field, in groups of the record's classes; help: text, range, default."""
     kind = type(default)
     fields = TypeAdapter(kind).json_schema()["properties"]
-    words = [f"[{name.upper()}]" for name, field in fields.items() if field.get("positional")]
+    words = [
+        name.upper() if getattr(default, name) is None else f"[{name.upper()}]"
+        for name, field in fields.items()
+        if field.get("positional")
+    ]
     parser = argparse.ArgumentParser(
         usage=" ".join([prog, *words, "[--SETTING VALUE ...]"]),
         description=description,

@@ -91,6 +91,7 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
     "standardize": False,
     "head": "mean",
     "average": 0.0,
+    "epsilon_frames": 500_000,
     "start_rows": 20_000,
     "core_size": 512,
     "head_hidden": 512,
