@@ -100,7 +100,7 @@ class Meter:
         self._learner.check_finite()
 
     def row(self, epsilon: float) -> dict[str, Any]:
-        """The metrics since the last row, and the start of the next one. Errors of `fetch_and_check`."""
+        """The metrics since the last row; NonFiniteError as in `fetch_and_check`."""
         self.fetch_and_check()
         counters, config, skip = self._counters, self._config, self._skip
         since = max(self.count_time(), 1e-9)
