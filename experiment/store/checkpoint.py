@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from agents.fields import near
 from experiment.settings.config import UsageError
 from experiment.store.files import read, refused
 
@@ -132,6 +133,9 @@ def load_latest(run: Path, *, training: bool, report: Callable[[str], None]) -> 
 
     UsageError if there is none.
     """
+    if not run.is_dir():
+        beside = [path.name for path in run.parent.iterdir()] if run.parent.is_dir() else []
+        raise UsageError(f"{run}: no such folder.{near(run.name, beside)}")
     problems: list[str] = []
     for path in candidates(run):
         if problems:
