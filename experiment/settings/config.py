@@ -89,7 +89,7 @@ def _sentence(error: ValidationError, kind: type) -> str:
     if first["input"] is None:
         reason = "null is not allowed here; leave the setting out"
     if first["type"] == "literal_error":
-        reason += "." + near(value, re.findall(r"'([^']+)'", first["ctx"]["expected"]))
+        reason += "." + near(value, re.findall(r"'([^']+)'", reason))
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
     extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
