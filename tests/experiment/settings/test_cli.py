@@ -70,6 +70,7 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
         ("drqnn", "Did you mean drqn?"),
         ("dqn stray", "stray: not expected"),
         ("--core LSTM", "Did you mean lstm?"),
+        ("--precision bf61", "must be 'auto', 'bf16' or 'fp32'. Did you mean bf16?"),
         ("--game SpaceInvaders", "did you mean 'space_invaders'?"),
         ("--observe flicker:1.5", "flicker:1.5: flicker takes a number from 0 to 1, not 1.5"),
         ("--device cpu:1", "--device cpu:1: must be cpu, cuda or cuda:N"),

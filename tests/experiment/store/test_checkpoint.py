@@ -173,3 +173,11 @@ def test_a_manifest_of_another_version_or_without_a_part_is_refused(run) -> None
     said: list[str] = []
     assert loaded(run, said) == 100
     assert f"not of version {checkpoint.VERSION}" in said[0]
+
+
+def test_a_folder_that_does_not_exist_is_named_with_the_nearest(tmp_path) -> None:
+    (tmp_path / "first").mkdir()
+    with pytest.raises(UsageError, match=r"frist: no such folder\. Did you mean first\?$"):
+        load_latest(tmp_path / "frist", training=False, report=pytest.fail)
+    with pytest.raises(UsageError, match=r"first: holds no checkpoint$"):
+        load_latest(tmp_path / "first", training=False, report=pytest.fail)
