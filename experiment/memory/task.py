@@ -28,7 +28,6 @@ def settings(core: str, seed: int, updates: int, **changes: Any) -> Config:
         "game": "recall/Recall-v0",
         "frame_stack": 1,
         "torso": "flat",
-        "center": False,
         "standardize": False,
         "core_size": 32,
         "hidden": 0,

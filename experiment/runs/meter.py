@@ -15,10 +15,6 @@ from agents.learner import Learner, NonFiniteError
 from agents.replay import Replay
 from experiment.settings.config import Config
 
-# The metrics time_environment, time_acting, time_sampling and time_learning: each is the time in a
-# method of the player, the replay or the learner.
-TIMED = {"environment": "recv", "acting": "act", "sampling": "sample", "learning": "update"}
-
 
 @dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Counters:
@@ -54,13 +50,17 @@ class Meter:
         replay: Replay,
         learner: Learner,
     ) -> None:
-        """From now on the time in the methods of TIMED is counted."""
+        """From now on the time in four methods is counted."""
         self._config, self._counters, self._skip = config, counters, frame_skip
         self._player, self._replay, self._learner = player, replay, learner
-        self._times = dict.fromkeys(TIMED, 0.0)  # seconds since the last row
-        for (name, method), part in zip(
-            TIMED.items(), (player, player, replay, learner), strict=True
-        ):
+        timed = {  # time_environment, time_acting, time_sampling and time_learning
+            "environment": (player, "recv"),
+            "acting": (player, "act"),
+            "sampling": (replay, "sample"),
+            "learning": (learner, "update"),
+        }
+        self._times = dict.fromkeys(timed, 0.0)  # seconds since the last row
+        for name, (part, method) in timed.items():
             setattr(part, method, partial(self._timed, name, getattr(part, method)))
         self.restart_clock()
 
