@@ -7,9 +7,9 @@ import ctypes
 import os
 import sys
 
-# OpenMP threads spin while they wait, which takes the cores from the emulators and from other
-# processes. A short spin keeps most of the speed of an idle machine (docs/performance.md). OpenMP
-# reads the variable when torch is imported for the first time.
+# Until `use_threads` (agents/workers.py) torch shares an operation among OpenMP threads, which spin
+# while they wait and take the cores from other processes: a short spin suffices. OpenMP reads the
+# variable when torch is imported for the first time.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # glibc returns a large tensor to the kernel when it is freed, and the next allocation faults every

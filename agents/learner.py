@@ -14,7 +14,7 @@ from agents import losses
 from agents.fields import FORBID, Count, OneOf, Positive, Share, Whole
 from agents.networks import QNetwork
 from agents.rows import Sequence
-from agents.workers import cut, map_parts
+from agents.workers import cut, map_parts, start
 
 
 class CenteredRmsProp(torch.optim.Optimizer):
@@ -126,8 +126,8 @@ class Learner:
         autocast: Callable[[], torch.autocast],
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
-        self.online = network.to(self.device)
+        self.online = network.to(device)
+        self.device = next(network.parameters()).device  # with its number: cuda:0, not cuda
         self.settings = settings
         self._autocast = autocast
         self.optimizer = OPTIMIZERS[settings.optimizer](
@@ -196,19 +196,19 @@ class Learner:
         weight [T, B]: of each row in the loss.
         """
         s = self.settings
-        start, stop = s.burn_in, s.burn_in + s.unroll
-        action = batch.action[start:stop]  # [T, B]
+        begin, stop = s.burn_in, s.burn_in + s.unroll
+        action = batch.action[begin:stop]  # [T, B]
         with self._autocast():
             batch = batch._replace(inputs=self.online.prepare(batch.inputs))  # for every network
+            evaluation = self._start_evaluation(batch)
             with torch.no_grad():
                 state = self._burn_in(self.online, batch, s.burn_in)  # [B, S]
             # [T, B, A, K] and [B, S]
-            out, state = self.online.outputs(batch.inputs.rows(start, stop), state)
+            out, state = self.online.outputs(batch.inputs.rows(begin, stop), state)
             with torch.no_grad():
                 z = self.online.head.samples(out.detach())  # [T, B, A, N]
-                target = regression_target(
-                    s, self.updates, batch, *self._bootstrap(batch, z, state)
-                )  # [T, B, N]
+                bootstrap = self._bootstrap(batch, z, state, evaluation)
+                target = regression_target(s, self.updates, batch, *bootstrap)  # [T, B, N]
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
         q = losses.at_action(z, action).mean(-1)  # [T, B]
         rows = [row_loss.detach(), target.mean(-1) - q, q, z.mean(-1).amax(-1)]
@@ -220,27 +220,48 @@ class Learner:
             return batch.core_state
         return network.outputs(batch.inputs.rows(0, rows), batch.core_state)[1]
 
-    def _bootstrap(self, batch: Sequence, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def _z_from(self, network: QNetwork, batch: Sequence, row: int, state: Tensor) -> Tensor:
+        """z [_, B, A, N] by the network, from this row to the last one."""
+        s = self.settings
+        inputs = batch.inputs.rows(row, s.burn_in + s.unroll + s.n_step)
+        return network.head.samples(network.outputs(inputs, state)[0])
+
+    def _start_evaluation(self, batch: Sequence) -> Callable[[], Tensor] | None:
+        """Start the pass of the target network; None if the online network evaluates.
+
+        A call of the result gives z [T + n - 1, B, A, N] from the second unrolled row on: no target
+        reads the first one's. On the CPU a free thread computes it during the online network's
+        pass.
+        """
+        if self.target is self.online:
+            return None
+
+        def evaluate() -> Tensor:
+            row = self.settings.burn_in + 1
+            with torch.no_grad(), self._autocast():  # both hold for one thread
+                state = self._burn_in(self.target, batch, row)
+                return self._z_from(self.target, batch, row, state)
+
+        return start(evaluate) if self.device.type == "cpu" else evaluate
+
+    def _bootstrap(
+        self,
+        batch: Sequence,
+        z: Tensor,
+        state: Tensor,
+        evaluation: Callable[[], Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
         """Two z [T + n, B, A, N]: the first selects the next action, the second evaluates it.
 
         They cover the unrolled rows and the n rows after them. `z` [T, B, A, N] is that of the
         unrolled rows by the online network, `state` [B, S] its core state after them.
         """
         s = self.settings
-        tail, end = s.burn_in + s.unroll, s.burn_in + s.unroll + s.n_step
-
-        def z_from(network: QNetwork, start: int, state: Tensor) -> Tensor:
-            return network.head.samples(network.outputs(batch.inputs.rows(start, end), state)[0])
-
-        if self.target is self.online:
-            online = torch.cat([z, z_from(self.online, tail, state)])
-            return online, online
-        start = s.burn_in + 1  # no target reads the first row's value: z takes its place
-        target_state = self._burn_in(self.target, batch, start)  # [B, S]
-        values = torch.cat([z[:1], z_from(self.target, start, target_state)])
-        if not s.double:
+        if evaluation and not s.double:
+            values = torch.cat([z[:1], evaluation()])
             return values, values
-        return torch.cat([z, z_from(self.online, tail, state)]), values
+        online = torch.cat([z, self._z_from(self.online, batch, s.burn_in + s.unroll, state)])
+        return online, torch.cat([z[:1], evaluation()]) if evaluation else online
 
     def check_finite(self) -> None:
         """NonFiniteError if a weight or the optimiser's state is no longer finite."""
@@ -279,9 +300,11 @@ class Learner:
             network.load_state_dict(part(f"{role}."))
         for i, parameter in enumerate(self.online.parameters()):
             if slots := part(f"optimizer.{i}."):
-                # Fused optimisers need the moments in the memory layout of their parameter.
+                # Fused optimisers need the moments in the memory layout of their parameter, and
+                # the number of steps on its device; others count on the host.
+                place = parameter.device if self.optimizer.defaults.get("fused") else "cpu"
                 self.optimizer.state[parameter] = {
-                    k: torch.empty_like(parameter).copy_(v) if v.ndim else v.clone()
+                    k: torch.empty_like(parameter).copy_(v) if v.ndim else v.to(place, copy=True)
                     for k, v in slots.items()
                 }
         self.updates = int(state["updates"])

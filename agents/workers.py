@@ -1,8 +1,8 @@
-"""Workers: the threads of this process that compute the parts of a batch.
+"""Workers: the threads of this process, which compute the parts of a batch and passes of networks.
 
-The number of parts depends on the batch alone, and each operation of a part runs on one thread.
-So the results do not depend on the number of threads, and a core that is busy with other processes
-delays one part, not every operation of all parts.
+The number of parts depends on the batch alone, and each operation runs on one thread. So the
+results do not depend on the number of threads, and a core that is busy with other processes delays
+one part, not every operation of all parts.
 """
 
 import sys
@@ -37,3 +37,16 @@ def cut(lanes: int, parts: int) -> list[slice]:
 def map_parts(compute: Callable[[T], U], parts: Iterable[T]) -> list[U]:
     """compute(part) of every part, in order; free threads take the parts."""
     return list(_pool[0].map(compute, parts) if _pool else map(compute, parts))
+
+
+@torch.compiler.disable
+def start(compute: Callable[[], U]) -> Callable[[], U]:
+    """Start compute() on a free thread. A call of the returned function gives the result.
+
+    If no thread has become free until that call, the caller computes it: workers that wait for
+    each other could wait for ever.
+    """
+    if not _pool:
+        return compute
+    future = _pool[0].submit(compute)
+    return torch.compiler.disable(lambda: compute() if future.cancel() else future.result())

@@ -22,6 +22,7 @@ from torch.utils.backend_registration import (
 AGENTS = str(Path(__file__).resolve().parents[1] / "agents")
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
+INDEXING = {aten.index, aten.index_put_, aten._index_put_impl_}
 READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal}
 reads_raise = False  # whether the host may not wait for a value of the device
 
@@ -58,17 +59,23 @@ class Remote(Tensor):
 
 
 def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One operation of the device. RuntimeError if the host's tensors take part; numbers (0-d
-    tensors) may."""
+    """One operation of the device. RuntimeError if the host's tensors take part.
+
+    Numbers (0-d tensors) may, except in lists of tensors, as of a fused optimiser.
+    """
     tensors = [x for x in arg_tree_leaves(*args, **kwargs) if isinstance(x, Tensor)]
-    if func not in COPIES and any(not isinstance(x, Remote) and x.ndim for x in tensors):
+    numbers = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.ndim]
+    of_host = [x for x in tensors if not isinstance(x, Remote)]
+    if func not in COPIES and any(all(x is not number for number in numbers) for x in of_host):
         raise RuntimeError(f"{func}: tensors of the host among those of the device")
     if func is aten.record_stream.default:
         return None
     device = kwargs.get("device")
     to_host = device is not None and device.type == "cpu"
     to_host |= func is aten.copy_.default and not isinstance(args[0], Remote)
-    if reads_raise and (to_host or func.overloadpacket in READS):
+    # The size of the result depends on the mask.
+    masks = func.overloadpacket in INDEXING and any(x.dtype is torch.bool for x in tensors[1:])
+    if reads_raise and (to_host or masks or func.overloadpacket in READS):
         raise RuntimeError(f"{func}: the host waits for the device")
     kwargs |= {"device": torch.device("cpu")} if device else {}
     args, kwargs = tree_map_only(Remote, lambda x: x.held, (args, kwargs))

@@ -8,6 +8,9 @@ import torch
 
 from agents.actor import Actor
 from agents.learner import Learner, LearnerSettings
+from experiment import build
+from experiment.scores.evaluation import evaluate
+from experiment.settings.config import Config
 from tests import stand_in
 from tests.batches import NO_AUTOCAST, make_network, random_batch
 from tests.stand_in import DEVICE, Moves
@@ -20,17 +23,20 @@ AGENTS = {  # settings of the network and of the learner
         {"burn_in": 2, "n_step": 1},
     ),
     "stacked, with a target network": (
-        {"torso": "lean", "core": "identity", "head": "qr", "frame_stack": 2},
+        {"torso": "slim", "core": "identity", "head": "qr", "frame_stack": 2, "standardize": True},
         {"burn_in": 0, "n_step": 2, **PLAIN},
     ),
 }
 
 
-def play_and_learn(agent, device, steps=1):
-    """An update after each step of all envs. The actions, and the metrics of the last update."""
+def play_and_learn(agent, device, steps=2):
+    """An update after each step of all envs; between them the learner is saved and resumed.
+
+    The actions, and the metrics of the last update.
+    """
     network, settings = AGENTS[agent]
     learning = LearnerSettings(unroll=3, **settings)
-    network = make_network(norm=True, center=True, **network)
+    network = make_network(norm=True, center="standardize" not in network, **network)
     learner = Learner(network, learning, NO_AUTOCAST, device)
     actor = Actor(learner.online, LANES, np.random.default_rng(1), NO_AUTOCAST)
     rows, depth = learning.burn_in + 3 + learning.n_step, network.settings.frame_stack
@@ -42,8 +48,8 @@ def play_and_learn(agent, device, steps=1):
         actions.append(actor.act(frame, is_first, reward, np.zeros(LANES)).tolist())
         with patch.object(stand_in, "reads_raise", True):  # nothing waits for the device
             update = learner.update(batch)
-    learner.check_finite()
-    learner.restore(learner.state())
+        learner.check_finite()
+        learner.restore({name: tensor.cpu().clone() for name, tensor in learner.state().items()})
     return actions, {name: float(value) for name, value in update.metrics.items()}
 
 
@@ -52,6 +58,19 @@ def test_the_device_computes_what_the_host_computes_and_an_update_never_waits_fo
     actions, metrics = play_and_learn(agent, torch.device("cpu"), steps=3)
     on_device = play_and_learn(agent, DEVICE, steps=3)
     assert on_device == (actions, pytest.approx(metrics, rel=1e-3))
+
+
+def test_a_device_without_a_number_gets_its_number() -> None:
+    # A copy's memory is protected from reuse by a comparison of devices: agents/rows.py.
+    assert Learner(make_network(), LearnerSettings(), NO_AUTOCAST, "standin").device == DEVICE
+
+
+def test_an_evaluation_on_the_device_has_the_scores_of_the_host() -> None:
+    small = {"torso": "dqn-2013", "hidden": 8, "core_size": 4, "precision": "fp32"}
+    config = Config(eval_episodes=1, eval_epsilon=0.5, **small)
+    protocol, network = build.rules(config), build.make_network(config, 4)
+    on_host = evaluate(network, config, protocol).scores
+    assert evaluate(network.to(DEVICE), config, protocol).scores == on_host
 
 
 def test_whatever_is_left_on_the_host_raises() -> None:

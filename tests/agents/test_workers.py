@@ -30,3 +30,26 @@ def test_results_come_in_the_order_of_the_parts_from_all_threads() -> None:
         workers.use_threads(1)
     assert (parts, len(set(names))) == ((10, 11), 2)
     assert threads == (1, 1)  # of each operation
+
+
+def test_a_started_computation_runs_on_a_free_thread_or_else_in_the_caller() -> None:
+    def name():
+        return threading.current_thread().name
+
+    def part(_):
+        both.wait()  # from here to the next wait no thread is free
+        other = workers.start(name)()
+        both.wait()
+        return name(), other
+
+    assert workers.start(name)() == name()  # with one thread
+    workers.use_threads(2)
+    both = threading.Barrier(2, timeout=20)
+    try:
+        free = workers.start(both.wait)  # passes only beside the caller
+        both.wait()
+        assert free() in (0, 1)
+        for own, other in workers.map_parts(part, range(2)):
+            assert own == other != name()
+    finally:
+        workers.use_threads(1)
