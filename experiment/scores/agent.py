@@ -34,6 +34,7 @@ class Agent:
     """A trained network and the rules of its evaluation."""
 
     folder: Path
+    training: Config
     config: Config  # of the evaluation: screen, episodes, epsilon, seed
     protocol: Protocol
     network: QNetwork
@@ -97,7 +98,7 @@ class Agent:
         state = self.network.state_dict()
         with replacing(to / WEIGHTS) as temporary:  # save_file's has no permissions for others
             temporary.write_bytes(save({k: v.half().contiguous() for k, v in state.items()}))
-        write_text(to / "config.yaml", to_yaml(self.config))
+        write_text(to / "config.yaml", to_yaml(self.training))
         fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
         rows = [[*map(row.get, fields)] for row in read_rows(self.folder / "metrics.jsonl")[0]]
         write_json(to / CURVE, {"fields": fields, "rows": rows})
@@ -121,7 +122,7 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
         else load_latest(folder, training=False, report=partial(print, file=sys.stderr))
     )
     trained = from_dict(saved.meta.get("config", {}), str(folder))
-    config = replace(trained, device="cpu", compile=False, start_rows=0, **overrides)
+    config = replace(trained, device="cpu", compile=False, **overrides)
     protocol = build.rules(config)
     build.check_machine(config)
     build.use_threads(config)
@@ -134,7 +135,7 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
             "network_sha256": saved.meta["files"][NETWORK],
         }
     untrained = {"untrained": True} if saved.meta.get("updates") == 0 else {}
-    return Agent(folder, config, protocol, network, about | untrained)
+    return Agent(folder, trained, config, protocol, network, about | untrained)
 
 
 def load_exported(folder: Path) -> Checkpoint:

@@ -8,11 +8,13 @@ import pytest
 
 import evaluate
 from envs.episodes import EpisodeRecord
-from experiment.scores.agent import CURVE, EVALUATION, WEIGHTS
+from experiment.scores.agent import CURVE, EVALUATION, WEIGHTS, open_agent
+from experiment.settings.config import load
 from experiment.studies import shipped
 from tests import small
+from tests.small import ROOT
 
-SHORT = "--episodes 2 --epsilon 0.5 --threads 1 --video none".split()
+SHORT = "--episodes 2 --epsilon 0.5 --seed 5 --threads 1 --video none".split()
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,12 @@ def test_an_exported_agent_is_small_scores_as_it_says_and_has_the_runs_curve(fin
     about = json.loads((zoo / EVALUATION).read_text())
     assert about["frames"] == 1600
     assert evaluate.main([str(zoo), *SHORT]) == 0
-    (path,) = (zoo / "eval").glob("*-n2-s1.json")
+    (path,) = (zoo / "eval").glob("*-n2-s5.json")
     again = json.loads(path.read_text())
     assert again["scores"] == about["scores"]
+    # The settings of the training, not those of the evaluation.
+    assert load(zoo / "config.yaml") == load(finished / "config.yaml")
+    assert (about["train_seed"], again["train_seed"]) == (1, 1)
     assert len(again["network_sha256"]) == 64
     assert EpisodeRecord.load(zoo / "best.json").score == max(about["scores"])
     assert EpisodeRecord.load(zoo / "median.json").score in about["scores"]
@@ -55,6 +60,19 @@ def test_a_table_shows_exported_agents_beside_the_published_ones(
     assert "2 episodes, protocol v5, epsilon 0.5" in agents
     assert "google/dopamine" in source
     assert "holds no exported agents" in error_of(shipped.main, [str(tmp_path)])
+
+
+def test_the_readme_has_the_scores_of_the_shipped_agents_and_each_can_be_opened() -> None:
+    readme = (ROOT / "README.md").read_text().splitlines()
+    rows = [row for row in shipped.table(ROOT / "zoo").splitlines() if row.startswith("|")]
+    assert len(rows) == 14
+    assert set(rows) <= set(readme)
+    for weights in (ROOT / "zoo").glob(f"*/{WEIGHTS}"):
+        agent = open_agent(weights.parent)
+        assert weights.parent.name == f"{agent.config.game}-{agent.config.preset}"
+        best = EpisodeRecord.load(weights.with_name("best.json"))
+        scores = json.loads(weights.with_name(EVALUATION).read_text())["scores"]
+        assert (best.game, best.score) == (agent.config.game, max(scores))
 
 
 @pytest.mark.parametrize("name", ["config.yaml", WEIGHTS, EVALUATION])
