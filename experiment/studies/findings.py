@@ -124,11 +124,13 @@ def verdict(one: Finding, other: Finding) -> str:
 
 
 def against_level(finding: Finding, name: str) -> str:
-    """The level, and whether the mean's interval is higher, lower or not shown; - if not known."""
+    """The level, and the interval of the mean's difference from it; - if the level is not known."""
     if (level := finding.levels.get(name)) is None:
         return "-"
-    word = "higher" if finding.low > level else "lower" if finding.high < level else "not shown"
-    return f"{level:.1f}: {word}"
+    low, high = finding.low - level, finding.high - level
+    if not (low > 0 or high < 0):
+        return f"{level:.1f}: not shown"
+    return f"{level:.1f}: {'higher' if low > 0 else 'lower'} ({low:+.1f} to {high:+.1f})"
 
 
 def table(findings: Sequence[Finding]) -> list[list[str]]:

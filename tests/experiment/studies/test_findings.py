@@ -65,9 +65,9 @@ def test_the_table_compares_with_every_agent_and_with_the_known_levels(monkeypat
     assert drqn["against dqn"].startswith("higher (+3")
     assert dqn["against drqn"].startswith("lower (-3")
     assert dqn["against dqn"] == "-"
-    assert drqn["held button"] == "-21.0: higher"
-    assert drqn["random"] == "-20.7: higher"
-    assert drqn["human"] == "14.6: lower"  # 11 +- 2.5
+    assert drqn["held button"] == "-21.0: higher (+29.5 to +34.5)"
+    assert drqn["random"] == "-20.7: higher (+29.2 to +34.2)"
+    assert drqn["human"] == "14.6: lower (-6.1 to -1.1)"  # 11 +- 2.5
     assert drqn["normalised"] == f"{(11 + 20.7) / (14.6 + 20.7):.2f}"
     (other,) = make_findings([result(protocol="dqn-2015")])  # the button was measured under v5
     assert other.levels.keys() == {"random", "human"}
