@@ -284,7 +284,7 @@ def check_together(request: EvaluateConfig, typed: Iterable[str]) -> None:
         words = " ".join([command("evaluate"), *map(str, request.runs)])
         raise UsageError(
             f"{words}: takes the folder of one run, such as runs/NAME; two with --side-by-side, "
-            "any number with --sweep"
+            "any number with --sweep, none with --watch unless --overlay"
         )
 
 

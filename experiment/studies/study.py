@@ -26,6 +26,7 @@ from experiment.settings.config import (
     Config,
     Episodes,
     Folder,
+    Game,
     Screen,
     Seed,
     Settings,
@@ -58,7 +59,7 @@ class Study(Settings):
     agents: Words = ("dqn", "drqn")
     """Presets, with overrides after a colon: drqn:core=gru,frame_stack=2. Up to four
     are compared with each other, more with the first one."""
-    games: Words = ("breakout",)
+    games: Annotated[tuple[Game, ...], Field(strict=False)] = ("breakout",)
     """Games."""
     observe: Annotated[tuple[Screen, ...], Field(strict=False)] = ("full",)
     """The agents' view, in training and evaluation: full, flicker:0.5, delay:2, ..."""
