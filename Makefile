@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Both agents begin to learn and stop to explore earlier than in a full run; more random actions in evaluation keep
 # weak agents from waiting for a ball that they never serve.
 DEMO := --start-rows 2500 --epsilon-frames 100000 --eval-frames 80000 --eval-episodes 10 --eval-epsilon 0.01 \
-	--checkpoint-frames 80000 --parts 1
+	--checkpoint-frames 80000
 
 .PHONY: install test agreement lint demo page bench clean
 

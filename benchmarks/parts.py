@@ -64,11 +64,11 @@ def row_flops(network: QNetwork) -> tuple[int, int]:
 
 
 def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
-    """What the mathematics of one update without a target network ask for, whatever is really done.
+    """Operations that the equations of one update without a target network need.
 
-    Forward for burn-in rows, trained rows and the rows after them; backward twice the forward for
-    trained rows, less the gradient of the pixels. Norms, activations, loss and optimiser count
-    nothing.
+    The code's further work is not counted. Forward for burn-in rows, trained rows and the rows
+    after them; backward twice the forward for trained rows, less the gradient of the pixels. Norms,
+    activations, loss and optimiser count nothing.
     """
     assert not config.target_period
     burn_in = config.burn_in if state_size else 0
@@ -77,7 +77,7 @@ def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
 
 
 def peak(kind: torch.dtype) -> Callable[[], float]:
-    """A measurement of matrix products in GFLOP/s, in the size this machine does best."""
+    """A measurement of matrix products in GFLOP/s on one thread, in the best of some sizes."""
 
     def products(size: int) -> Callable[[], float]:
         a, b = (torch.randn(size, size).to(kind) for _ in range(2))
@@ -151,7 +151,7 @@ def learner(effort: Effort) -> list[Row]:
 
 
 def overlap(effort: Effort) -> list[Row]:
-    """The whole loop against the sum of its parts, each alone with all cores.
+    """The whole loop against the sum of its parts, each alone.
 
     Appending rows, counting and reporting are in the loop's time but in no part's.
     """

@@ -2,14 +2,11 @@
 
 A million rows take minutes to play. So about 100,000 are played, kept, and appended in their order,
 over and over, until the replay is full; where the reel begins again, all lanes start an episode.
-The player acts at random, or with a trained policy: RECALL_REEL_RUNS="runs/NAME ..." in the
-environment, each for its own game.
+The player acts at random.
 """
 
-import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +16,32 @@ from agents.rows import Rows
 from benchmarks.common import ROOT, SCRATCH
 from envs.protocols import PROTOCOLS
 from experiment import build
-from experiment.scores.agent import load_network
-from experiment.settings import config as settings
 from experiment.settings.config import Config
-from experiment.store.checkpoint import load_latest
 
 import torch  # isort: skip  (after agents, which sets OpenMP)
 
-ENVS = settings.preset("drqn").num_envs
+ENVS = Config().num_envs
 STEPS = 102_400 // ENVS
 ENDS = [("terminated", "?"), ("truncated", "?")]
 COLUMNS = np.dtype([("is_first", "?"), ("action", "u1"), ("reward", "f4"), *ENDS])
 
 
-def player(game: str) -> Path | None:
-    """The run whose policy plays this game; None: at random."""
-    runs = map(Path, os.environ.get("RECALL_REEL_RUNS", "").split())
-    return next((run for run in runs if settings.load(run / "config.yaml").game == game), None)
-
-
 def play(game: str, path: Path) -> None:
     """Make a reel: the frames, and the other columns beside them."""
-    run, rng = player(game), np.random.default_rng(1)
-    config = settings.load(run / "config.yaml") if run else Config(game=game)
-    config = replace(config, num_envs=ENVS)
-    protocol = PROTOCOLS[config.protocol]
-    envs = build.make_envs(config, protocol)
-    actor = None
-    if run:
-        saved = load_latest(run, training=False, report=print)
-        network = load_network(saved, config, protocol, run)
-        actor = build.make_actor(config, network, ENVS, rng)
-    epsilon = np.full(ENVS, 0.05)
-    frame, is_first, reward = envs.reset(), np.ones(ENVS, bool), np.zeros(ENVS, np.float32)
+    rng, config = np.random.default_rng(1), Config(game=game, num_envs=ENVS)
+    envs = build.make_envs(config, PROTOCOLS[config.protocol])
+    frame, is_first = envs.reset(), np.ones(ENVS, bool)
     columns = np.zeros((STEPS, ENVS), COLUMNS)
     with path.with_suffix(".part").open("wb") as file:
         for row in columns:
-            at_random = rng.integers(envs.num_actions, size=ENVS)
-            row["action"] = actor.act(frame, is_first, reward, epsilon) if actor else at_random
+            row["action"] = rng.integers(envs.num_actions, size=ENVS)
             row["is_first"] = is_first
             envs.send(row["action"])
             file.write(frame.tobytes())
             step = envs.recv()
             for name in ("reward", "terminated", "truncated"):
                 row[name] = getattr(step, name)
-            frame, is_first, reward = step.frame, step.is_first, step.reward
+            frame, is_first = step.frame, step.is_first
     np.save(path.with_suffix(".npy"), columns)
     path.with_suffix(".part").rename(path)
     envs.close()
@@ -71,8 +49,7 @@ def play(game: str, path: Path) -> None:
 
 def reel(game: str) -> Path:
     """The file of the game's frames; played now, in a process of its own, if it is not there."""
-    run = player(game)
-    path = SCRATCH / f"{game}-{run.name if run else 'random'}-{ENVS}.frames"
+    path = SCRATCH / f"{game}-random-{ENVS}.frames"
     if not path.exists():
         SCRATCH.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.reel", game, str(path)]

@@ -6,7 +6,7 @@ from statistics import median
 import psutil
 
 from benchmarks.common import Effort, Row, alternate, go, running, seconds, warm_up
-from benchmarks.reel import ENVS, fill, filled, player, reel
+from benchmarks.reel import ENVS, fill, filled, reel
 from envs.emulator import FRAME_SKIP
 from experiment.settings.config import Config
 
@@ -31,7 +31,7 @@ def memory(game: str, limit: int, effort: Effort) -> list[Row]:
     replay = filled(config, path)
     rows = replay.rings[0].capacity * replay.rings[0].lanes
     size = (_resident() - before) / rows
-    note = f"at most {limit} bytes; {rows:,} rows, player: {player(game) or 'random'}"
+    note = f"at most {limit} bytes; {rows:,} rows, random play"
     figures = size, RAW, "bytes/row", size / RAW, "<=", limit / RAW
     return [Row(f"replay memory, {game}", *figures, 1, note)]
 

@@ -44,8 +44,8 @@ NATURE |= dict.fromkeys(("norm", "center", "standardize", "last_action_reward"),
 def adopt(weights: list[Tensor], config: Config, num_actions: int) -> QNetwork:
     """Our network with the weights of stable-baselines3's.
 
-    Three convolutions, a hidden layer and a last one, of num_actions values, or of so many for each
-    of its quantiles, whose mean is the value.
+    Three convolutions, a hidden layer and an output layer of num_actions values, or of quantiles
+    for each action, whose mean is Q.
     """
     network = build.make_network(config, num_actions)
     *conv, hidden, hidden_bias, last, last_bias = weights

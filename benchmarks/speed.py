@@ -37,6 +37,8 @@ COMMANDS = {
     "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split(), "--parts", "2"],
     "everyday drqn": [*OURS, "drqn", *"--frame-stack 1 --burn-in 8".split(), *BEFORE.split()],
     "everyday dqn": [*OURS, "dqn", *BEFORE.split()],
+    "drqn": [*OURS, "drqn", "--start-rows", "2000"],
+    "dqn": [*OURS, "dqn", "--start-rows", "2000"],
     "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
     "sb3, 8 envs": [*PEER, "benchmarks.peer_sb3", "8"],
     "pfrl": [*PEER, "benchmarks.peer_pfrl"],
@@ -165,8 +167,7 @@ def drqn_busy(effort: Effort) -> list[Row]:
 
 
 def everyday(effort: Effort) -> list[Row]:
-    """Our presets as they are: drqn against the peer, and drqn against dqn, both with 4 samples an
-    agent step."""
+    """Our agents of commit bf9f460, 4 samples a step: drqn against the peer, and against dqn."""
     ours, feed_forward = "everyday drqn", "everyday dqn"
     speed = steps_per_second([ours, *SB3, feed_forward], effort.seconds, effort.pairs)
     best = better({side: speed[side] for side in SB3})
@@ -190,9 +191,9 @@ def everyday(effort: Effort) -> list[Row]:
 
 
 def neighbour(effort: Effort) -> list[Row]:
-    """Our presets as they are, beside one process that never rests and alone, in turns."""
+    """Our agents of today and of commit bf9f460 beside a process that never rests, and alone."""
     rows = []
-    for name in ("everyday drqn", "everyday dqn"):
+    for name in ("drqn", "dqn", "everyday drqn", "everyday dqn"):
         beside, alone = [], []
         with ExitStack() as stack:
             worker = Worker(name, stack)
