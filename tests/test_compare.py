@@ -218,6 +218,7 @@ def test_a_yaml_file_says_the_same_as_flags_and_flags_override_it(tmp_path) -> N
             "games: null",
             "study.yaml: --games None: null is not allowed here; leave the setting out",
         ),
+        ("games: [pong, brekout]", "study.yaml: --games brekout: "),
         ("train: []", "train: must hold settings"),
         ("train:\nseeds: null", "study.yaml: --seeds None"),  # an empty train: has no settings
         ("seeds: x", "--seeds x"),

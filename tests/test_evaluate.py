@@ -208,6 +208,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("--watch no.json --terminal --out B", "has no effect with --watch no.json --terminal"),
         ("--watch no.json", "no.json"),
         ("--overlay", "the folder of one run"),
+        ("--watch no.json --overlay", "none with --watch unless --overlay"),
     ],
 )
 def test_a_wrong_request_is_one_line_before_any_play(words, said, runs, played, error_of) -> None:
