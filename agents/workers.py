@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -49,4 +49,8 @@ def start(compute: Callable[[], U]) -> Callable[[], U]:
     if not _pool:
         return compute
     future = _pool[0].submit(compute)
-    return torch.compiler.disable(lambda: compute() if future.cancel() else future.result())
+
+    def result() -> U:
+        return compute() if future.cancel() else future.result()
+
+    return cast(Callable[[], U], torch.compiler.disable(result))

@@ -32,7 +32,7 @@ def rendering(effort: Effort) -> list[Row]:
         config = override(preset(name), play)
         actions = build.task(config).action_names
         network, protocol = build.make_network(config, len(actions)), build.rules(config)
-        agent = Agent(Path(), config, protocol, network, {})
+        agent = Agent(Path(), config, config, protocol, network, {})
         (record,) = evaluate(network, config, protocol).records
         played = record.steps / 15  # seconds
         films: dict[str, Callable[[], Film]] = {}
