@@ -20,7 +20,7 @@ CONFIG = Config(**NETWORK | PLAY)
 @pytest.fixture(scope="package")
 def agent() -> Agent:
     network = build.make_network(CONFIG, 4)
-    return Agent(Path("runs/x"), CONFIG, PROTOCOLS["v5"], network, {"frames": 0})
+    return Agent(Path("runs/x"), CONFIG, CONFIG, PROTOCOLS["v5"], network, {"frames": 0})
 
 
 @pytest.fixture(scope="package")
