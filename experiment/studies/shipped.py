@@ -6,6 +6,7 @@ python -m experiment.studies.shipped [zoo]
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 from pydantic.dataclasses import dataclass
@@ -38,13 +39,24 @@ def published(game: str, frames: int) -> str:
 
 
 def table(folder: Path) -> str:
-    """The table of the agents in a folder. UsageError without an agent, or on a damaged file."""
-    head = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS, "published"]
+    """The table of the agents in a folder. UsageError without an agent, or on a damaged file.
+
+    `training return` is the mean of the last million frames, as the published figures are.
+    """
+    head = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS]
+    head += ["training return", "published"]
     rows, rules = [head, ["---"] * len(head)], set()
     for path in sorted(folder.glob(f"*/{EVALUATION}")):
         with refused(path, "read"):
             about, curve = (json.loads(read(p)) for p in (path, path.with_name(CURVE)))
-            seconds = max(cells[curve["fields"].index("seconds")] or 0 for cells in curve["rows"])
+            points = [dict(zip(curve["fields"], cells, strict=True)) for cells in curve["rows"]]
+            seconds = max(point["seconds"] or 0 for point in points)
+            returns = [
+                point["return_mean"]
+                for point in points
+                if point["frames"] > about["frames"] - 1_000_000
+                and point["return_mean"] is not None
+            ]
             levels = known_levels(about["game"], about["protocol"])
             rows.append(
                 [
@@ -54,6 +66,7 @@ def table(folder: Path) -> str:
                     f"{about['frames']:,}",
                     f"{seconds / 3600:.2f}",
                     *(f"{levels[name]:g}" if name in levels else "-" for name in LEVELS),
+                    f"{fmean(returns):.1f}" if returns else "-",
                     published(about["game"], about["frames"]),
                 ]
             )

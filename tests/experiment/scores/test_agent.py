@@ -56,10 +56,22 @@ def test_a_table_shows_exported_agents_beside_the_published_ones(
     mean = json.loads((zoo / EVALUATION).read_text())["mean"]
     assert cells["score (95 % interval)"].startswith(f"{mean:.1f} (")
     assert (cells["random"], cells["held button"]) == ("1.7", "4.2")
+    assert cells["training return"] == "-"  # no episode ended in so short a run
     assert cells["published"] == "DQN 1.8, QR-DQN 4.5, IQN 3.3 at 1 million"
     assert "2 episodes, protocol v5, epsilon 0.5" in agents
     assert "google/dopamine" in source
     assert "holds no exported agents" in error_of(shipped.main, [str(tmp_path)])
+
+
+def test_the_training_return_is_the_mean_of_the_last_million_frames(zoo, tmp_path) -> None:
+    agent = shutil.copytree(zoo, tmp_path / "tiny")
+    about = json.loads((agent / EVALUATION).read_text())
+    (agent / EVALUATION).write_text(json.dumps(about | {"frames": 3_000_000}))
+    returns = {1_900_000: 90.0, 2_000_000: 80.0, 2_000_001: 1.0, 2_500_000: None, 3_000_000: 2.0}
+    rows = [[frames, 1.0, mean, None, None, None] for frames, mean in returns.items()]
+    fields = json.loads((agent / CURVE).read_text())["fields"]
+    (agent / CURVE).write_text(json.dumps({"fields": fields, "rows": rows}))
+    assert " | 1.5 | DQN " in shipped.table(tmp_path)
 
 
 def test_the_readme_has_the_scores_of_the_shipped_agents_and_each_can_be_opened() -> None:
