@@ -63,13 +63,15 @@ def _with_underscores(settings: dict[Any, Any]) -> dict[str, Any]:
 
 
 def unfair(cells: list[Cell]) -> list[str]:
-    """One line for each setting in `FAIR` that differs between agents."""
-    settings = {name: {cell.agent: getattr(cell.config, name) for cell in cells} for name in FAIR}
-    return [
-        f"{flag(name)} is {', '.join(f'{value} for {agent}' for agent, value in of_agent.items())}"
-        for name, of_agent in settings.items()
-        if len(set(of_agent.values())) > 1
-    ]
+    """One line for each setting in `FAIR` in which agents differ from the first one."""
+    lines = []
+    for name in FAIR:
+        of_agent = {cell.agent: getattr(cell.config, name) for cell in cells}
+        usual = of_agent[cells[0].agent]
+        others = [f"{value} for {agent}" for agent, value in of_agent.items() if value != usual]
+        if others:
+            lines.append(f"{flag(name)} is {usual}, but {', '.join(others)}")
+    return lines
 
 
 def is_left(cell: Cell, result: Result | None, study: Study) -> bool:

@@ -80,8 +80,7 @@ def test_both_agents_are_trained_scored_and_reported(grid) -> None:
     assert {run["samples"] for run in data.runs} == {64}
     lines = (grid / "report.md").read_text().splitlines()
     names = [re.sub(r".*\]\(|\)$", "", line) for line in lines if line.startswith(("![", "- ["))]
-    # Two curves and the final scores; the best and the median episode of each agent.
-    assert len(names) == 3 + 4
+    assert len(names) == 3  # two curves and the final scores
     assert all((grid / name).stat().st_size for name in names)
     # A row of names; of each agent two evaluations, a mean and two episodes.
     assert len((grid / "scores.csv").read_text().splitlines()) == 1 + 2 * (2 + 1 + 2)
@@ -177,9 +176,18 @@ def test_a_failed_run_is_named_and_the_others_go_on(copied, monkeypatch, capsys)
     assert report(copied).warnings == [f"Not finished: {CELL}"]
 
 
+def test_a_report_has_short_films_unless_the_study_wants_none(copied) -> None:
+    assert "](films/" not in (copied / "report.md").read_text()
+    words = [*GRID[:-1], "best", "--out", str(copied)]
+    assert compare.main([*words, "--", *QUICK]) == 0
+    films = re.findall(r"\]\((films/.+\.mp4)\)", (copied / "report.md").read_text())
+    assert len(films) == 4  # of two agents, the best and the median episode
+    assert all((copied / film).stat().st_size for film in films)
+
+
 def test_an_unfair_study_is_refused_or_says_so_in_its_report(copied, error_of) -> None:
     agent = "drqn:core=gru,eval_episodes=2"
-    line = f"Not a fair comparison: --eval-episodes is 1 for dqn, 2 for {agent}"
+    line = f"Not a fair comparison: --eval-episodes is 1, but 2 for {agent}"
     words = ["--agents", "dqn", agent, *GRID[3:], "--out", str(copied), "--jobs", "0"]
     assert line in error_of(compare.main, [*words, "--", *QUICK])
     assert compare.main([*words, "--allow-unfair", "True", "--", *QUICK]) == 0

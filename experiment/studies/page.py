@@ -112,7 +112,7 @@ def publish(
             data
             | {
                 "table": rows,
-                "tasks": _tasks(findings, agents, study.out),
+                "tasks": _tasks(findings, agents, study.out, study.video != "none"),
                 "across": [over | _over_games(over, agents, study.out) for over in across],
                 "budgets": budgets(results),
                 "metrics": last_metrics(results),
@@ -132,8 +132,10 @@ def publish(
 # --- figures and films ----------------------------------------------------------------------------
 
 
-def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[dict[str, Any]]:
-    """Figures and films of each game and screen."""
+def _tasks(
+    findings: Sequence[Finding], agents: list[str], out: Path, with_films: bool
+) -> list[dict[str, Any]]:
+    """Figures and, if asked for, films of each game and screen."""
     tasks: list[dict[str, Any]] = []
     places = grouped(findings, "game", "screen")
     with progress("report", len(places), "games") as bar:
@@ -143,7 +145,7 @@ def _tasks(findings: Sequence[Finding], agents: list[str], out: Path) -> list[di
                 {
                     "title": title,
                     "figures": _figures(of_task, agents, title, out),
-                    **_films(of_task, out),
+                    **_films(of_task if with_films else [], out),
                 }
             )
             bar(len(tasks), title)

@@ -88,7 +88,7 @@ class Study(Settings):
     eval_seed: Seed = 1000
     """Seed of those episodes, the same for all runs."""
     video: Literal["best", "median", "all", "none"] = "best"
-    """Episodes of each run to film at full length; the report has short films in any case."""
+    """Episodes of each run to film at full length. none: the report has no short films either."""
     allow_unfair: bool = False
     """Compare agents with unequal budgets or unequal rules; the report says so."""
 
