@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,8 @@ def test_after_a_kill_or_ctrl_c_nothing_runs_and_a_repeat_goes_on(cluster, tmp_p
     on_ray = "--ray", cluster.address, "--jobs", "1"
     words = words_of(out, *on_ray, agents=BOTH, frames=1_000_000)
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # Background jobs of a shell ignore Ctrl-C, and so do the programs that they start.
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         started = subprocess.Popen([sys.executable, "compare.py", *words], cwd=small.ROOT, **pipes)
         while not (children() and checkpoints.saved_frames(run)):
