@@ -110,11 +110,18 @@ def prepare(folder: Path, request: EvaluateConfig) -> Agent:
     return agent
 
 
-def make_place(agent: Agent, request: EvaluateConfig) -> Path:
-    """The folder of an agent's scores and films. UsageError if it cannot be written."""
-    place = request.out / agent.folder.resolve().name if request.out else agent.folder
-    check_writable(place / "eval", place / "videos")
-    return place
+def make_places(agents: list[Agent], request: EvaluateConfig) -> list[Path]:
+    """The folders of the agents' scores and films.
+
+    UsageError if one cannot be written, or if two agents would have the same one.
+    """
+    names = [agent.folder.resolve().name for agent in agents]
+    if request.out and (twice := [name for name in names if names.count(name) > 1]):
+        raise UsageError(f"--out {request.out}: {twice[0]} is the name of two of the runs")
+    places = [request.out / name for name in names] if request.out else [a.folder for a in agents]
+    for place in places:
+        check_writable(place / "eval", place / "videos")
+    return places
 
 
 def score(
@@ -176,7 +183,7 @@ def print_point(agent: Agent, summary: dict[str, Any]) -> None:
 
 def known_scores(agent: Agent, place: Path) -> list[float]:
     """The scores of an earlier evaluation with the same network and settings; [] without one."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: play again
         data = json.loads((place / "eval" / f"{agent.label}.json").read_text(encoding="utf-8"))
         if isinstance(data, dict) and agent.about.items() <= data.items():
             print_point(agent, data)
@@ -188,7 +195,7 @@ def sweep(
     agents: list[Agent], screens: list[Observe], request: EvaluateConfig, unwritten: list[str]
 ) -> None:
     """Score each agent on each screen, first the one that hides nothing, and draw one figure."""
-    places = [make_place(agent, request) for agent in agents]
+    places = make_places(agents, request)
     kind = KINDS[screens[0].kind]
     clear = Observe() if kind.clear is None else Observe(screens[0].kind, kind.clear)
     series: dict[str, dict[Observe, list[float]]] = {}
@@ -290,7 +297,7 @@ def check_together(request: EvaluateConfig, typed: Iterable[str]) -> None:
 
 def score_and_film(agents: list[Agent], request: EvaluateConfig, unwritten: list[str]) -> None:
     """Score each agent; export it or film its episodes, as the request says."""
-    places = [make_place(agent, request) for agent in agents]
+    places = make_places(agents, request)
     if request.export:
         if agents[0].warning:
             raise UsageError(

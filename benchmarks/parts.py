@@ -64,16 +64,19 @@ def row_flops(network: QNetwork) -> tuple[int, int]:
 
 
 def update_flops(config: Config, row: int, first: int, state_size: int) -> int:
-    """Operations that the equations of one update without a target network need.
+    """Operations that the equations of one update need.
 
     The code's further work is not counted. Forward for burn-in rows, trained rows and the rows
-    after them; backward twice the forward for trained rows, less the gradient of the pixels. Norms,
-    activations, loss and optimiser count nothing.
+    after them, and for all but the first trained row by the network that evaluates, if it is
+    another one (it needs that row for its state, if it has one); backward twice the forward for
+    trained rows, less the gradient of the pixels. Norms, activations, loss and optimiser count
+    nothing.
     """
-    assert not config.target_period
     burn_in = config.burn_in if state_size else 0
-    forward = (burn_in + config.unroll + config.n_step) * row
-    return config.batch_size * (forward + config.unroll * (2 * row - first))
+    rows = burn_in + config.unroll + config.n_step
+    if config.average or config.target_period:
+        rows += rows - (not state_size)
+    return config.batch_size * (rows * row + config.unroll * (2 * row - first))
 
 
 def peak(kind: torch.dtype) -> Callable[[], float]:

@@ -143,7 +143,7 @@ class AtariVectorEnv(gym.vector.VectorEnv):
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: int | Sequence[int | None] | np.ndarray | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode in every game. seed: a number, or one for each game; None: no reseed.
@@ -152,8 +152,9 @@ class AtariVectorEnv(gym.vector.VectorEnv):
         """
         if options and "reset_mask" in options:
             raise ValueError("reset_mask: a game begins again at its end, or all of them at once")
-        seeds = seed if isinstance(seed, Sequence) else [seed] * self.num_envs
-        return self._envs.reset(None if seed is None else [*map(_random_word, seeds)]), {}
+        many = isinstance(seed, (Sequence, np.ndarray))
+        seeds = map(_random_word, seed if many else [seed] * self.num_envs)
+        return self._envs.reset(None if seed is None else [*seeds]), {}
 
     def step(
         self, actions: np.ndarray

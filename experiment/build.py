@@ -90,8 +90,13 @@ def check_machine(config: Config) -> None:
     """UsageError if this machine lacks the cores or the device."""
     if config.threads > cores():
         raise UsageError(f"--threads {config.threads}: this process may use {cores()} cores")
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {config.device}: no CUDA device on this machine; use cpu")
+    if config.device.startswith("cuda"):
+        count = torch.cuda.device_count()
+        if (torch.device(config.device).index or 0) >= count:
+            raise UsageError(
+                f"--device {config.device}: this machine has {count or 'no'} CUDA "
+                f"device{'s' * (count != 1)}; use {'cuda or ' * (count > 0)}cpu"
+            )
 
 
 def check_config(config: Config) -> None:
@@ -128,8 +133,8 @@ def check_new(config: Config) -> None:
 def first_update(config: Config) -> int:
     """The number of frames with which a run makes an update, if its actors answer in turn."""
     length, history, stride = lengths(config)
-    actors, times = max(config.actors, 1), stretch_rows(config) if config.actors else 1
-    steps = times * config.num_envs // actors  # of all envs together between two updates
+    actors, steps = max(config.actors, 1), steps_of_recv(config)
+    times = steps * actors // config.num_envs
     sequence = math.ceil(max(history, 1) / stride) * stride + length  # rows to a whole sequence
     first = actors * (math.ceil(sequence / times) - 1) + 1  # the first actor has so many rows
     waits = math.ceil(config.batch_size * config.unroll / (steps * config.samples_per_step)) - 1
@@ -280,6 +285,11 @@ def lengths(config: Config) -> tuple[int, int, int]:
 def stretch_rows(config: Config) -> int:
     """Rows that an actor process sends at once, of each of its envs: whole blocks and strides."""
     return 2 * int(np.lcm(BLOCK, config.sequence_stride))
+
+
+def steps_of_recv(config: Config) -> int:
+    """Steps of all envs together that one `recv` brings; a run overshoots --frames by fewer."""
+    return (stretch_rows(config) if config.actors else 1) * config.num_envs // max(config.actors, 1)
 
 
 def make_actor(

@@ -202,6 +202,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("A B --side-by-side --sweep flicker:0", "--side-by-side"),
         ("A C --side-by-side", "--side-by-side: all runs must have one game"),
         ("A --saliency", "--overlay"),
+        ("--overlay A", "must be True or False"),
         ("A --video none --overlay", "--overlay True: has no effect with --video none"),
         ("A --video none --terminal", "--terminal True: has no effect with --video none"),
         ("A --sweep flicker:0 --video best", "--video best: has no effect with --sweep"),
@@ -214,4 +215,12 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
 def test_a_wrong_request_is_one_line_before_any_play(words, said, runs, played, error_of) -> None:
     folders = dict(zip("ABC", runs, strict=True))
     assert said in error_of(evaluate.main, [folders.get(word, word) for word in words.split()])
+    assert played == []
+
+
+def test_two_runs_of_one_name_do_not_share_a_folder(runs, played, tmp_path, error_of) -> None:
+    twin = shutil.copytree(runs[0], tmp_path / "elsewhere" / "one")
+    words = [runs[0], twin, "--sweep", "flicker:0", "--out", tmp_path / "out"]
+    said = f"--out {tmp_path / 'out'}: one is the name of two of the runs"
+    assert said in error_of(evaluate.main, [*map(str, words)])
     assert played == []

@@ -126,7 +126,7 @@ class Players:
         """`say` gets a line about each loss. UsageError without Ray, or a cluster with room."""
         self.config, self.learner, self._say = config, learner, say
         self.rng = build.rng(config.seed, "exploration")  # of the players' seeds
-        self.steps = build.stretch_rows(config) * config.num_envs // config.actors
+        self.steps = build.steps_of_recv(config)
         self.restarts = self.age = 0
         self._in_vain, self._waits = 0.0, False
         self._why = "no actor had room, or none was fast enough"
@@ -138,7 +138,7 @@ class Players:
         whole, parts = self._ray.cluster_resources(), build.expected_bytes(of_player(config))
         cores = int(whole.get("CPU", 0))
         memory = parts["program"] + parts["network"] + parts["replay"]
-        if not cores or config.actors * memory > whole["memory"]:
+        if not cores or config.actors * memory > whole.get("memory", 0):
             self.close()
             raise UsageError(
                 f"--actors {config.actors}: the cluster has {cores} cores and "

@@ -131,7 +131,7 @@ def is_young(folder: Path, config: Config) -> bool:
     """Whether a run's rows end before its first checkpoint is due: then its seed is enough."""
     with refused(path := folder / "metrics.jsonl", "read"):
         rows = read_rows(path)[0] if path.exists() else []
-        due = config.checkpoint_frames + build.task(config).frame_skip * config.num_envs
+        due = config.checkpoint_frames + build.task(config).frame_skip * build.steps_of_recv(config)
         return all(row["frames"] < due for row in rows)
 
 

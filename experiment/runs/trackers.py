@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from experiment import ROOT
+from experiment import IS_INSTALLED, ROOT
 from experiment.store.files import write_json
 from experiment.store.metrics import read_rows
 
@@ -240,11 +240,10 @@ def _watch_training(done: threading.Event) -> None:
     os._exit(1)
 
 
-def main(words: list[str] | None = None) -> None:
-    """The command in this module's docstring; `words` in place of sys.argv."""
-    parser = argparse.ArgumentParser(
-        "python -m experiment.runs.trackers", description="Send a run to a tracker."
-    )
+def main(words: list[str] | None = None) -> int:
+    """The command in this module's docstring; `words` in place of sys.argv. 1 after a failure."""
+    program = "recall track" if IS_INSTALLED else "python -m experiment.runs.trackers"
+    parser = argparse.ArgumentParser(program, description="Send a run to a tracker.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--track", choices=["local", "wandb", "all"], default="local")
     parser.add_argument("--follow", action="store_true", help="go on until the standard input ends")
@@ -268,6 +267,7 @@ def main(words: list[str] | None = None) -> None:
         threading.Thread(target=_watch_training, args=(done,), daemon=True).start()
     else:
         done.set()
+    status = 0
     for kind in KINDS[options.track]:
         try:
             # Two processes on one folder would send every row twice; a resumed run waits for the
@@ -278,9 +278,11 @@ def main(words: list[str] | None = None) -> None:
             parser.error(f"{options.run} is being tracked by another process")
         except Exception as error:
             print(f"{kind}: tracking ends ({type(error).__name__}: {error})")
+            status = 1
     if not options.follow and "local" in KINDS[options.track]:
         print(f"open the page with: {page_command(run)}")
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -143,8 +143,9 @@ def given(prog: str, argv: list[str], default: Settings, description: str = "") 
     if bad := [word for word in argv if re.search("[\ud800-\udfff]", word)]:
         raise UsageError(f"{bad[0]!a}: is not text in the encoding of this terminal")
     names = [word.partition("=")[0] for word in argv if word.startswith("--")]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"{twice[0]}: given twice")
+    flags = [parser._option_string_actions.get(name, name) for name in names]  # also by alias
+    if twice := [name for name, f in zip(names, flags, strict=True) if flags.count(f) > 1]:
+        raise UsageError(f"{' and '.join(dict.fromkeys(twice))}: given twice")
     try:
         values, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:

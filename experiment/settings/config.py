@@ -92,6 +92,8 @@ def _sentence(error: ValidationError, kind: type) -> str:
         reason += "." + near(value, re.findall(r"'([^']+)'", reason))
     if first["type"] == "unexpected_keyword_argument":
         return f"no setting is named {name[:60]!r}.{near(name, list(kind.__dataclass_fields__))}"
+    if first["type"] in ("bool_parsing", "bool_type"):
+        reason = "must be True or False"
     extra = getattr(kind.__pydantic_fields__.get(name), "json_schema_extra", None) or {}  # type: ignore[attr-defined]
     if first["type"] == "string_pattern_mismatch":
         reason = f"must be {extra['words']}"

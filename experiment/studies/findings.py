@@ -118,19 +118,20 @@ def verdict(one: Finding, other: Finding) -> str:
     low, high = difference_interval(one.values, other.values)
     # A few seeds of one score, as of an agent that holds one button, do not show the spread.
     flat = low == high and 1 < min(one.seeds, other.seeds) < FEW_SEEDS
-    if flat or (one.seeds > 1) != (other.seeds > 1) or not (low > 0 or high < 0):
-        return "not shown"
-    return f"{'higher' if low > 0 else 'lower'} ({low:+.1f} to {high:+.1f})"
+    return "not shown" if flat or (one.seeds > 1) != (other.seeds > 1) else _shown(low, high)
+
+
+def _shown(low: float, high: float) -> str:
+    """higher or lower, with the interval; not shown if it has 0, or is NaN."""
+    sign = "higher" if low > 0 else "lower" if high < 0 else ""
+    return f"{sign} ({low:+.1f} to {high:+.1f})" if sign else "not shown"
 
 
 def against_level(finding: Finding, name: str) -> str:
     """The level, and the interval of the mean's difference from it; - if the level is not known."""
     if (level := finding.levels.get(name)) is None:
         return "-"
-    low, high = finding.low - level, finding.high - level
-    if not (low > 0 or high < 0):
-        return f"{level:.1f}: not shown"
-    return f"{level:.1f}: {'higher' if low > 0 else 'lower'} ({low:+.1f} to {high:+.1f})"
+    return f"{level:.1f}: {_shown(finding.low - level, finding.high - level)}"
 
 
 def table(findings: Sequence[Finding]) -> list[list[str]]:
@@ -171,9 +172,10 @@ def table(findings: Sequence[Finding]) -> list[list[str]]:
     return rows
 
 
-def with_interval(value: float, low: float, high: float, digits: int = 1) -> str:
-    """12.3 (10.1 to 14.5); the value alone if the interval is NaN."""
-    interval = "" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
+def with_interval(value: float, low: float | None, high: float | None, digits: int = 1) -> str:
+    """12.3 (10.1 to 14.5); the value alone if there is no interval (None or NaN)."""
+    exists = low is not None and not math.isnan(low)
+    interval = f" ({low:.{digits}f} to {high:.{digits}f})" if exists else ""
     return f"{value:.{digits}f}{interval}"
 
 

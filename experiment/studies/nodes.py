@@ -139,7 +139,11 @@ class RayWorkers(Workers):
             "GPU": study.gpus_per_run,
             "memory": max(cell.expected_bytes for cell in cells),
         }
-        nodes = [{"CPU": 0, "GPU": 0} | node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [
+            {"CPU": 0, "GPU": 0, "memory": 0} | node["Resources"]
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
         if not any(all(node[kind] >= need for kind, need in needs.items()) for node in nodes):
             room = [
                 f"{n['CPU']:g} cores, {n['GPU']:g} GPUs, {n['memory'] / 1e9:.1f} GB" for n in nodes

@@ -277,7 +277,7 @@ def finished(cell: Cell, study: Study) -> Result | None:
     if not cell.result.exists():
         return None
     result, config = Result.load(cell.result), cell.config
-    rest = build.task(config).frame_skip * config.num_envs  # runs end with a whole step of all envs
+    rest = build.task(config).frame_skip * build.steps_of_recv(config)
     if result.frames >= config.frames + rest:
         raise UsageError(
             f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}"

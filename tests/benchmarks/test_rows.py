@@ -42,9 +42,17 @@ def test_work_of_a_row_by_hand() -> None:
     assert row == conv1 + conv2 + conv3 + fc + lstm + head
 
 
-@pytest.mark.parametrize(("memory", "forward_rows"), [(512, 8 + 20 + 2), (0, 20 + 2)])
-def test_work_of_an_update_by_hand(memory, forward_rows) -> None:
-    config = Config(batch_size=3, burn_in=8, unroll=20, n_step=2, average=0.0)
+@pytest.mark.parametrize(
+    ("memory", "average", "forward_rows"),
+    [
+        (512, 0.0, 8 + 20 + 2),
+        (0, 0.0, 20 + 2),
+        (512, 0.9, 2 * (8 + 20 + 2)),
+        (0, 0.9, 20 + 2 + 19 + 2),  # the first row's value by the average is not needed
+    ],
+)
+def test_work_of_an_update_by_hand(memory, average, forward_rows) -> None:
+    config = Config(batch_size=3, burn_in=8, unroll=20, n_step=2, average=average)
     # The 20 trained rows go backward, twice the forward but for the gradient of the pixels.
     flops = 3 * (forward_rows * 100 + 20 * (2 * 100 - 10))
     assert update_flops(config, 100, 10, state_size=memory) == flops

@@ -74,11 +74,12 @@ def test_many_games_side_by_side_reset_in_the_same_step() -> None:
 def test_a_game_of_a_vector_depends_on_its_own_seed() -> None:
     games = gym.make_vec(BREAKOUT, num_envs=2, vectorization_mode="vector_entry_point")
 
-    def frames(seed: int | list[int]) -> np.ndarray:
+    def frames(seed: int | list[int] | np.ndarray) -> np.ndarray:
         games.reset(seed=seed)
         return np.stack([games.step(np.full(2, 2 + t % 2))[0] for t in range(40)])  # [T, N, H, W]
 
     one, other = frames([1, 2]), frames([1, 9])
+    assert (frames(np.array([1, 9])) == other).all()
     assert (one[:, 0] == other[:, 0]).all()
     assert (one[:, 1] != other[:, 1]).any()
     same = frames(3)

@@ -74,12 +74,13 @@ def track(run: Path, kind: str) -> None:
     assert "tracking ends" not in (run / "tracking.log").read_text()
 
 
-def by_hand(run: Path, kind: str) -> str:
+def by_hand(run: Path, kind: str, status: int = 0) -> str:
     """The output of the command, which waits a second for wandb's server."""
-    code = "import sys; from experiment.runs import trackers as t; t.WANDB_SECONDS = 1.0; t.main()"
+    code = "import sys; from experiment.runs import trackers as t; t.WANDB_SECONDS = 1.0; "
+    code += "sys.exit(t.main())"
     command = [sys.executable, "-c", code, str(run), "--track", kind]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
 
@@ -205,7 +206,7 @@ def test_an_old_run_is_sent_by_hand_and_a_spoilt_file_ends_that_in_one_line(run)
     assert "--host 127.0.0.1" in by_hand(run, "local")
     assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [40, 41, 42]
     (run / "metrics.jsonl").write_text("{[\n")
-    assert by_hand(run, "local").count("\nlocal: tracking ends (") == 1
+    assert by_hand(run, "local", status=1).count("\nlocal: tracking ends (") == 1
 
 
 def test_in_a_browser_the_page_draws_a_line_a_run_and_plays_a_film(

@@ -66,12 +66,15 @@ def test_a_table_shows_exported_agents_beside_the_published_ones(
 def test_the_training_return_is_the_mean_of_the_last_million_frames(zoo, tmp_path) -> None:
     agent = shutil.copytree(zoo, tmp_path / "tiny")
     about = json.loads((agent / EVALUATION).read_text())
-    (agent / EVALUATION).write_text(json.dumps(about | {"frames": 3_000_000}))
+    about |= {"frames": 3_000_000, "interval_95": [None, None]}  # as of one episode
+    (agent / EVALUATION).write_text(json.dumps(about))
     returns = {1_900_000: 90.0, 2_000_000: 80.0, 2_000_001: 1.0, 2_500_000: None, 3_000_000: 2.0}
     rows = [[frames, 1.0, mean, None, None, None] for frames, mean in returns.items()]
     fields = json.loads((agent / CURVE).read_text())["fields"]
     (agent / CURVE).write_text(json.dumps({"fields": fields, "rows": rows}))
-    assert " | 1.5 | DQN " in shipped.table(tmp_path)
+    table = shipped.table(tmp_path)
+    assert " | 1.5 | DQN " in table
+    assert f"| {about['mean']:.1f} | 3,000,000 |" in table
 
 
 def test_the_readme_has_the_scores_of_the_shipped_agents_and_each_can_be_opened() -> None:

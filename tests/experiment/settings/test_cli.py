@@ -63,6 +63,11 @@ def test_what_is_wrong_with_a_flag_is_one_line_that_names_it(name, refused) -> N
     assert f"{word}: given twice" in refused(*[f"{word}={getattr(Config(), name)}"] * 2)
 
 
+def test_a_flag_and_its_alias_are_the_same_flag(refused) -> None:
+    line = "error: --game and --env: given twice"
+    assert refused("--game", "pong", "--env", "breakout") == line
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -63,7 +63,7 @@ def test_every_preset_is_valid_and_survives_yaml(name, tmp_path) -> None:
         ("frames: null", "--frames None: null is not allowed here; leave the setting out"),
         ("frames: '7'", "--frames 7: must be a valid integer"),
         ("frames: true", "--frames True: must be a valid integer"),
-        ("double: 1", "--double 1: must be a valid boolean"),
+        ("double: 1", "--double 1: must be True or False"),
         ("game: [pong]", "--game ['pong']: must be a valid string"),
         ("learning_rate: .nan", "cannot be read"),
         ("gam: pong", "no setting is named 'gam'. Did you mean game?"),

@@ -87,6 +87,12 @@ def test_a_result_finishes_a_cell_if_it_has_the_frames_and_the_rules(tmp_path) -
     assert finished(longer, study) is None
     with pytest.raises(UsageError, match="more than --frames 1,000,000"):
         finished(shorter, study)
+    # The last stretch of an actor may end later than a step of all envs: 2,000,000 % 1,024 is 128.
+    longest = json.loads(cell.result.read_text()) | {"frames": 2_000_896}
+    cell.result.write_text(json.dumps(longest))
+    with pytest.raises(UsageError, match="more than --frames 2,000,000"):
+        finished(cell, study)
+    assert finished(replace(cell, config=replace(cell.config, actors=2)), study) is not None
 
 
 def test_a_cell_is_a_runs_settings_with_one_thread_unless_asked_otherwise() -> None:
