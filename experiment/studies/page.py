@@ -104,7 +104,7 @@ def publish(
         ", ".join(f"{k} {v}" for k, v in run.machine.items() if v is not None) for run in results
     )
     with refused(study.out, "written"):
-        for folder in ("figures", "films"):
+        for folder in ["figures"] + ["films"] * (study.video != "none"):
             (study.out / folder).mkdir(parents=True, exist_ok=True)
         write_json(study.out / "report.json", data)
         write_text(study.out / "scores.csv", scores_csv(results))

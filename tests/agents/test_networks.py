@@ -37,7 +37,7 @@ def plain(layer, x):
     return layer(x)
 
 
-CONVOLUTIONS = {"nature": 3, "dqn-2013": 2, "half": 3 * 5, "lean": 3 * 3, "slim": 3}
+CONVOLUTIONS = {"nature": 3, "dqn-2013": 2, "half": 3 * 5, "pooled": 3, "lean": 3 * 3, "slim": 3}
 
 
 @pytest.mark.parametrize(("images", "norm"), [(1, True), (4, False)])
