@@ -186,8 +186,9 @@ def known_scores(agent: Agent, place: Path) -> list[float]:
     with suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: play again
         data = json.loads((place / "eval" / f"{agent.label}.json").read_text(encoding="utf-8"))
         if isinstance(data, dict) and agent.about.items() <= data.items():
+            scores = data["scores"]
             print_point(agent, data)
-            return data["scores"]
+            return scores
     return []
 
 

@@ -216,9 +216,9 @@ class NetworkSettings:
     torso: Annotated[str, OneOf(TORSOS)] = "pooled"
     """Convolutions: nature (three, Mnih et al. 2015), dqn-2013 (two, Mnih et al. 2013), half
     (IMPALA's residual stages at half the resolution; twice the work of nature), pooled (the
-    convolutions and max-pools of half), lean (half with strides in place of max-pools; about the
-    work of nature), slim (lean without residual blocks; a third of the work) or flat (none, for
-    images of a few pixels)."""
+    convolutions and max-pools of half), lean (half with strides and one residual block a stage;
+    about the work of nature), slim (lean without residual blocks; a third of the work) or flat
+    (none, for images of a few pixels)."""
     hidden: Whole = 512
     """Width of the fully connected layer after the convolutions, in units. 0: none."""
     core: Annotated[str, OneOf(CORES)] = "lstm"

@@ -91,7 +91,7 @@ def check_machine(config: Config) -> None:
     if config.threads > cores():
         raise UsageError(f"--threads {config.threads}: this process may use {cores()} cores")
     if config.device.startswith("cuda"):
-        count = torch.cuda.device_count()
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (torch.device(config.device).index or 0) >= count:
             raise UsageError(
                 f"--device {config.device}: this machine has {count or 'no'} CUDA "

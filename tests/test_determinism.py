@@ -57,7 +57,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path) -> None:
 def test_the_end_of_one_part_changes_no_bit_of_another(monkeypatch, core) -> None:
     """At its end a part clears autocast's cache of weights, which all threads share."""
     monkeypatch.setattr(build, "has_bf16", lambda device: True)
-    changes = {"torso": "slim", "hidden": 8, "core": core, "core_size": 6}
+    changes = {"torso": "pooled", "hidden": 8, "core": core, "core_size": 6}
     changes |= {"batch_size": 4, "parts": 2, "burn_in": 3, "unroll": 6}
     config = override(preset("drqn"), changes)
 

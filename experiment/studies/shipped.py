@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from agents.fields import FORBID
 from experiment.scores.agent import CURVE, EVALUATION
 from experiment.settings.cli import exit_on_usage_error, parse
-from experiment.settings.config import Folder, Positional, Settings, UsageError
+from experiment.settings.config import Folder, Positional, Settings, UsageError, load
 from experiment.store.files import read, refused
 from experiment.studies.findings import LEVELS, known_levels, with_interval
 
@@ -43,7 +43,7 @@ def table(folder: Path) -> str:
 
     `training return` is the mean of the last million frames, as the published figures are.
     """
-    head = ["game", "agent", "score (95 % interval)", "frames", "hours", *LEVELS]
+    head = ["game", "agent", "torso", "score (95 % interval)", "frames", "hours", *LEVELS]
     head += ["training return", "published"]
     rows, rules = [head, ["---"] * len(head)], set()
     for path in sorted(folder.glob(f"*/{EVALUATION}")):
@@ -62,6 +62,7 @@ def table(folder: Path) -> str:
                 [
                     about["game"],
                     about["preset"],
+                    load(path.with_name("config.yaml")).torso,
                     with_interval(about["mean"], *about["interval_95"]),
                     f"{about['frames']:,}",
                     f"{seconds / 3600:.2f}",

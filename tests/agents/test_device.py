@@ -23,7 +23,8 @@ AGENTS = {  # settings of the network and of the learner
         {"burn_in": 2, "n_step": 1},
     ),
     "stacked, with a target network": (
-        {"torso": "slim", "core": "identity", "head": "qr", "frame_stack": 2, "standardize": True},
+        {"torso": "pooled", "core": "identity", "head": "qr", "frame_stack": 2}
+        | {"standardize": True},
         {"burn_in": 0, "n_step": 2, **PLAIN},
     ),
 }

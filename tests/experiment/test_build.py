@@ -107,6 +107,7 @@ def test_a_run_that_needs_more_memory_than_is_free_is_refused(changes, says, mon
         (dict(replay_rows=100, start_rows=0), "--replay-rows 100: "),
         (dict(threads=3), "--threads 3: this process may use 2 cores"),
         (dict(device="cuda:1"), "--device cuda:1: this machine has 1 CUDA device; use cuda or cpu"),
+        (dict(device="cuda"), "--device cuda: this machine has no CUDA devices; use cpu"),
         (dict(precision="bf16"), "--precision bf16: "),
     ],
 )
@@ -114,6 +115,8 @@ def test_what_replay_or_machine_cannot_do_is_refused(changes, says, monkeypatch)
     monkeypatch.setattr(build, "cores", lambda: 2)
     monkeypatch.setattr(build, "has_bf16", lambda device: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    has_gpu = changes != dict(device="cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
     with pytest.raises(UsageError, match=says):
         check(config_of(**changes))
     check(config_of(num_envs=4, replay_rows=5000, start_rows=5000))
