@@ -131,7 +131,7 @@ def check_new(config: Config) -> None:
 
 
 def first_update(config: Config) -> int:
-    """The number of frames with which a run makes an update, if its actors answer in turn."""
+    """The least --frames with which a run makes an update, if its actors answer in turn."""
     length, history, stride = lengths(config)
     actors, steps = max(config.actors, 1), steps_of_recv(config)
     times = steps * actors // config.num_envs
@@ -141,7 +141,7 @@ def first_update(config: Config) -> int:
     # A full ring ends the wait too; it may hold fewer rows than asked for.
     full = actors * (math.ceil(replay_shape(config)[0] / times) - 1) + 1
     turns = max(min(math.ceil(config.start_rows / steps), full), first) + waits
-    return task(config).frame_skip * steps * turns + 1
+    return task(config).frame_skip * steps * turns + 1  # the update begins the next turn
 
 
 # --- memory ---------------------------------------------------------------------------------------

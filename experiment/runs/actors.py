@@ -154,7 +154,8 @@ class Players:
         # Steps of each that came since the last row of metrics.
         self._steps = np.zeros(config.actors, int)
         self._turns = [*self.seats]  # in the order of their last calls
-        self._most, self._waiting = config.actors, list[int]()  # open calls; answers at each look
+        self._most = config.actors  # open calls at most
+        self._waiting = list[int]()  # the finished stretches at each look
 
     def reset(self) -> None:
         """Nothing: the first `act` starts all players."""

@@ -43,7 +43,7 @@ def inputs_of(record: EpisodeRecord, frame_stack: int) -> tuple[Inputs, Tensor]:
     The inputs have T rows of B = 1, after frame_stack - 1 rows of black images. RuntimeError if
     the game does not repeat the record.
     """
-    frames, reward = replay_grey(record)  # [T + 1, 84, 84], [T]
+    frames, reward = replay_grey(record)  # [T + 1, H, W], [T]
     action = record.actions[record.start :].astype(np.int64)
     before = np.zeros((frame_stack - 1, *frames.shape[1:]), np.uint8)
     is_first = np.arange(1 - frame_stack, record.steps) == 0

@@ -23,7 +23,7 @@ LINE_SECONDS = 60.0  # between lines about a run, without a terminal
 class Workers:
     """The processes that train and score the cells: children of this one.
 
-    After the death of this process they save and stop.
+    After the death of this process they save and stop (on Linux, which tells them).
     """
 
     stopped = False
