@@ -37,10 +37,6 @@ class LearnerSettings:
     of steps in an n-step return."""
     trace_lambda: Share | None = 0.65
     """Q(lambda) targets with this lambda. None: n-step targets."""
-    trace_lambda_start: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Lambda of the first update, unless --trace-lambda-updates is 0."""
-    trace_lambda_updates: Whole = 0
-    """Updates while lambda falls to --trace-lambda: 1 - lambda grows geometrically. 0: none."""
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Discount a step (4 frames)."""
     double: bool = True
@@ -56,6 +52,8 @@ class LearnerSettings:
     """adam, radam, rmsprop (centred) or adadelta."""
     learning_rate: Positive = 5e-4
     """Step size of the optimiser."""
+    learning_rate_updates: Whole = 32_000
+    """Updates after which the learning rate falls as 1 / updates. 0: it never falls."""
     optimizer_epsilon: Positive = 1e-5
     """Added to the denominator of the step."""
     max_grad_norm: Positive | None = 10.0
@@ -128,6 +126,9 @@ class Learner:
         grad_norm = nn.utils.clip_grad_norm_(
             self.online.parameters(), s.max_grad_norm or float("inf"), foreach=True
         )
+        if s.learning_rate_updates:
+            share = s.learning_rate_updates / max(s.learning_rate_updates, self.updates)
+            self.optimizer.param_groups[0]["lr"] = s.learning_rate * share
         self.optimizer.step()
         self.updates += 1
         if s.target_period and self.updates % s.target_period == 0:
@@ -173,7 +174,7 @@ class Learner:
             with torch.no_grad():
                 z = self.online.head.samples(out.detach())  # [T, B, A, N]
                 bootstrap = self._bootstrap(batch, z, state, evaluation)
-                target = regression_target(s, self.updates, batch, *bootstrap)  # [T, B, N]
+                target = regression_target(s, batch, *bootstrap)  # [T, B, N]
         row_loss = self.online.head.loss(losses.at_action(out, action), target)  # [T, B]
         q = losses.at_action(z, action).mean(-1)  # [T, B]
         rows = [row_loss.detach(), target.mean(-1) - q, q, z.mean(-1).amax(-1)]
@@ -276,7 +277,7 @@ class Learner:
 
 
 def regression_target(
-    s: LearnerSettings, updates: int, batch: Sequence, selects: Tensor, values: Tensor
+    s: LearnerSettings, batch: Sequence, selects: Tensor, values: Tensor
 ) -> Tensor:
     """Targets [T, B, N] in the network's value scale.
 
@@ -292,27 +293,18 @@ def regression_target(
     if s.trace_lambda is None:
         target = losses.n_step_target(reward, discount, trace, value, s.n_step)
     else:
-        lambda_ = _annealed(s, s.trace_lambda, updates)
-        target = losses.lambda_target(reward, discount, lambda_ * trace, value, s.n_step)
+        target = losses.lambda_target(reward, discount, s.trace_lambda * trace, value, s.n_step)
     return losses.rescale(target) if s.value_rescaling else target
 
 
-def _annealed(settings: LearnerSettings, final: float, updates: int) -> float:
-    """Lambda at this update: see --trace-lambda-updates."""
-    if updates >= settings.trace_lambda_updates:
-        return final
-    share = updates / settings.trace_lambda_updates
-    return 1 - (1 - settings.trace_lambda_start) ** (1 - share) * (1 - final) ** share
-
-
-def first_priority(settings: LearnerSettings, updates: int, batch: Sequence, q: Tensor) -> Tensor:
+def first_priority(settings: LearnerSettings, batch: Sequence, q: Tensor) -> Tensor:
     """First priorities [B] of sequences, from their actor's Q-values [L, B, A].
 
     Horgan et al. 2018, section 3; R2D2 section 2.3.
     """
     s, z = settings, q[settings.burn_in :, :, :, None]  # [T + n, B, A, 1]
     rows = slice(s.burn_in, s.burn_in + s.unroll)
-    target = regression_target(s, updates, batch, z, z)  # [T, B, 1]
+    target = regression_target(s, batch, z, z)  # [T, B, 1]
     td_error = target - losses.at_action(z[: s.unroll], batch.action[rows])  # [T, B, 1]
     return losses.sequence_priority(
         td_error[..., 0], losses.loss_mask(batch.truncated[rows]), s.priority_eta

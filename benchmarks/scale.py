@@ -37,7 +37,7 @@ class Recorded(RemotePlayer):
         self.config, self.sent = config, 0
         self.network = build.make_network(config, len(build.task(config).action_names))
 
-    def play(self, weights: dict[str, Tensor], version: int, epsilon: np.ndarray) -> Answer:
+    def play(self, weights: dict[str, Tensor], epsilon: np.ndarray) -> Answer:
         stretch, time = self.stretches[self.sent % RECORDED], self.sent * stretch_rows(self.config)
         self.sent += 1
         return Answer(stretch._replace(time=time), [])
@@ -74,7 +74,7 @@ def _record(config: Config) -> tuple[list[Stretch], float]:
     answers: list[Any] = []
 
     def play() -> None:
-        answers.append(actor.play(actor.network.state_dict(), 0, np.ones(LANES)))
+        answers.append(actor.play(actor.network.state_dict(), np.ones(LANES)))
 
     took = seconds(play, RECORDED)
     return [answer.stretch for answer in answers], stretch_rows(config) * LANES / took

@@ -71,8 +71,8 @@ class RemotePlayer:
         self.player = Player(self.config, self.network)
         self.player.reset()
 
-    def play(self, weights: dict[str, torch.Tensor], version: int, epsilon: np.ndarray) -> Answer:
-        """Play a stretch with these weights, of `version` updates; epsilon [N]."""
+    def play(self, weights: dict[str, torch.Tensor], epsilon: np.ndarray) -> Answer:
+        """Play a stretch with these weights; epsilon [N]."""
         self.network.load_state_dict(weights)
         ring, records, offset = self.ring, [], self.index * self.config.num_envs
         first = ring.time
@@ -82,10 +82,10 @@ class RemotePlayer:
             ring.append(self.player.recv())
             records += [replace(r, env=r.env + offset) for r in self.player.finished()]
         if self.config.priority_exponent:
-            self._set_priorities(ring, ring.completed(first), version)
+            self._set_priorities(ring, ring.completed(first))
         return Answer(ring.stretch(first, self.index), records)
 
-    def _set_priorities(self, ring: Ring, origin: np.ndarray, updates: int) -> None:
+    def _set_priorities(self, ring: Ring, origin: np.ndarray) -> None:
         """First priorities of the sequences at `origin` [B], from the Q-values of play."""
         start, lane = np.divmod(origin, ring.lanes)
         rows = start * ring.stride + np.arange(ring.length)[:, None]  # [L, B]
@@ -96,7 +96,7 @@ class RemotePlayer:
             np.ones(len(origin), np.float32),
             origin,
         )
-        ring.set_priorities(origin, first_priority(self.config, updates, batch, q).numpy())
+        ring.set_priorities(origin, first_priority(self.config, batch, q).numpy())
 
 
 @dataclass(eq=False)
@@ -175,7 +175,7 @@ class Players:
                 seat.seed = int(self.rng.integers(2**31))
                 seat.handle = self._actor.remote(replace(self.config, seed=seat.seed), seat.index)
             seat.call = (
-                seat.handle.play.remote(self._newest_weights(), self._version, epsilons[seat.index])
+                seat.handle.play.remote(self._newest_weights(), epsilons[seat.index])
                 if seat.alive
                 else seat.handle.__ray_ready__.remote()  # answers once the player has begun
             )

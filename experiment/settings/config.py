@@ -195,7 +195,6 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
 
 
 EPSILON = ("epsilon_start", "epsilon_final", "epsilon_frames")
-LAMBDA = ("trace_lambda", "trace_lambda_start", "trace_lambda_updates")
 # (settings, others, predicate): the settings have no effect where the predicate is true of the
 # values of the others.
 Rule = tuple[tuple[str, ...], tuple[str, ...], Callable[..., object]]
@@ -211,11 +210,8 @@ IDLE: tuple[Rule, ...] = (
     # One network selects and evaluates the action.
     (("double",), ("target_period", "average"), lambda x, y: not (x or y)),
     (("loss",), ("head",), lambda x: not has_td_loss(x)),
-    (LAMBDA, ("unroll", "n_step"), lambda x, y: x == y == 1),  # one row ahead in any case
-    (("trace_lambda_start", "trace_lambda_updates"), ("trace_lambda",), lambda x: x is None),
-    (("trace_lambda_start",), ("trace_lambda_updates",), lambda x: x == 0),
-    (("trace_lambda_updates",), ("trace_lambda_start", "trace_lambda"), lambda x, y: x == y),
-    (("double", "target_period", *LAMBDA), ("discount",), lambda x: x == 0),
+    (("trace_lambda",), ("unroll", "n_step"), lambda x, y: x == y == 1),  # one row ahead anyway
+    (("double", "target_period", "trace_lambda"), ("discount",), lambda x: x == 0),
     (("ray",), ("actors",), lambda x: x == 0),
     # Other environments have rules of their own.
     (("protocol",), ("game",), lambda x: not is_atari(x)),
@@ -285,8 +281,11 @@ def from_dict(data: Mapping[str, Any], source: str) -> Config:
     for old in ("hide_probability", "observe_parameter"):
         if (number := data.pop(old, None)) is not None:
             data["observe"] = f"{data.get('observe')}:{number}"
+    if "trace_lambda_updates" in data:  # older: the learning rate was constant
+        data.setdefault("learning_rate_updates", 0)
     # Off in every past result.
-    data = {k: v for k, v in data.items() if k != "munchausen" or v is not False}
+    off = {"munchausen": False, "trace_lambda_start": 0.95, "trace_lambda_updates": 0}
+    data = {k: v for k, v in data.items() if k not in off or v != off[k]}
     with named(source):
         return TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
 

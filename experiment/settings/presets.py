@@ -16,6 +16,7 @@ PLAIN = PRESETS["dqn"] | {
     "standardize": False,
     "head": "mean",
     "learning_rate": 2.5e-4,
+    "learning_rate_updates": 0,
     "average": 0.0,
 }
 # Mnih et al. 2015, extended data table 1.
@@ -112,6 +113,7 @@ PRESETS["r2d2"] = {  # Kapturowski et al. 2019, table 2
     "value_rescaling": True,
     "reward_clip": None,
     "learning_rate": 1e-4,
+    "learning_rate_updates": 0,
     "optimizer_epsilon": 1e-3,
     "max_grad_norm": None,
 }

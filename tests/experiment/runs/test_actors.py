@@ -44,7 +44,7 @@ def alone(settings: Config, index: int = 1) -> tuple[RemotePlayer, dict[str, tor
 def test_a_player_sends_the_rows_that_the_loop_here_would_store() -> None:
     settings = config(actors=1, num_envs=2)
     remote, weights = alone(settings, 0)
-    sent = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(3)]
+    sent = [remote.play(weights, np.full(2, 0.5)) for _ in range(3)]
     network = network_of(settings)
     here = actors.Player(settings, network)
     here.reset()
@@ -62,7 +62,7 @@ def test_a_player_sends_the_rows_that_the_loop_here_would_store() -> None:
 def test_first_priorities_come_from_the_values_that_the_actor_saw() -> None:
     settings = config(priority_exponent=1.0, actors=2)
     remote, weights = alone(settings)
-    answer = [remote.play(weights, 0, np.full(2, 0.5)) for _ in range(4)][-1]
+    answer = [remote.play(weights, np.full(2, 0.5)) for _ in range(4)][-1]
     # 8 + 16 + 1 rows: of 64, sequences from 8, 16, 24 and 32 on; the last 16 rows completed those
     # of 24 and 32.
     origin = remote.ring.completed(3 * ROWS)
@@ -71,13 +71,13 @@ def test_first_priorities_come_from_the_values_that_the_actor_saw() -> None:
     q = torch.from_numpy(remote.q[rows, [0, 1, 0, 1]])
     columns, weight = remote.ring.gather(origin), np.ones(4, np.float32)
     batch = remote.ring.as_sequence(*columns, torch.empty(0), weight, origin)
-    expected = first_priority(settings, 0, batch, q).clamp(min=1e-6)
+    expected = first_priority(settings, batch, q).clamp(min=1e-6)
     np.testing.assert_allclose(answer.stretch.priority, expected.numpy(), rtol=1e-6)
 
 
 def test_records_of_episodes_name_the_env_of_the_run_and_can_be_played_again() -> None:
     remote, weights = alone(config(torso="dqn-2013"))  # player 1 has the envs 2 and 3
-    records = [record for _ in range(16) for record in remote.play(weights, 0, np.ones(2)).records]
+    records = [record for _ in range(16) for record in remote.play(weights, np.ones(2)).records]
     assert records
     assert {record.env for record in records} <= {2, 3}
     for record in records:

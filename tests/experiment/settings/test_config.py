@@ -35,7 +35,7 @@ def test_a_setting_without_effect_is_refused_with_the_cause(names, others, witho
     causes = itertools.product(*map(candidates, others))
     cause = next(values for values in causes if without_effect(*values))
     # With these no other rule holds.
-    start = dict(target_period=5, priority_exponent=0.5, trace_lambda_updates=7)
+    start = dict(target_period=5, priority_exponent=0.5)
     start = override(preset("drqn"), start | dict(zip(others, cause, strict=True)))
     for name in names:
         present = getattr(start, name), getattr(preset("drqn"), name)
@@ -97,3 +97,11 @@ def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(text, says
     assert len(line) < 500
     assert line.startswith(f"{path}: ")
     assert says in line
+
+
+def test_the_settings_of_an_older_run_keep_its_constant_learning_rate() -> None:
+    old = settings.to_dict(preset("dqn")) | {"trace_lambda_start": 0.95, "trace_lambda_updates": 0}
+    del old["learning_rate_updates"]
+    assert settings.from_dict(old, "old") == override(preset("dqn"), {"learning_rate_updates": 0})
+    with pytest.raises(UsageError, match="no setting is named 'trace_lambda_updates'"):
+        settings.from_dict(old | {"trace_lambda_updates": 7}, "old")  # its results would differ

@@ -184,7 +184,7 @@ def test_updates_of_a_papers_agent_equal_the_reference(name, changes, reference)
             torch.testing.assert_close(p, weights[k], rtol=1e-6, atol=1e-8)
 
 
-OTHER = dict(trace_lambda=0.3, trace_lambda_start=0.5, trace_lambda_updates=4, discount=0.5)
+OTHER = dict(trace_lambda=0.3, discount=0.5, learning_rate_updates=2)
 OTHER |= dict(optimizer="radam", learning_rate=0.01, optimizer_epsilon=0.1, max_grad_norm=1e-3)
 OTHER |= dict(target_period=2, reward_clip=0.5, priority_eta=0.1, head="hl-gauss")
 OTHER |= dict(core_size=9, head_hidden=8, hidden=8)
