@@ -272,20 +272,27 @@ def differences(old: Config, new: Config) -> dict[str, str]:
     }
 
 
+def of_this_version(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that this or an older version saved, by this version's names."""
+    data = dict(saved)
+    for old in ("hide_probability", "observe_parameter"):
+        if (number := data.pop(old, None)) is not None:
+            data["observe"] = f"{data.get('observe')}:{number}"
+    if data.get("trace_lambda_updates") == 0:
+        data.pop("trace_lambda_start", None)
+    if len(data) > 40:  # written by a program, with every setting of its version
+        data.setdefault("learning_rate_updates", 0)
+    # Off in every past result.
+    off = {"munchausen": False, "trace_lambda_updates": 0}
+    return {k: v for k, v in data.items() if k not in off or v != off[k]}
+
+
 def from_dict(data: Mapping[str, Any], source: str) -> Config:
     """Settings from a mapping of YAML or JSON, over those of its preset; types must be exact.
 
     UsageError names the source. Settings of older versions load too, for results of past studies.
     """
-    data = {**PRESETS.get(str(data.get("preset", "drqn")), {}), **data}
-    for old in ("hide_probability", "observe_parameter"):
-        if (number := data.pop(old, None)) is not None:
-            data["observe"] = f"{data.get('observe')}:{number}"
-    if "trace_lambda_updates" in data:  # older: the learning rate was constant
-        data.setdefault("learning_rate_updates", 0)
-    # Off in every past result.
-    off = {"munchausen": False, "trace_lambda_start": 0.95, "trace_lambda_updates": 0}
-    data = {k: v for k, v in data.items() if k not in off or v != off[k]}
+    data = PRESETS.get(str(data.get("preset", "drqn")), {}) | of_this_version(data)
     with named(source):
         return TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
 

@@ -39,6 +39,7 @@ from experiment.settings.config import (
     from_dict,
     idle,
     named,
+    of_this_version,
     override,
     preset,
     to_dict,
@@ -256,8 +257,9 @@ class Result:
 
         UsageError if this version lacks a setting of the result.
         """
-        old = from_dict(self.settings | {"preset": self.preset or "drqn"}, self.records)
-        return [line for name, line in changes(old, config).items() if name in self.settings]
+        settings = of_this_version(self.settings)
+        old = from_dict(settings | {"preset": self.preset or "drqn"}, self.records)
+        return [line for name, line in changes(old, config).items() if name in settings]
 
 
 def changes(old: Config, new: Config) -> dict[str, str]:

@@ -106,6 +106,7 @@ def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_we
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer) -> None:
     settings = {"optimizer": optimizer, "target_period": 3, "average": 0.5, "max_grad_norm": 10.0}
+    settings |= {"learning_rate_updates": 1}
     one, other = (
         make_learner(make_network(seed, norm=True), trace_lambda=0.65, **LONG, **settings)
         for seed in (1, 99)

@@ -100,8 +100,12 @@ def test_a_wrong_yaml_is_one_line_that_names_the_file_and_the_setting(text, says
 
 
 def test_the_settings_of_an_older_run_keep_its_constant_learning_rate() -> None:
-    old = settings.to_dict(preset("dqn")) | {"trace_lambda_start": 0.95, "trace_lambda_updates": 0}
+    old = settings.to_dict(preset("dqn"))
     del old["learning_rate_updates"]
-    assert settings.from_dict(old, "old") == override(preset("dqn"), {"learning_rate_updates": 0})
-    with pytest.raises(UsageError, match="no setting is named 'trace_lambda_updates'"):
-        settings.from_dict(old | {"trace_lambda_updates": 7}, "old")  # its results would differ
+    constant = override(preset("dqn"), {"learning_rate_updates": 0})
+    annealing = {"trace_lambda_start": 0.9, "trace_lambda_updates": 0}
+    for saved in (old, old | annealing):
+        assert settings.from_dict(saved, "old") == constant
+    with pytest.raises(UsageError, match="no setting is named 'trace_lambda_"):
+        settings.from_dict(old | annealing | {"trace_lambda_updates": 7}, "old")  # not the same
+    assert settings.from_dict({"preset": "dqn", "optimizer": "adam"}, "mine") == preset("dqn")

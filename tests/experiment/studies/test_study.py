@@ -127,3 +127,9 @@ def test_a_wrong_grid_is_refused(grid, says) -> None:
     with pytest.raises(UsageError) as caught:
         make_cells(Study(**{name: tuple(words.split())}), {})
     assert says in str(caught.value)
+
+
+def test_an_older_result_with_a_constant_learning_rate_differs_from_a_falling_one() -> None:
+    result = Result.load(MEMORY.parents[1] / "four-million/results/dqn-breakout-s1.json")
+    lines = result.other_settings(override(preset("dqn"), {"game": "breakout"}))
+    assert "--learning-rate-updates 0 -> 32000" in lines
