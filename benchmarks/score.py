@@ -117,6 +117,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     result = "where the result goes. Default: benchmarks/score-GAME.json"
     parser.add_argument("--json", type=Path, help=result)
+    keep = "keep the trained runs here; train.py --resume goes on with ours. Default: delete them"
+    parser.add_argument("--runs-dir", type=Path, help=keep)
     options = parser.parse_args(argv)
     game, minutes = options.game, options.minutes
     settings = {"game": game, "minutes": minutes, "episodes": options.episodes, **EVALUATION}
@@ -130,8 +132,9 @@ def main(argv: list[str]) -> int:
     for seed, side in [(s + 1, side) for s in range(options.seeds) for side in options.sides]:
         if (seed, side) in present:
             continue
-        with TemporaryDirectory() as folder:
-            place = Path(folder) / side
+        with TemporaryDirectory() as temporary:
+            place = (options.runs_dir or Path(temporary)) / f"{side}-{game}-s{seed}"
+            place.parent.mkdir(parents=True, exist_ok=True)
             runs.append(run_side(side, game, minutes, seed, options.episodes, place))
         write_json(path, record)  # after each run: the same command goes on from it
     for side in options.sides:
