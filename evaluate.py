@@ -75,8 +75,8 @@ class EvaluateConfig(Settings):
     """Show films in this terminal, in place of files."""
     export: Folder | None = None
     """Write the agent to this folder: settings, weights in half precision, the scores with these
-    weights, the learning curve, the best and the median episode. Commands take such a folder in
-    place of a run's."""
+    weights, the learning curve, the best and the median episode, in place of the run's files.
+    Commands take such a folder in place of a run's."""
     sweep: str = ""
     """KIND:P,P,... such as flicker:0,0.25,0.5: score each run on each of these screens and draw one
     figure; no films. Evaluations that are in the run's folder already are not repeated."""
@@ -115,6 +115,9 @@ def make_places(agents: list[Agent], request: EvaluateConfig) -> list[Path]:
 
     UsageError if one cannot be written, or if two agents would have the same one.
     """
+    if request.export:
+        check_writable(request.export, request.export / "videos", option="--export")
+        return [request.export]
     names = [agent.folder.resolve().name for agent in agents]
     if request.out and (twice := [name for name in names if names.count(name) > 1]):
         raise UsageError(f"--out {request.out}: {twice[0]} is the name of two of the runs")
@@ -126,11 +129,11 @@ def make_places(agents: list[Agent], request: EvaluateConfig) -> list[Path]:
 
 def score(
     agent: Agent,
-    place: Path,
+    place: Path | None,
     report: Callable[[Agent, dict[str, Any]], None],
     unwritten: list[str],
 ) -> Evaluation:
-    """Play the episodes, `report` their summary, write scores and records.
+    """Play the episodes, `report` their summary, and write scores and records if given a `place`.
 
     If they cannot be written, the error is added to `unwritten`, and the work goes on. After
     Ctrl-C: writes the completed episodes, to files that are marked as incomplete, and raises
@@ -140,18 +143,20 @@ def score(
     with stop_signals(stop.set):
         result = agent.play(should_stop=stop.is_set)
     total, count = agent.config.eval_episodes, len(result.scores)
-    stem, about = place / "eval" / agent.label, agent.about
+    name, about = agent.label, agent.about
     if count < total:
-        stem, about = Path(f"{stem}-first{count}"), about | {"planned_episodes": total}
+        name, about = f"{name}-first{count}", about | {"planned_episodes": total}
         bias = "; short ones end first, so the mean is biased" * (count > 0)
         print(f"stopped after {count} of {total} episodes{bias}")
     if count:
         summary = result.summary(agent.config.game)
         report(agent, summary)
-        try:
-            print(f"scores  {write_evaluation(stem, result, summary, about)}")
-        except OSError as error:
-            unwritten.append(f"{stem}.json: cannot be written ({reason(error)})")
+        if place:
+            stem = place / "eval" / name
+            try:
+                print(f"scores  {write_evaluation(stem, result, summary, about)}")
+            except OSError as error:
+                unwritten.append(f"{stem}.json: cannot be written ({reason(error)})")
     if count < total:
         raise KeyboardInterrupt
     return result
@@ -239,16 +244,18 @@ def check_alike(agents: list[Agent], mode: str) -> None:
 def film(
     records: list[EpisodeRecord], agents: list[Agent], request: EvaluateConfig, path: Path
 ) -> None:
-    """Write a film of one record, or of two side by side, or show it in the terminal."""
+    """Write a film of one record, or of two side by side, or show it in the terminal.
+
+    Any error if the game does not repeat the record; OSError if the file cannot be written.
+    """
     pictures = film_of(records, agents, request.overlay, request.saliency)
     if request.terminal:
         return pictures.show(sys.stdout)
-    with refused(path, "written"):
-        print(f"video   {pictures.write(path)}", flush=True)
+    print(f"video   {pictures.write(path)}", flush=True)
 
 
 def watch(record_file: Path, agents: list[Agent], request: EvaluateConfig) -> None:
-    """Film the record in a file. UsageError if it does not fit the agent or cannot be played."""
+    """Film the record in a file. UsageError if it does not fit the agent or cannot be filmed."""
     with refused(record_file, "read"):
         record = EpisodeRecord.load(record_file)
     for agent in agents:
@@ -260,8 +267,14 @@ def watch(record_file: Path, agents: list[Agent], request: EvaluateConfig) -> No
     place = request.out or record_file.parent
     if not request.terminal:
         check_writable(place)
-    with refused(record_file, "played again"):
-        film([record], agents, request, place / f"{record_file.stem}.mp4")
+    name = f"{record_file.stem}-{file_name(record.game)}-score-{record.score:g}"
+    with refused(record_file, "filmed"):
+        film([record], agents, request, place / f"{name}{marks(request)}.mp4")
+
+
+def marks(request: EvaluateConfig) -> str:
+    """The end of a film's name: the additions to its pictures."""
+    return "-overlay" * request.overlay + "-saliency" * request.saliency
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -271,9 +284,10 @@ IDLE: tuple[Rule, ...] = (
     (("side_by_side", "watch", "export"), ("sweep",), bool),
     (("side_by_side", "export"), ("watch",), bool),
     (("export",), ("side_by_side",), bool),
+    (("out",), ("export",), bool),
     (("observe", "video", "overlay", "terminal"), ("sweep",), bool),
     (("episodes", "observe", "epsilon", "seed", "video"), ("watch",), bool),
-    (("protocol",), ("watch", "overlay"), lambda x, y: x and not y),
+    (("protocol", "threads"), ("watch", "overlay"), lambda x, y: x and not y),
     (("out",), ("watch", "terminal"), lambda x, y: x and y),
     (("overlay", "terminal"), ("video",), lambda x: x == "none"),
     (("saliency",), ("overlay",), lambda x: not x),
@@ -298,30 +312,35 @@ def check_together(request: EvaluateConfig, typed: Iterable[str]) -> None:
 
 def score_and_film(agents: list[Agent], request: EvaluateConfig, unwritten: list[str]) -> None:
     """Score each agent; export it or film its episodes, as the request says."""
-    places = make_places(agents, request)
+    curve = {}
     if request.export:
         if agents[0].warning:
             raise UsageError(
                 f"--export {request.export}: {agents[0].folder} made no update: the agent is "
                 "untrained"
             )
-        check_writable(request.export, option="--export")
+        with refused(agents[0].folder, "exported"):
+            curve = agents[0].curve()
         agents[0].network.half().float()  # as in the file: the scores are of these weights
+    places = make_places(agents, request)
     results = [
-        score(agent, place, print_scores, unwritten)
+        # An export's scores are in its own folder: the run's are those of its unrounded weights.
+        score(agent, None if request.export else place, print_scores, unwritten)
         for agent, place in zip(agents, places, strict=True)
     ]
     if request.export:
         with refused(request.export, "written"):
-            agents[0].export(results[0], request.export)
+            agents[0].export(results[0], curve, request.export)
         print(f"agent   {request.export}")
-    names = " and ".join(f"{agent.config.preset} {agent.config.game}" for agent in agents)
-    kind = f"{agents[0].label}-{request.video}{'-overlay' if request.overlay else ''}"
+    folders = " and ".join(agent.folder.resolve().name for agent in agents)
+    c, kind = agents[0].config, f"{agents[0].label}-{request.video}{marks(request)}"
+    names = folders if request.side_by_side else f"{c.preset} {c.game}"
     for i in chosen(results[0].scores, request.video):
         records = [result.records[i] for result in results]
         scores = "-".join(f"{record.score:g}" for record in records)
         name = f"{file_name(names)}-{kind}-{i:03d}-score-{scores}"
-        film(records, agents, request, places[0] / "videos" / f"{name}.mp4")
+        with refused(path := places[0] / "videos" / f"{name}.mp4", "filmed"):
+            film(records, agents, request, path)
 
 
 @exit_on_usage_error

@@ -84,11 +84,12 @@ def test_films_of_two_runs_and_of_any_record(runs, tmp_path, monkeypatch, error_
     assert evaluate.main([*runs[:2], *words]) == 0
     assert sorted(Path(runs[0]).rglob("*")) == before
     assert len(list((out / "two" / "eval").glob("*.json"))) == 1
-    (film,) = (out / "one" / "videos").glob("drqn-breakout-and-drqn-breakout-*.mp4")
+    (film,) = (out / "one" / "videos").glob("one-and-two-*.mp4")
     (record,) = (out / "one" / "eval").glob("*/episode-000.json")
     words = [runs[1], "--threads", "1", "--overlay", "--watch", str(record), "--out"]
     assert evaluate.main([*words, str(out)]) == 0
-    for path, width in ((film, 2 * 320 + 8), (out / "episode-000.mp4", 528)):
+    (watched,) = out.glob("episode-000-breakout-score-*-overlay.mp4")
+    for path, width in ((film, 2 * 320 + 8), (watched, 528)):
         with av.open(str(path)) as container:
             assert container.streams.video[0].width == width
     # A folder that cannot be written is refused before the work.
@@ -197,6 +198,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("A --sweep flicker:0 --observe full", "--observe full: has no effect with --sweep"),
         ("A --sweep flicker:0 --video all", "--video all: has no effect with --sweep"),
         ("--watch no.json --episodes 7", "--episodes 7: has no effect with --watch"),
+        ("--watch no.json --threads 2", "--threads 2: has no effect with --watch"),
         ("A --observe flicker:x", "--observe flicker:x"),
         ("A --side-by-side", "two with --side-by-side"),
         ("A B --side-by-side --sweep flicker:0", "--side-by-side"),

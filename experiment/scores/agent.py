@@ -27,6 +27,7 @@ from experiment.store.metrics import read_rows
 
 # Of an exported agent.
 WEIGHTS, EVALUATION, CURVE = "weights.safetensors", "evaluation.json", "curve.json"
+SHA256 = "network_sha256"  # of the file of weights
 
 
 @dataclass(frozen=True)
@@ -89,23 +90,32 @@ class Agent:
         with progress(f"{c.game} {self.screen}", c.eval_episodes, "episodes") as bar:
             return evaluate(self.network, c, self.protocol, should_stop, wipe_every, report)
 
-    def export(self, result: Evaluation, to: Path) -> None:
+    def curve(self) -> dict[str, Any]:
+        """The learning curve: names of metrics, and their rows. OSError or ValueError without."""
+        if (path := self.folder / CURVE).exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
+        rows = [[*map(row.get, fields)] for row in read_rows(self.folder / "metrics.jsonl")[0]]
+        return {"fields": fields, "rows": rows}
+
+    def export(self, result: Evaluation, curve: dict[str, Any], to: Path) -> None:
         """Write the folder `to`; `result` is the evaluation of its rounded weights.
 
-        The learning curve comes from the run's metrics. OSError if a file cannot be written.
+        The scores come last, so that no old ones lie beside new weights. OSError if a file cannot
+        be written.
         """
         to.mkdir(parents=True, exist_ok=True)
+        (to / EVALUATION).unlink(missing_ok=True)
         state = self.network.state_dict()
         with replacing(to / WEIGHTS) as temporary:  # save_file's has no permissions for others
             temporary.write_bytes(save({k: v.half().contiguous() for k, v in state.items()}))
         write_text(to / "config.yaml", to_yaml(self.training))
-        fields = ("frames", "seconds", "return_mean", "eval_score", "eval_low", "eval_high")
-        rows = [[*map(row.get, fields)] for row in read_rows(self.folder / "metrics.jsonl")[0]]
-        write_json(to / CURVE, {"fields": fields, "rows": rows})
+        write_json(to / CURVE, curve)
         for name, episode in zip(("median", "best"), middle_and_best(result.scores), strict=True):
             result.records[episode].save(to / f"{name}.json")
         summary = result.summary(self.config.game) | {"scores": result.scores}
         about = self.about | {"num_actions": self.network.num_actions}
+        about[SHA256] = digest(to / WEIGHTS)
         write_json(to / EVALUATION, about | summary)
 
 
@@ -132,7 +142,7 @@ def open_agent(folder: Path | str, **overrides: Any) -> Agent:
             "frames": int(saved.meta["frames"]),
             "train_seed": trained.seed,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "network_sha256": saved.meta["files"][NETWORK],
+            SHA256: saved.meta["files"][NETWORK],
         }
     untrained = {"untrained": True} if saved.meta.get("updates") == 0 else {}
     return Agent(folder, trained, config, protocol, network, about | untrained)

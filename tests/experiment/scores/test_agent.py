@@ -10,6 +10,7 @@ import evaluate
 from envs.episodes import EpisodeRecord
 from experiment.scores.agent import CURVE, EVALUATION, WEIGHTS, open_agent
 from experiment.settings.config import load
+from experiment.store.checkpoint import digest
 from experiment.studies import shipped
 from tests import small
 from tests.small import ROOT
@@ -20,7 +21,7 @@ SHORT = "--episodes 2 --epsilon 0.5 --seed 5 --threads 1 --video none".split()
 @pytest.fixture(scope="module")
 def zoo(finished, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("zoo")
-    words = [str(finished), *SHORT, "--out", str(home), "--export", str(home / "tiny")]
+    words = [str(finished), *SHORT, "--export", str(home / "tiny")]
     assert evaluate.main(words) == 0
     return home / "tiny"
 
@@ -45,6 +46,22 @@ def test_an_exported_agent_is_small_scores_as_it_says_and_has_the_runs_curve(fin
     curve = json.loads((zoo / CURVE).read_text())
     frames = [row["frames"] for row in small.rows(finished)]
     assert [row[0] for row in curve["rows"]] == frames
+
+
+def test_an_export_leaves_the_runs_scores_and_can_be_exported_again(copied, tmp_path) -> None:
+    assert evaluate.main([str(copied), *SHORT]) == 0
+    (scores,) = (copied / "eval").glob("*-n2-s5.json")
+    before = scores.read_text()
+    for agent, to in ((copied, "one"), (tmp_path / "one", "two")):
+        assert evaluate.main([str(agent), *SHORT, "--export", str(tmp_path / to)]) == 0
+    assert scores.read_text() == before
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert one == two
+    about = json.loads(one[EVALUATION])
+    assert about["network_sha256"] == digest(tmp_path / "one" / WEIGHTS)
 
 
 def test_a_table_shows_exported_agents_beside_the_published_ones(
@@ -84,6 +101,10 @@ def test_the_readme_has_the_scores_of_the_shipped_agents_and_each_can_be_opened(
     assert set(rows) <= set(readme)
     for weights in (ROOT / "zoo").glob(f"*/{WEIGHTS}"):
         agent = open_agent(weights.parent)
+        assert (
+            agent.trained["network_sha256"]
+            == json.loads(weights.with_name(EVALUATION).read_text())["network_sha256"]
+        )
         assert weights.parent.name == f"{agent.config.game}-{agent.config.preset}"
         best = EpisodeRecord.load(weights.with_name("best.json"))
         scores = json.loads(weights.with_name(EVALUATION).read_text())["scores"]
