@@ -1,7 +1,7 @@
 """python -m benchmarks ROW prints one row of the table.
 
-Without a row all are run, each in a process of its own, one after the other, and
-benchmarks/results.json is written. The peers need .bench-venv: `make bench` builds it first.
+Without a row all are run, each in a process of its own, one after the other; if none fails, their
+figures replace benchmarks/results.json. The peers need .bench-venv: `make bench` builds it first.
 `python -m benchmarks score` compares scores after the same time and has flags of its own.
 """
 
@@ -27,6 +27,7 @@ from benchmarks.common import (
     show,
     to_json,
 )
+from experiment.store.files import write_text
 
 ROWS: dict[str, Callable[[Effort], list[Row]]] = {
     "dqn": speed.dqn,
@@ -64,7 +65,7 @@ def main() -> int:
     parser.add_argument("row", nargs="?", choices=list(ROWS))
     quick = "only to see whether it works: the figures mean nothing"
     parser.add_argument("--quick", action="store_true", help=quick)
-    place = "where the rows go. Default, of all: benchmarks/results.json"
+    place = "where the rows go. Default, of all without a failure: benchmarks/results.json"
     parser.add_argument("--json", type=Path, help=place)
     options = parser.parse_args()
     if options.row:
@@ -79,8 +80,11 @@ def main() -> int:
     console.print(about)
     show(rows)
     console.print(f"all in {(time.monotonic() - begun) / 60:.1f} minutes")
-    path = options.json or ROOT / "benchmarks" / "results.json"
-    path.write_text(json.dumps([to_json(row, about) for row in rows], indent=1) + "\n")
+    if options.json or (all(parts) and not options.quick):  # only then replace published figures
+        path = options.json or ROOT / "benchmarks" / "results.json"
+        write_text(path, json.dumps([to_json(row, about) for row in rows], indent=1) + "\n")
+    else:
+        console.print("benchmarks/results.json is left as it was; --json FILE writes these rows")
     return 0 if all(parts) else 1
 
 

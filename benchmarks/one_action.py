@@ -20,11 +20,12 @@ from pydantic.dataclasses import dataclass
 from agents.fields import FORBID, Share
 from agents.networks import QNetwork
 from envs.emulator import machine
+from envs.families import is_atari
 from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores.evaluation import evaluate, spread
 from experiment.settings.cli import exit_on_usage_error, parse
-from experiment.settings.config import Config, Episodes, Seed, Settings, preset
+from experiment.settings.config import Config, Episodes, Seed, Settings, UsageError, preset
 from experiment.store.files import write_json
 
 # For the reports of studies.
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> int:
     play = {"eval_episodes": options.episodes, "eval_epsilon": options.epsilon}
     small = {"torso": "dqn-2013", "hidden": 0, "frame_stack": 1, "start_rows": 0, "threads": 1}
     config = replace(preset("dqn"), **game, **play, **small)
+    if not is_atari(config.game):
+        raise UsageError(f"--game {config.game}: must be an Atari game")
     build.check_machine(config)
     protocol = PROTOCOLS[config.protocol]
     build.use_threads(config)

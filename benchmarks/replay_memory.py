@@ -39,7 +39,7 @@ def memory(game: str, limit: int, effort: Effort) -> list[Row]:
 def checkpoint(effort: Effort) -> list[Row]:
     """Training time lost to a checkpoint of a Breakout replay each ten minutes.
 
-    The same steps of the everyday drqn loop with a checkpoint after the first, and without: the
+    The same steps of the drqn loop with a checkpoint after the first, and without: the
     difference is what is lost, also where part of the saving goes on beside the training.
     """
     with running("drqn", replay_rows=effort.rows) as run:

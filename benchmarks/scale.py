@@ -48,7 +48,7 @@ class Recorded(RemotePlayer):
 
 
 def scale(effort: Effort) -> list[Row]:
-    """Rows of everything that 1 to 8 actors on this machine send, with the everyday drqn preset."""
+    """Rows of everything that 1 to 8 actors on this machine send, with the drqn preset."""
     most = max(ACTORS)
     config = replace(preset("drqn"), actors=most, num_envs=most * LANES, threads=1)
     config = replace(config, replay_rows=effort.rows // 10)

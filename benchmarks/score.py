@@ -6,15 +6,16 @@ The sides are dqn, drqn, sb3-dqn and sb3-qrdqn. Each has the whole machine for s
 wall-clock, its start included. Then its greedy policy, with 1 % random actions, plays whole
 episodes under the protocol v5 (sticky actions), through our own evaluation: the peers' weights are
 put into our network, whose values are then theirs. benchmarks/peer_score.py tells the peers'
-settings.
+settings. A stopped command goes on from its file of results, after the last side in it.
 """
 
 import argparse
 import json
-import signal
+import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +31,11 @@ from envs.games import random_score
 from envs.protocols import PROTOCOLS
 from experiment import build
 from experiment.scores.agent import open_agent
-from experiment.scores.evaluation import evaluate
-from experiment.settings.config import Config, preset
-from experiment.store.files import write_json
+from experiment.scores.evaluation import check_writable, evaluate
+from experiment.settings.cli import exit_on_usage_error
+from experiment.settings.config import Config, UsageError, override, preset
+from experiment.store.files import refused, write_json
+from experiment.studies.jobs import FOLLOW_PARENT
 
 OURS, PEERS = ("dqn", "drqn"), ("sb3-dqn", "sb3-qrdqn")
 PEER = str(ROOT / ".bench-venv" / "bin" / "python")
@@ -65,14 +68,14 @@ def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -
     for name in ("--frames", "--checkpoint-frames"):
         never += [name, str(10**12)]
     place = ["--runs-dir", str(folder.parent), "--name", folder.name, "--seed", str(seed)]
-    command = [sys.executable, "train.py", side, "--game", game, *place, *never]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-    if process.wait():
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
+    words = ["train.py", side, "--game", game, *place, *never]
+    command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.terminate()
+    if process.returncode:
+        raise UsageError(f"{' '.join(words)}: ended with {process.returncode}")
 
 
 def run_side(
@@ -82,10 +85,11 @@ def run_side(
     begun, scoring = time.monotonic(), EVALUATION | {"eval_episodes": episodes}
     if side in PEERS:
         words = [side.removeprefix("sb3-"), game, str(60 * minutes), str(seed), str(folder)]
-        subprocess.run([PEER, "-m", "benchmarks.peer_score", *words], cwd=ROOT, check=True)
+        peer = subprocess.run([PEER, "-m", "benchmarks.peer_score", *words], cwd=ROOT, check=False)
+        if peer.returncode:
+            raise UsageError(f"{side}: ended with {peer.returncode}")
         saved = torch.load(folder, weights_only=True)
         config = replace(preset("dqn"), game=game, seed=seed, **NATURE, **scoring)
-        build.check_config(config)
         protocol = PROTOCOLS[config.protocol]
         frames, updates = 4 * saved["steps"], saved["updates"]
         network = adopt(saved["weights"], config, len(machine(game).actions(protocol)))
@@ -103,6 +107,7 @@ def run_side(
     return {**about, "seconds": round(trained, 1), "score": score, "scores": result.scores}
 
 
+@exit_on_usage_error
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks score",
@@ -123,23 +128,44 @@ def main(argv: list[str]) -> int:
     game, minutes = options.game, options.minutes
     settings = {"game": game, "minutes": minutes, "episodes": options.episodes, **EVALUATION}
     path = options.json or ROOT / "benchmarks" / f"score-{game}.json"
-    new = {**describe_machine(), **settings, "runs": []}
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else new
-    if other := [f"{name} {record[name]}" for name in settings if record[name] != settings[name]]:
-        parser.error(f"--json {path}: its runs have {', '.join(other)}; choose another file")
-    runs = record["runs"]
-    present = {(run["seed"], run["side"]) for run in runs}
+    if minutes <= 0 or options.seeds < 1:
+        parser.error("--minutes and --seeds must be positive")
+    build.check_config(override(preset("dqn"), {"game": game, "eval_episodes": options.episodes}))
+    check_writable(path.parent, option="--json")
+    if {*options.sides} & {*PEERS} and not Path(PEER).exists():
+        raise UsageError(f"{PEER}: missing; `make .bench-venv/installed` makes it")
+    runs = _runs(path, settings)
     for seed, side in [(s + 1, side) for s in range(options.seeds) for side in options.sides]:
-        if (seed, side) in present:
+        if any((run["seed"], run["side"]) == (seed, side) for run in runs):
             continue
+        name = f"{side}-{game}-s{seed}"
+        if options.runs_dir and (options.runs_dir / name).exists():
+            raise UsageError(f"--runs-dir {options.runs_dir}: has {name}; choose another folder")
+        if options.runs_dir:
+            check_writable(options.runs_dir, option="--runs-dir")
         with TemporaryDirectory() as temporary:
-            place = (options.runs_dir or Path(temporary)) / f"{side}-{game}-s{seed}"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            runs.append(run_side(side, game, minutes, seed, options.episodes, place))
-        write_json(path, record)  # after each run: the same command goes on from it
+            place = (options.runs_dir or Path(temporary)) / name
+            run = run_side(side, game, minutes, seed, options.episodes, place)
+        runs = [*_runs(path, settings), describe_machine() | run]  # others write to it as well
+        write_json(path, settings | {"runs": runs})
     for side in options.sides:
         scores = [run["score"] for run in runs if run["side"] == side]
         listed = ", ".join(f"{score:.1f}" for score in scores)
         mean = f"mean {sum(scores) / len(scores):.1f} ({listed})"
         console.print(f"{side}: {mean}; random {random_score(game)}")
     return 0
+
+
+def _runs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs in a file of results; none without a file. UsageError if they had other settings."""
+    if not path.exists():
+        return []
+    with refused(f"--json {path}", "read"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        other = [f"{name} {record[name]}" for name in settings if record[name] != settings[name]]
+        if other:
+            raise UsageError(
+                f"--json {path}: its runs have {', '.join(other)}; choose another file"
+            )
+        about = {name: record[name] for name in record.keys() - {*settings, "runs"}}
+        return [about | run for run in record["runs"]]  # older files name the machine once

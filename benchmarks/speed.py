@@ -35,8 +35,8 @@ PEER = [str(ROOT / ".bench-venv" / "bin" / "python"), "-m"]
 COMMANDS = {
     "dqn at sb3's settings": [*OURS, "dqn", *AT_SB3.split(), "--parts", "1"],
     "drqn at pfrl's settings": [*OURS, "drqn", *AT_PFRL.split(), "--parts", "2"],
-    "everyday drqn": [*OURS, "drqn", *"--frame-stack 1 --burn-in 8".split(), *BEFORE.split()],
-    "everyday dqn": [*OURS, "dqn", *BEFORE.split()],
+    "drqn of bf9f460": [*OURS, "drqn", *"--frame-stack 1 --burn-in 8".split(), *BEFORE.split()],
+    "dqn of bf9f460": [*OURS, "dqn", *BEFORE.split()],
     "drqn": [*OURS, "drqn", "--start-rows", "2000"],
     "dqn": [*OURS, "dqn", "--start-rows", "2000"],
     "sb3, 1 env": [*PEER, "benchmarks.peer_sb3", "1"],
@@ -168,12 +168,12 @@ def drqn_busy(effort: Effort) -> list[Row]:
 
 def everyday(effort: Effort) -> list[Row]:
     """Our agents of commit bf9f460, 4 samples a step: drqn against the peer, and against dqn."""
-    ours, feed_forward = "everyday drqn", "everyday dqn"
+    ours, feed_forward = "drqn of bf9f460", "dqn of bf9f460"
     speed = steps_per_second([ours, *SB3, feed_forward], effort.seconds, effort.pairs)
     best = better({side: speed[side] for side in SB3})
     frames = {side: [4 * x for x in speed[side]] for side in speed}
     sample = {side: [1e6 / (4 * x) for x in speed[side]] for side in speed}
-    memory = "the price of memory: everyday drqn against everyday dqn"
+    memory = "the price of memory: drqn of bf9f460 against dqn of bf9f460"
     return [
         compare(
             ours,
@@ -193,7 +193,7 @@ def everyday(effort: Effort) -> list[Row]:
 def neighbour(effort: Effort) -> list[Row]:
     """Our agents of today and of commit bf9f460 beside a process that never rests, and alone."""
     rows = []
-    for name in ("drqn", "dqn", "everyday drqn", "everyday dqn"):
+    for name in ("drqn", "dqn", "drqn of bf9f460", "dqn of bf9f460"):
         beside, alone = [], []
         with ExitStack() as stack:
             worker = Worker(name, stack)

@@ -27,5 +27,7 @@ def test_each_action_is_scored_and_the_best_is_kept(capsys, monkeypatch, tmp_pat
     assert best["score"] == means[best["action"]] == max(means.values())
 
 
-def test_an_unknown_game_is_one_line(error_of) -> None:
+def test_a_wrong_game_is_one_line(error_of) -> None:
     assert "'pong'" in error_of(one_action.main, ["--game", "pongg"])
+    other = "recall/Recall-v0"
+    assert "must be an Atari game" in error_of(one_action.main, ["--game", other])

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import score
 from benchmarks.score import NATURE, adopt
 from experiment.settings.config import preset
 from tests.batches import random_inputs
@@ -26,3 +28,47 @@ def test_the_peers_weights_in_our_network_give_the_peers_values(quantiles) -> No
         q, _ = ours(inputs, ours.initial_state(2))
         expected = peer(inputs.frames.transpose(0, 1) / 255).view(2, quantiles, A).mean(1)
     np.testing.assert_allclose(q[0].numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+WORDS = "--game breakout --episodes 1 --minutes 1 --sides dqn"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that would be trained, each with a folder."""
+    runs = []
+
+    def run_side(side, game, minutes, seed, episodes, folder):
+        folder.mkdir()
+        runs.append(folder.name)
+        return {"side": side, "seed": seed, "score": 2.0}
+
+    monkeypatch.setattr(score, "run_side", run_side)
+    return runs
+
+
+def test_a_command_goes_on_from_its_file_and_keeps_the_runs(trained, tmp_path, error_of) -> None:
+    path, words = tmp_path / "score.json", [*WORDS.split(), "--runs-dir", str(tmp_path / "runs")]
+    words += ["--json", str(path)]
+    assert score.main([*words, "--seeds", "1"]) == 0
+    assert score.main([*words, "--seeds", "2"]) == 0
+    assert trained == ["dqn-breakout-s1", "dqn-breakout-s2"]
+    assert sorted(place.name for place in (tmp_path / "runs").iterdir()) == trained
+    assert [run["seed"] for run in json.loads(path.read_text())["runs"]] == [1, 2]
+    assert "its runs have minutes 1.0" in error_of(score.main, [*words, "--minutes", "2"])
+    path.unlink()
+    assert "has dqn-breakout-s1" in error_of(score.main, words)
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--game breakou", "--game breakou: "),
+        ("--episodes 0", "--eval-episodes 0: "),
+        ("--json /proc/no/x.json", "/proc/no: cannot be written"),
+    ],
+)
+def test_a_wrong_request_is_one_line_before_any_training(words, says, trained, error_of) -> None:
+    assert says in error_of(score.main, [*WORDS.split(), *words.split()])
+    assert trained == []
