@@ -148,7 +148,8 @@ class AtariVectorEnv(gym.vector.VectorEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode in every game. seed: a number, or one for each game; None: no reseed.
 
-        A None among the seeds of the games stands for a random one. ValueError on a `reset_mask`.
+        A None among the seeds of the games stands for a random one. ValueError on a `reset_mask`
+        or another number of seeds.
         """
         if options and "reset_mask" in options:
             raise ValueError("reset_mask: a game begins again at its end, or all of them at once")

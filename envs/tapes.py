@@ -83,9 +83,11 @@ class Envs:
     def reset(self, seeds: Sequence[int] | None = None) -> np.ndarray:
         """Start the next tape in every environment, or the first one of its seed in `seeds` [N].
 
-        Returns frames, uint8 [N, H, W].
+        Returns frames, uint8 [N, H, W]. ValueError on another number of seeds.
         """
         if seeds is not None:
+            if len(seeds) != self.num_envs:
+                raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
             self._seeds, self._tapes = seeds, []
         self._tapes = [
             self._tape(i, self._tapes[i].number + 1 if self._tapes else 0)

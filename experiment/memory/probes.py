@@ -294,6 +294,8 @@ def horizon_command(options: HorizonConfig, words: list[str]) -> None:
             )
     if not rows:
         raise KeyboardInterrupt
+    if len(rows) < len(values):  # a complete result stays
+        out = out.with_stem(f"{out.stem}-first{len(rows)}")
     points = [[row["mean"], *row["interval_95"]] for row in rows.values()]
     random = random_score(agent.config.game)
     write_figures(

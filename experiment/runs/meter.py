@@ -21,13 +21,12 @@ class Counters:
     """A run's counts and sums, all in its checkpoints. Lengths are in emulator frames."""
 
     frames: int = 0
-    learning_since: int | None = None  # frames at the first moment with a sequence to draw
+    learning_since: int | None = None  # frames when the replay became ready (--start-rows)
     seconds: float = 0.0  # of training, without evaluations, over all sittings
     episodes: int = 0
     best_score: float | None = None  # of a training episode
     evaluation_due: bool = False
-    row_frames: int = 0  # frames at the last row of metrics
-    returns: list[float] = field(default_factory=list)  # of the episodes since that row
+    returns: list[float] = field(default_factory=list)  # of the episodes since the last row
     # Of update metrics since that row; numbers or tensors.
     sums: dict[str, Any] = field(default_factory=dict)
     updates_in_row: int = 0
@@ -60,6 +59,8 @@ class Meter:
             "learning": (learner, "update"),
         }
         self._times = dict.fromkeys(timed, 0.0)  # seconds since the last row
+        # At the last row of this sitting, or at its beginning.
+        self._row_frames, self._row_seconds = counters.frames, counters.seconds
         for name, (part, method) in timed.items():
             setattr(part, method, partial(self._timed, name, getattr(part, method)))
         self.restart_clock()
@@ -75,12 +76,11 @@ class Meter:
         """Count training time from now on: the time since the last count was no training."""
         self._since = time.monotonic()
 
-    def count_time(self) -> float:
-        """Add the seconds since the last count to `Counters.seconds`, and return them."""
+    def count_time(self) -> None:
+        """Add the seconds since the last count to `Counters.seconds`."""
         start = self._since
         self.restart_clock()
         self._counters.seconds += self._since - start
-        return self._since - start
 
     def add_update(self, metrics: Mapping[str, Tensor]) -> None:
         """Add an update's metrics to the means of the next row; the device is not waited for."""
@@ -103,9 +103,10 @@ class Meter:
         """The metrics since the last row; NonFiniteError as in `fetch_and_check`."""
         self.fetch_and_check()
         counters, config, skip = self._counters, self._config, self._skip
-        since = max(self.count_time(), 1e-9)
+        self.count_time()
+        since = max(counters.seconds - self._row_seconds, 1e-9)
+        frames = counters.frames - self._row_frames
         samples = self._learner.updates * config.batch_size * config.unroll
-        frames = counters.frames - counters.row_frames
         row: dict[str, Any] = {
             "frames": counters.frames,
             "steps": counters.frames // skip,
@@ -126,6 +127,7 @@ class Meter:
             **{f"time_{name}": round(seconds / since, 4) for name, seconds in self._times.items()},
         }
         counters.sums, counters.updates_in_row = {}, 0
-        counters.returns, counters.row_frames = [], counters.frames
+        counters.returns = []
+        self._row_frames, self._row_seconds = counters.frames, counters.seconds
         self._times = dict.fromkeys(self._times, 0.0)
         return row

@@ -23,6 +23,11 @@ from experiment.store.files import refused
 from experiment.store.metrics import MetricsFile
 from experiment.store.provenance import commit, machine
 
+
+class UnsavedError(UsageError):
+    """The last checkpoint could not be saved."""
+
+
 RESERVE = 2**28  # bytes that a run may allocate between two rows of metrics
 
 
@@ -56,11 +61,13 @@ class Run:
         # Callables that get every row of metrics.
         self.listeners: list[Callable[[dict[str, Any]], object]] = []
         try:
-            with refused(folder, "resumed from its checkpoint" if saved else "written"):
-                if saved:
+            if saved:
+                with refused(folder, "resumed from its checkpoint"):
                     self._restore(saved)
-                else:
+            else:
+                with refused(config.game, "started"):
                     self.player.reset()
+            with refused(folder, "written"):
                 self.metrics = MetricsFile(
                     folder / "metrics.jsonl", saved.meta["metrics_position"] if saved else 0
                 )
@@ -110,10 +117,11 @@ class Run:
         done = self.frames >= self.config.frames
         if passed(self.config.log_frames) or done:
             self._publish(self.meter.row(epsilon))
-            self._watch_memory()
         self.counters.evaluation_due |= passed(self.config.eval_frames) or (
             done and self.config.eval_frames > 0
         )
+        if passed(self.config.log_frames) and not done:
+            self._watch_memory()
         self.evaluate_if_due()
         # After the rows of its frame. After a failure every row is followed by another attempt.
         if passed(self.config.checkpoint_frames) or (
@@ -127,17 +135,17 @@ class Run:
         for record in self.player.finished():
             counters.episodes += 1
             counters.returns.append(record.score)
-            names = ["latest"] if counters.episodes % 20 == 1 else []
-            if counters.best_score is None or record.score > counters.best_score:
-                counters.best_score = record.score
-                names.append("best")
+            record = replace(record, finished_at=self.frames)
             with contextlib.suppress(OSError):  # a full disk costs the record, not the run
                 folder.mkdir(exist_ok=True)
-                for name in names:
-                    replace(record, finished_at=self.frames).save(folder / f"{name}.json")
+                if counters.best_score is None or record.score > counters.best_score:
+                    record.save(folder / "best.json")
+                    counters.best_score = record.score
+                if counters.episodes % 20 == 1:
+                    record.save(folder / "latest.json")
 
     def _watch_memory(self) -> None:
-        """Warn once if memory will not suffice. Before it runs out, save and raise UsageError."""
+        """Warn once if memory will not suffice. UsageError before it runs out."""
         used, full, free = self.replay.nbytes, self.replay.nbytes_when_full, free_memory()
         if used == full or 2 * full - used <= free:  # a checkpoint copies the replay
             return
@@ -149,11 +157,7 @@ class Run:
             self.display.say(f"warning: {sizes}; the run will stop before memory runs out")
         self._memory_warned = True
         if free < used + RESERVE:
-            self.save()
-            raise UsageError(
-                f"{self.folder}: stopped at {self.frames:,} frames. {sizes}. "
-                "Resume it with more memory"
-            )
+            raise UsageError(f"{sizes}; the run needs more memory")
 
     def _publish(self, row: dict[str, Any]) -> None:
         for listen in (self.metrics.write, self.display.show, *self.listeners):
@@ -233,14 +237,21 @@ class Run:
     def finish(self) -> None:
         """Save at the end or after a stop, and print the command that goes on with the run.
 
-        UsageError if the checkpoint cannot be written.
+        UnsavedError if the checkpoint cannot be written.
         """
+        end = self.last_save()
+        if self._trouble:
+            raise UnsavedError(f"{self.folder}: {end}")
+        self.display.say(end)
+
+    def last_save(self) -> str:
+        """Save; the result in words, with the command that goes on with the run."""
         self.save()
         if self._trouble:
-            raise UsageError(f"{self.folder}: the last checkpoint could not be saved")
+            return "the last checkpoint could not be saved"
         done = self.frames >= self.config.frames
         untrained = "" if self.learner.updates else " without one update: the agent is untrained,"
-        self.display.say(
+        return (
             f"{'done' if done else 'stopped'}{untrained} at {self.frames:,} frames; go on with: "
             f"{command('train')} --resume {shlex.quote(str(self.folder))}{' --frames MORE' * done}"
         )

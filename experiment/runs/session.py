@@ -14,7 +14,7 @@ from agents.learner import NonFiniteError
 from envs.families import is_atari
 from envs.tapes import repeats_itself
 from experiment import build
-from experiment.runs.run import Run
+from experiment.runs.run import Run, UnsavedError
 from experiment.runs.trackers import tracking
 from experiment.settings.cli import command
 from experiment.settings.config import (
@@ -43,7 +43,8 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
     """A new run in its own folder, or the run in `resume` from its last checkpoint.
 
     In the block the folder is locked, signals stop the run, and the trackers follow it. UsageError
-    if the run cannot begin or go on, or if it stops because a number is no longer finite.
+    if the run cannot begin, or if it has to stop: without memory or actors it saves a checkpoint
+    first, at a number that is no longer finite it does not.
     """
     build.check_config(config)
     name = config.name or f"{config.preset}-{file_name(config.game)}-s{config.seed}"
@@ -72,7 +73,12 @@ def open_run(config: Config, resume: Path | None = None, quiet: bool = False) ->
             )
         stack.enter_context(run.display)
         try:
-            yield run
+            try:
+                yield run
+            except UnsavedError:
+                raise
+            except UsageError as error:
+                raise UsageError(f"{error}; {run.last_save()}") from None
         except NonFiniteError as error:
             saved = checkpoints.saved_frames(folder)
             last = f"the last good checkpoint, of {saved[0]:,} frames, is kept" if saved else ""

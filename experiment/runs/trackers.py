@@ -227,7 +227,12 @@ def follow(run: Path, kind: str, done: threading.Event) -> None:
                 films.append((frames, renderer.submit(film, run, frames)))
         while films and (last or films[0][1].done()):
             frames, rendering = films.pop(0)
-            if path := rendering.result():
+            try:
+                path = rendering.result()
+            except (OSError, RuntimeError, ValueError) as error:  # it costs the film, not the rows
+                print(f"{kind}: no film at {frames:,} frames ({error})", flush=True)
+                continue
+            if path:
                 log({"film": video(str(path)), "frames": frames}, frames)
     finish()
 

@@ -23,6 +23,7 @@ from experiment.runs.run import Run
 from experiment.runs.trackers import NAMES
 from experiment.settings.cli import parse_train
 from experiment.settings.config import Config, UsageError, load, override, preset
+from experiment.store.checkpoint import load_latest
 from tests import small
 from tests.experiment.test_build import plain_rows
 
@@ -172,6 +173,25 @@ def test_a_row_adds_up(finished) -> None:
     assert [row["eval_protocol"] for row in rows if "eval_score" in row] == ["v5"]
 
 
+def test_speeds_are_over_the_training_time_since_the_row_before(tmp_path, monkeypatch) -> None:
+    """Also after an evaluation or a resume between two rows."""
+    with monkeypatch.context() as patch:
+        small.at_frame(patch, 1_000, small.ask_to_stop)
+        folder = small.start(tmp_path, "run", eval_frames=600)
+    saved = load_latest(folder, training=False, report=pytest.fail).meta
+    assert small.resume(folder) == 0
+    rows = [row for row in all_rows(folder) if "updates" in row]
+    seconds = {0: 0.0, saved["frames"]: saved["seconds"]} | {
+        r["frames"]: r["seconds"] for r in rows
+    }
+    before = {400: 0, 800: 400, 1_200: 1_000, 1_600: 1_200}
+    assert [row["frames"] for row in rows] == [*before]
+    for row in rows:
+        at, start = row["frames"], before[row["frames"]]
+        taken = seconds[at] - seconds[start]
+        assert (at - start) / row["frames_per_second"] == pytest.approx(taken, rel=0.01, abs=0.002)
+
+
 def test_a_new_metric_of_the_learner_reaches_file_and_panel(tmp_path, monkeypatch) -> None:
     add = Meter.add_update
 
@@ -229,6 +249,7 @@ def test_a_run_short_of_memory_saves_and_stops(finished, tmp_path, monkeypatch, 
     said = capsys.readouterr()
     assert said.out.count("warning: --replay-rows 240: a full replay needs") == 1
     (line,) = said.err.splitlines()
-    assert "stopped at" in line
+    assert "the run needs more memory; stopped without one update" in line
+    assert "at 400 frames; go on with: python train.py --resume" in line
     assert small.resume(tmp_path / "run") == 0
     assert small.differences(finished, tmp_path / "run") == []

@@ -186,6 +186,17 @@ def test_rows_and_films_arrive_once_in_both_trackers_across_a_kill_and_a_resume(
     assert files_with(FAKE_KEY, run.parent) == []
 
 
+def test_a_film_that_fails_costs_no_row(run) -> None:
+    write_evaluation(run)
+    (record,) = run.glob("eval/*/*.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"seed": 7}))
+    write_rows(run, [8], eval_score=2.0, eval_protocol="v5")
+    write_rows(run, [12])
+    track(run, "local")
+    assert [step for step, _ in trackio_values(run, "losses/td_loss")] == [8, 12]
+    assert "local: no film at 8 frames (" in (run / "tracking.log").read_text()
+
+
 def test_a_group_is_a_game_and_screen_and_a_new_folder_is_a_new_run(run, monkeypatch) -> None:
     import trackio
 
