@@ -49,8 +49,9 @@ def read_command(argv: list[str]) -> tuple[Study, dict[str, Any]]:
         "Compare agents on games over seeds. A YAML file of these flags may come first; train.py's "
         "flags follow --.",
     )
-    if study.gpus_per_run and not study.ray:
-        raise UsageError(f"--gpus-per-run {study.gpus_per_run:g}: has no effect without --ray")
+    for name in ("cpus_per_run", "gpus_per_run") if not study.ray else ():
+        if (value := getattr(study, name)) != getattr(Study(), name):
+            raise UsageError(f"{flag(name)} {value:g}: has no effect without --ray")
     common |= given(f"{command('compare')} ... --", argv[end + 1 :], Config())
     for name in common.keys() & {*OF_THE_GRID, "frames"}:
         raise UsageError(f"{flag(name)}: set by the grid, not by train.py's flags; see --help")

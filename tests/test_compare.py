@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from experiment.scores import video
 from experiment.settings.config import UsageError
 from experiment.store.provenance import commit
 from experiment.studies.jobs import Workers
-from experiment.studies.study import Study, finished, make_cells
+from experiment.studies.study import Study, collect, finished, make_cells
 from tests import small
 
 GRID = (
@@ -95,6 +96,16 @@ def test_every_metric_of_the_last_row_is_in_the_report(grid) -> None:
     told = {c[0].strip("| "): c[1] for c in cells if len(c) == 3}
     for name, value in last.items():
         assert told[name] == ("-" if value is None else text(float(value)))
+
+
+def test_a_run_of_another_length_is_no_result(copied) -> None:
+    study, shared = compare.read_command([*GRID, "--out", str(copied), "--", *QUICK])
+    cell, _ = make_cells(study, shared)
+    before = cell.result.read_text()
+    for frames, says in ((4_000, "stopped at 800 of 4,000 frames"), (400, "has 800 frames, more")):
+        with pytest.raises(UsageError, match=says):
+            collect(replace(cell, config=replace(cell.config, frames=frames)), study)
+    assert cell.result.read_text() == before
 
 
 def test_the_second_call_runs_nothing_and_writes_the_same_report(copied) -> None:

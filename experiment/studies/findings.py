@@ -116,14 +116,17 @@ def make_findings(results: Sequence[Result]) -> list[Finding]:
 def verdict(one: Finding, other: Finding) -> str:
     """higher, lower or not shown, with the 95 % interval of the difference of the means (Welch)."""
     low, high = difference_interval(one.values, other.values)
-    # A few seeds of one score, as of an agent that holds one button, do not show the spread.
-    flat = low == high and 1 < min(one.seeds, other.seeds) < FEW_SEEDS
-    return "not shown" if flat or (one.seeds > 1) != (other.seeds > 1) else _shown(low, high)
+    alike = (one.seeds > 1) == (other.seeds > 1)
+    return _shown(low, high, min(one.seeds, other.seeds)) if alike else "not shown"
 
 
-def _shown(low: float, high: float) -> str:
-    """higher or lower, with the interval; not shown if it has 0, or is NaN."""
-    sign = "higher" if low > 0 else "lower" if high < 0 else ""
+def _shown(low: float, high: float, seeds: int) -> str:
+    """higher or lower, with the interval; not shown if it has 0, is NaN, or is empty.
+
+    A few seeds of one score, as of an agent that holds one button, do not show the spread.
+    """
+    flat = low == high and 1 < seeds < FEW_SEEDS
+    sign = "" if flat else "higher" if low > 0 else "lower" if high < 0 else ""
     return f"{sign} ({low:+.1f} to {high:+.1f})" if sign else "not shown"
 
 
@@ -131,7 +134,7 @@ def against_level(finding: Finding, name: str) -> str:
     """The level, and the interval of the mean's difference from it; - if the level is not known."""
     if (level := finding.levels.get(name)) is None:
         return "-"
-    return f"{level:.1f}: {_shown(finding.low - level, finding.high - level)}"
+    return f"{level:.1f}: {_shown(finding.low - level, finding.high - level, finding.seeds)}"
 
 
 def table(findings: Sequence[Finding]) -> list[list[str]]:

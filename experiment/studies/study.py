@@ -278,19 +278,25 @@ def finished(cell: Cell, study: Study) -> Result | None:
     """
     if not cell.result.exists():
         return None
-    result, config = Result.load(cell.result), cell.config
-    rest = build.task(config).frame_skip * build.steps_of_recv(config)
-    if result.frames >= config.frames + rest:
-        raise UsageError(
-            f"{cell.result}: has {result.frames:,} frames, more than --frames {config.frames:,}"
-        )
+    result = Result.load(cell.result)
+    is_whole = has_all_frames(cell.result, result.frames, cell.config)
     rules = len(result.scores), result.epsilon, result.eval_seed
     is_scored = rules == (study.episodes, study.epsilon, study.eval_seed)
-    return result if is_scored and result.frames >= config.frames else None
+    return result if is_scored and is_whole else None
+
+
+def has_all_frames(source: Path, frames: int, config: Config) -> bool:
+    """Whether a run is as long as `config` says. UsageError if it is longer: an advantage."""
+    if frames >= config.frames + build.task(config).frame_skip * build.steps_of_recv(config):
+        raise UsageError(f"{source}: has {frames:,} frames, more than --frames {config.frames:,}")
+    return frames >= config.frames
 
 
 def collect(cell: Cell, study: Study) -> Result:
-    """Write the result of a trained and scored run. UsageError if a part is missing or damaged."""
+    """Write the result of a trained and scored run.
+
+    UsageError if a part is missing or damaged, or if the run is shorter or longer than its cell.
+    """
     config, path, records = cell.config, cell.result, cell.result.with_suffix("")
     agent = open_agent(
         cell.folder,
@@ -299,6 +305,11 @@ def collect(cell: Cell, study: Study) -> Result:
         seed=study.eval_seed,
         threads=1,
     )
+    if not has_all_frames(cell.folder, agent.trained["frames"], config):
+        raise UsageError(
+            f"{cell.folder}: stopped at {agent.trained['frames']:,} of {config.frames:,} frames; "
+            "the same command goes on with it"
+        )
     episodes = cell.folder / "eval" / agent.label
     with refused(episodes, "read"):
         evaluation = json.loads(read(episodes.with_name(f"{agent.label}.json")))

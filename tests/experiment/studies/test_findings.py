@@ -69,6 +69,8 @@ def test_the_table_compares_with_every_agent_and_with_the_known_levels(monkeypat
     assert drqn["random"] == "-20.7: higher (+29.2 to +34.2)"
     assert drqn["human"] == "14.6: lower (-6.1 to -1.1)"  # 11 +- 2.5
     assert drqn["normalised"] == f"{(11 + 20.7) / (14.6 + 20.7):.2f}"
+    (flat,) = make_findings([result(seed=s, mean=5.0) for s in (0, 1, 2)])
+    assert module.against_level(flat, "held button") == "-21.0: not shown"
     (other,) = make_findings([result(protocol="dqn-2015")])  # the button was measured under v5
     assert other.levels.keys() == {"random", "human"}
 
