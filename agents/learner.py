@@ -59,8 +59,9 @@ class LearnerSettings:
     max_grad_norm: Positive | None = 10.0
     """Gradients with a larger norm are scaled down to this norm. None: never."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.995
-    """A moving average of the weights acts, is scored, and evaluates the next action; an update
-    retains this share of it, such as 0.995. 0: no average; the online network does all that."""
+    """A moving average of the weights acts, is scored and, without --target-period, evaluates the
+    next action; an update retains this share of it. 0: no average; the online network does all
+    that."""
     priority_eta: Share = 0.9
     """Sequence priority: eta max |td error| + (1 - eta) mean |td error|."""
 

@@ -81,15 +81,18 @@ def quantile_huber(td_error: Tensor) -> Tensor:
     return ((tau - (td_error.detach() < 0).to(tau.dtype)).abs() * huber(td_error)).mean(-1).sum(-1)
 
 
-def rescale(x: Tensor, epsilon: float = 1e-3) -> Tensor:
+RESCALING = 1e-3  # the epsilon of h
+
+
+def rescale(x: Tensor) -> Tensor:
     """h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018; R2D2 section 2.3)."""
-    return x.sign() * ((x.abs() + 1).sqrt() - 1) + epsilon * x
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + RESCALING * x
 
 
-def unscale(x: Tensor, epsilon: float = 1e-3) -> Tensor:
+def unscale(x: Tensor) -> Tensor:
     """The inverse of `rescale` (Pohlen et al. 2018, proposition A.2)."""
-    root = (1 + 4 * epsilon * (x.abs() + 1 + epsilon)).sqrt()
-    return x.sign() * (((root - 1) / (2 * epsilon)).square() - 1)
+    root = (1 + 4 * RESCALING * (x.abs() + 1 + RESCALING)).sqrt()
+    return x.sign() * (((root - 1) / (2 * RESCALING)).square() - 1)
 
 
 def sequence_priority(td_error: Tensor, mask: Tensor, eta: float) -> Tensor:

@@ -28,7 +28,7 @@ def stack_frames(planes: Tensor, is_first: Tensor, depth: int) -> Tensor:
     """Stacks [L, B, H, W, K C] of K planes, the oldest first; K = depth.
 
     planes [K-1+L, B, H, W, C]; is_first [K-1+L, B] on the host. Planes from before the start of the
-    row's episode are black.
+    row's episode are 0: black, or after standardization the mean image.
     """
     length, channels = planes.shape[0] - depth + 1, planes.shape[-1]
     if word := WORDS.get(channels * planes.element_size()):
@@ -178,7 +178,7 @@ class ConvTorso(Torso):
 
 
 class FlatTorso(Torso):
-    """No convolutions: grey levels from 0 to 1, [N, K H W], for images of a few pixels."""
+    """No convolutions: the pixels / 255, [N, H W K], for images of a few pixels."""
 
     def __init__(self, images: int, norm: bool, frame_shape: tuple[int, int]) -> None:
         super().__init__(ChannelsLastFlatten())
@@ -235,7 +235,8 @@ class NetworkSettings:
     dueling: bool = False
     """Separate value and advantage streams."""
     norm: bool = True
-    """LayerNorm after each convolution and fully connected layer."""
+    """LayerNorm after each convolution and fully connected layer; in half and lean before each
+    convolution of a residual block."""
     center: bool = False
     """Subtract from each image its median grey level, which is that of the background."""
     standardize: bool = True
@@ -248,8 +249,8 @@ class NetworkSettings:
 class QNetwork(nn.Module):
     """Inputs of L rows and a core state [B, S] -> q [L, B, A], state [B, S]; an actor has L = 1.
 
-    The images are centred because an agent otherwise takes long to learn a game with a bright
-    background, such as Pong.
+    The images are standardized, or centred, because an agent otherwise takes long to learn a game
+    whose background is bright, such as Pong, or in which few pixels change (docs/recipe.md).
     """
 
     def __init__(
@@ -288,19 +289,19 @@ class QNetwork(nn.Module):
     def prepare(self, inputs: Inputs) -> Inputs:
         """The same L rows with the convolutions' inputs [L, B, H', W', K C] as frames.
 
-        Pixels become channels; the images are centred, standardized and stacked. No weight has an
-        effect: networks with the same settings and statistics can share the result.
+        Pixels become channels; the images are standardized or centred, and stacked. No weight has
+        an effect: networks with the same settings and statistics can share the result.
         """
         device = inputs.frames.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else torch.get_default_dtype()
         # Each image is converted once, not in each stack, and to the convolutions' precision.
         planes = self.conv.planes(inputs.frames).to(dtype)  # [K-1+L, B, H', W', C]
-        if self.settings.center:
-            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # enough for the median
-            planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
         if self.pixels is not None:
             planes = self.pixels(planes)
+        elif self.settings.center:
+            sparse = inputs.frames[:, :, ::8, ::8].flatten(2)  # enough for the median
+            planes = planes - sparse.median(-1).values.to(planes.dtype)[..., None, None, None]
         stacks = stack_frames(planes, inputs.is_first, self.settings.frame_stack)
         return inputs._replace(
             frames=stacks, is_first=inputs.is_first[self.settings.frame_stack - 1 :]

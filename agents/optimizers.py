@@ -10,15 +10,14 @@ from torch import Tensor
 class CenteredRmsProp(torch.optim.Optimizer):
     """RMSProp with the gradient's running variance: Graves 2013, eqs. 38-42, without momentum.
 
-    rho = 0.95 as in Mnih et al. 2015. The variance is updated from g - mean, so it is never below
-    0. Torch subtracts the squared mean from the running square: if a gradient hardly changes, the
+    rho = 0.95 as in Mnih et al. 2015. The step divides by sqrt(variance) + eps, as torch does, and
+    not by sqrt(variance + eps). The variance is updated from g - mean, so it is never below 0.
+    Torch subtracts the squared mean from the running square: if a gradient hardly changes, the
     difference rounds to below 0.
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float, eps: float, rho: float = 0.95
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "eps": eps, "rho": rho})
+    def __init__(self, parameters: Iterable[Tensor], lr: float, eps: float) -> None:
+        super().__init__(parameters, {"lr": lr, "eps": eps, "rho": 0.95})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]

@@ -192,11 +192,13 @@ def expected_bytes(config: Config) -> dict[str, int]:
     priorities = 16 << (starts - 1).bit_length() if config.priority_exponent else 0
     rows = times * lanes * (ROW_BYTES + frame_bytes(config)) + lanes * BLOCK * pixels
     images = config.batch_size * (length + history) * config.frame_stack
+    copies = 3 + min(config.parts, config.batch_size)
+    copies += bool(config.average) + bool(config.target_period)
     return {
         "program": PROGRAM_BYTES,
         "replay": rows + states + priorities,
-        # 4 bytes each of weights, target, gradient and two moments.
-        "network": sum(p.numel() for p in network.parameters()) * 20,
+        # 4 bytes each of weights, two moments, a gradient of each part, average and target.
+        "network": sum(p.numel() for p in network.parameters()) * 4 * copies,
         # Pixels as bytes and floats, and the first activations, forward and backward.
         "update": images * pixels * 20,
     }

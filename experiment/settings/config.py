@@ -127,7 +127,7 @@ class Config(Settings, NetworkSettings, ReplaySettings, LearnerSettings):
     """Folder that holds the runs."""
     protocol: Annotated[str, OneOf(PROTOCOLS)] = "v5"
     """v5 (sticky actions 0.25, minimal action set), machado18 (the same with all 18 actions) or
-    dqn-2015 (no sticky actions, up to 30 initial no-ops; in training a lost life is terminal)."""
+    dqn-2015 (no sticky actions, up to 29 initial no-ops; in training a lost life is terminal)."""
     observe: Screen = "full"
     """The agent's view of the screen: full, flicker:PROBABILITY that a frame is black,
     blackout:FRAMES in a row, delay:STEPS, blinkered:SHARE of the height, or noise:SIGMA in grey
@@ -210,6 +210,7 @@ IDLE: tuple[Rule, ...] = (
     # One network selects and evaluates the action.
     (("double",), ("target_period", "average"), lambda x, y: not (x or y)),
     (("loss",), ("head",), lambda x: not has_td_loss(x)),
+    (("center",), ("standardize",), bool),  # the mean of each pixel is subtracted anyway
     (("trace_lambda",), ("unroll", "n_step"), lambda x, y: x == y == 1),  # one row ahead anyway
     (("double", "target_period", "trace_lambda"), ("discount",), lambda x: x == 0),
     (("ray",), ("actors",), lambda x: x == 0),
@@ -282,6 +283,7 @@ def of_this_version(saved: Mapping[str, Any]) -> dict[str, Any]:
         data.pop("trace_lambda_start", None)
     if len(data) > 40:  # written by a program, with every setting of its version
         data.setdefault("learning_rate_updates", 0)
+        data.setdefault("standardize", False)
     # Off in every past result.
     off = {"munchausen": False, "trace_lambda_updates": 0}
     return {k: v for k, v in data.items() if k not in off or v != off[k]}
