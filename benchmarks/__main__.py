@@ -49,12 +49,12 @@ ROWS: dict[str, Callable[[Effort], list[Row]]] = {
 
 def _in_own_process(name: str, words: list[str]) -> list[Row]:
     """The rows of one command; none if it failed."""
-    begun = time.monotonic()
+    start = time.monotonic()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         own = [sys.executable, "-m", "benchmarks", name, "--json", str(path), *words]
         ended = subprocess.run(own, cwd=ROOT, check=False).returncode
-        console.print(f"{name}: {time.monotonic() - begun:.0f} s{', FAILED' if ended else ''}\n")
+        console.print(f"{name}: {time.monotonic() - start:.0f} s{', FAILED' if ended else ''}\n")
         return [] if ended else [from_json(row) for row in json.loads(path.read_text())]
 
 
@@ -74,12 +74,12 @@ def main() -> int:
         if options.json:
             options.json.write_text(json.dumps([to_json(row, {}) for row in rows]))
         return 0
-    begun, about = time.monotonic(), describe_machine()
+    start, about = time.monotonic(), describe_machine()
     parts = [_in_own_process(name, ["--quick"] * options.quick) for name in ROWS]
     rows = [row for part in parts for row in part]
     console.print(about)
     show(rows)
-    console.print(f"all in {(time.monotonic() - begun) / 60:.1f} minutes")
+    console.print(f"all in {(time.monotonic() - start) / 60:.1f} minutes")
     if options.json or (all(parts) and not options.quick):  # only then replace published figures
         path = options.json or ROOT / "benchmarks" / "results.json"
         write_text(path, json.dumps([to_json(row, about) for row in rows], indent=1) + "\n")

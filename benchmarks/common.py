@@ -92,10 +92,10 @@ def alternate(*sides: Callable[[], float], pairs: int) -> list[list[float]]:
 
 def seconds(act: Callable[[], object], times: int = 1) -> float:
     """Seconds that one call takes, from `times` calls."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(times):
         act()
-    return (time.perf_counter() - begun) / times
+    return (time.perf_counter() - start) / times
 
 
 def to_json(row: Row, about: Mapping[str, object]) -> dict[str, object]:

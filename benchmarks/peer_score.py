@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-BEGUN = psutil.Process().create_time()
+START = psutil.Process().create_time()
 ENVS, STICKY, STEPS_PER_UPDATE = 8, 0.25, 4
 STACK_BYTES = 4 * 84 * 84
 COMMON = {"batch_size": 32, "train_freq": 1, "gradient_steps": ENVS // STEPS_PER_UPDATE}
@@ -53,7 +53,7 @@ class Clock(BaseCallback):
         self.seconds = seconds
 
     def _share(self) -> float:
-        return min((time.time() - BEGUN) / self.seconds, 1.0)
+        return min((time.time() - START) / self.seconds, 1.0)
 
     def _on_training_start(self) -> None:
         def update(num_timesteps: int, total_timesteps: int) -> None:

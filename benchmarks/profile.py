@@ -23,9 +23,9 @@ def profile(preset: str) -> None:
             call = getattr(owner, method)
 
             def timed(*arguments: Any) -> Any:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 result = call(*arguments)
-                spent[label] += time.perf_counter() - begun
+                spent[label] += time.perf_counter() - start
                 return result
 
             vars(owner)[method] = timed

@@ -43,9 +43,9 @@ def rendering(effort: Effort) -> list[Row]:
             speeds, size = [], 0.0
             with TemporaryDirectory() as folder:
                 for _ in range(effort.pairs):
-                    begun = time.process_time()
+                    start = time.process_time()
                     path = film().write(Path(folder) / "film.mp4")
-                    speeds.append(played / (time.process_time() - begun))
+                    speeds.append(played / (time.process_time() - start))
                     size = path.stat().st_size / 1e6 * 300 / played
             megabytes = f"five minutes take {size:.1f} MB"
             note = f"{record.steps:,} steps of {GAME}; {megabytes}; other: real time"

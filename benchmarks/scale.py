@@ -97,11 +97,11 @@ def _measure(players: Players, replay: Any, effort: Effort, alone: float) -> lis
 
     def rate() -> float:
         """Rows a second, for the seconds of a measurement."""
-        taken, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < effort.seconds:
+        taken, start = 0, time.perf_counter()
+        while time.perf_counter() - start < effort.seconds:
             take(10)
             taken += 10
-        return taken * players.steps / (time.perf_counter() - begun)
+        return taken * players.steps / (time.perf_counter() - start)
 
     def broadcast() -> None:
         ref = ray.put(weights)

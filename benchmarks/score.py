@@ -82,7 +82,7 @@ def run_side(
     side: str, game: str, minutes: float, seed: int, episodes: int, folder: Path
 ) -> dict[str, Any]:
     """Train one side and score it."""
-    begun, scoring = time.monotonic(), EVALUATION | {"eval_episodes": episodes}
+    start, scoring = time.monotonic(), EVALUATION | {"eval_episodes": episodes}
     if side in PEERS:
         words = [side.removeprefix("sb3-"), game, str(60 * minutes), str(seed), str(folder)]
         peer = subprocess.run([PEER, "-m", "benchmarks.peer_score", *words], cwd=ROOT, check=False)
@@ -98,7 +98,7 @@ def run_side(
         agent = open_agent(folder, **scoring)
         config, protocol, network = agent.config, agent.protocol, agent.network
         frames, updates = agent.about["frames"], None
-    trained = time.monotonic() - begun
+    trained = time.monotonic() - start
     result = evaluate(network, config, protocol)
     score = result.summary(game)["mean"]
     length = f"{frames:,} frames in {trained / 60:.1f} minutes"

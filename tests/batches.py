@@ -74,8 +74,8 @@ class Shape(NamedTuple):
     def replay(self, seed: int = 0, rings: int = 1) -> Replay:
         """An empty one."""
         rows = ((self.length + self.history) // self.unit + 3 + self.spare) * self.unit * self.lanes
-        kept = ("length", "history", "stride", "stored", "priority_exponent")
-        same = {"state_size": STATE, "frame_shape": FRAME, **{k: getattr(self, k) for k in kept}}
+        names = ("length", "history", "stride", "stored", "priority_exponent")
+        same = {"state_size": STATE, "frame_shape": FRAME, **{k: getattr(self, k) for k in names}}
         made = [Ring(rows, self.lanes, **same) for _ in range(rings)]
         both = {k: getattr(self, k) for k in ("start_rows", "priority_exponent")}
         return Replay(ReplaySettings(**both), made, np.random.default_rng(seed))

@@ -141,13 +141,13 @@ class Lab:
         for folder in (self.new, self.work):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.true, self.work)
-        said = io.StringIO()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        errors = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
             try:
                 status = kind(draw)
             except SystemExit as error:  # --help
                 status = int(error.code or 0)
-        lines = said.getvalue().splitlines()
+        lines = errors.getvalue().splitlines()
         assert status == 0 or (status, len(lines)) == (2, 1), (status, lines)
         return status
 
@@ -200,8 +200,8 @@ def main(words: list[str]) -> int:
                 counts[f"{kind.__name__} {status}"] += 1
             except Exception:
                 counts["crash"] += 1
-                told = traceback.format_exc(limit=-5)
-                print(f"CRASH {kind.__name__} {number}\n{told}", flush=True)
+                trace = traceback.format_exc(limit=-5)
+                print(f"CRASH {kind.__name__} {number}\n{trace}", flush=True)
             signal.alarm(0)
     print("status: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     print(f"inputs {options.inputs}, crashes {counts['crash']}")

@@ -100,11 +100,11 @@ def everything(folder: Path) -> dict[str, Any]:
     # The position counts bytes, and the clock's digits among them.
     meta = without(saved.meta, *OF_THE_SITTING, "metrics_position")
     meta["config"] = without(meta["config"], "name", "runs_dir")
-    found = {f"meta {k}": v for k, v in meta.items()} | {"rows": rows(folder)}
+    parts = {f"meta {k}": v for k, v in meta.items()} | {"rows": rows(folder)}
     for name, tensor in (saved.weights | saved.training).items():
-        found[f"tensor {name}"] = (str(tensor.dtype), tuple(tensor.shape), tensor.numpy().tobytes())
+        parts[f"tensor {name}"] = (str(tensor.dtype), tuple(tensor.shape), tensor.numpy().tobytes())
     files = [path for part in ("eval", "episodes") for path in (folder / part).rglob("*")]
-    return found | {str(p.relative_to(folder)): p.read_text() for p in files if p.is_file()}
+    return parts | {str(p.relative_to(folder)): p.read_text() for p in files if p.is_file()}
 
 
 def differences(one: Path, other: Path) -> list[str]:

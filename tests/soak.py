@@ -106,8 +106,8 @@ def main(words: list[str]) -> int:
     result = {"command": ["train.py", *train], "frames": frames, **report(samples)}
     options.out.write_text(json.dumps({**result, "measured": samples}, indent=1) + "\n")
     for name, unit in FIGURES.items():
-        told = ", ".join(f"{k} {v:g}" for k, v in result[name].items())
-        print(f"{name:21} {told} {unit} an hour")
+        figures = ", ".join(f"{k} {v:g}" for k, v in result[name].items())
+        print(f"{name:21} {figures} {unit} an hour")
     print(f"soak: {result['minutes']} minutes, {len(samples)} measurements, {frames:,} frames")
     return 0
 

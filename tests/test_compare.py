@@ -93,9 +93,9 @@ def test_every_metric_of_the_last_row_is_in_the_report(grid) -> None:
     assert report(grid).runs[0]["metrics"] == last
     lines = (grid / "report.md").read_text().replace("\\", "").splitlines()
     cells = [line.split(" | ") for line in lines]
-    told = {c[0].strip("| "): c[1] for c in cells if len(c) == 3}
+    values = {c[0].strip("| "): c[1] for c in cells if len(c) == 3}
     for name, value in last.items():
-        assert told[name] == ("-" if value is None else text(float(value)))
+        assert values[name] == ("-" if value is None else text(float(value)))
 
 
 def test_a_run_of_another_length_is_no_result(copied) -> None:

@@ -58,10 +58,10 @@ def test_evaluation_is_repeatable_true_and_filmed(finished, tmp_path) -> None:
     first = path.read_text()
     assert evaluate.main([*argv, "none"]) == 0
     assert path.read_text() == first
-    told = json.loads(first)
-    assert told["random_score"] == 1.7
+    summary = json.loads(first)
+    assert summary["random_score"] == 1.7
     records = [EpisodeRecord.load(file) for file in sorted(path.with_suffix("").iterdir())]
-    assert [replay_grey(record)[1].sum() for record in records] == told["scores"]
+    assert [replay_grey(record)[1].sum() for record in records] == summary["scores"]
     (film,) = tmp_path.glob("run/videos/*median*.mp4")
     with av.open(str(film)) as container:
         pictures = len([*container.decode(video=0)])
@@ -120,8 +120,8 @@ def test_a_stopped_evaluation_keeps_the_episodes_that_ended(runs, monkeypatch, c
     assert evaluate.main([runs[0], "--episodes", "30", "--threads", "1"]) == 130
     assert "stopped after 2 of 30 episodes" in capsys.readouterr().out
     (text,) = evaluations(runs[0], "*-n30-s1-first2.json").values()
-    kept = json.loads(text)
-    assert (kept["scores"], kept["episodes"], kept["planned_episodes"]) == ([3.0, 5.0], 2, 30)
+    summary = json.loads(text)
+    assert (summary["scores"], summary["planned_episodes"]) == ([3.0, 5.0], 30)
     assert list(Path(runs[0], "videos").iterdir()) == []
 
 
@@ -131,8 +131,8 @@ def test_an_untrained_agent_is_scored_but_not_exported(runs, played, tmp_path, c
     words = [*SHORT, "--video", "none"]
     for run, untrained in zip(runs, (True, False), strict=False):
         assert evaluate.main([run, *words]) == 0
-        said = "UNTRAINED, no update in" if untrained else "trained for"
-        assert f"\n{said} 1,600 frames, 2 episodes" in capsys.readouterr().out
+        line = "UNTRAINED, no update in" if untrained else "trained for"
+        assert f"\n{line} 1,600 frames, 2 episodes" in capsys.readouterr().out
         (text,) = evaluations(run, "*-n2-*.json").values()
         assert ("untrained" in json.loads(text)) == untrained
     assert evaluate.main([runs[0], *words, "--export", str(tmp_path / "zoo")]) == 2
@@ -166,9 +166,9 @@ def test_a_sweep_draws_a_figure_and_plays_nothing_twice(runs, played, monkeypatc
     assert played == ["flicker:0", "flicker:0.5", "flicker:1"] * 2
     (figure,) = Path(runs[0], "eval").glob("*-sweep.png")
     assert np.asarray(Image.open(figure).convert("L")).std() > 10
-    said = capsys.readouterr().out
-    assert said.count("flicker:0.5 ") == 3  # two agents, and the one before the stop
-    assert f"figure  {figure}" in said
+    output = capsys.readouterr().out
+    assert output.count("flicker:0.5 ") == 3  # two agents, and the one before the stop
+    assert f"figure  {figure}" in output
 
 
 def test_scores_that_are_not_this_agents_are_played_again(runs, played) -> None:
@@ -188,7 +188,7 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("A B", "any number with --sweep"),
         ("A A --sweep flicker:0", "given twice"),
@@ -214,15 +214,17 @@ def test_a_kind_that_always_hides_something_is_compared_with_the_full_screen(run
         ("--watch no.json --overlay", "none with --watch unless --overlay"),
     ],
 )
-def test_a_wrong_request_is_one_line_before_any_play(words, said, runs, played, error_of) -> None:
+def test_a_wrong_request_is_one_line_before_any_play(
+    words, message, runs, played, error_of
+) -> None:
     folders = dict(zip("ABC", runs, strict=True))
-    assert said in error_of(evaluate.main, [folders.get(word, word) for word in words.split()])
+    assert message in error_of(evaluate.main, [folders.get(word, word) for word in words.split()])
     assert played == []
 
 
 def test_two_runs_of_one_name_do_not_share_a_folder(runs, played, tmp_path, error_of) -> None:
     twin = shutil.copytree(runs[0], tmp_path / "elsewhere" / "one")
     words = [runs[0], twin, "--sweep", "flicker:0", "--out", tmp_path / "out"]
-    said = f"--out {tmp_path / 'out'}: one is the name of two of the runs"
-    assert said in error_of(evaluate.main, [*map(str, words)])
+    message = f"--out {tmp_path / 'out'}: one is the name of two of the runs"
+    assert message in error_of(evaluate.main, [*map(str, words)])
     assert played == []

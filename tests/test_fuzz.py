@@ -12,11 +12,11 @@ def test_damaged_and_made_up_inputs_end_with_status_0_or_with_one_line_and_2(cap
     assert capsys.readouterr().out.endswith("inputs 40, crashes 0\n")
 
 
-@pytest.mark.parametrize("told", ["", "one\ntwo"])
-def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(told, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("text", ["", "one\ntwo"])
+def test_a_traceback_and_a_refusal_of_two_lines_are_crashes(text, monkeypatch, capsys) -> None:
     def refuse(lab, _):
-        print(told, file=sys.stderr)
-        return 2 if told else 1 // 0
+        print(text, file=sys.stderr)
+        return 2 if text else 1 // 0
 
     for kind in ("checkpoints", "configs"):
         monkeypatch.setattr(fuzz.Lab, kind, refuse)

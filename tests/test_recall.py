@@ -97,8 +97,8 @@ def test_an_installed_copy_works_outside_the_checkout_and_takes_one_name_only(tm
     study = flags(agents="drqn", games="mine:mine/Recall-v0", frames=600, episodes=1, video="none")
     run(*recall_command, "compare", *study, "--out", "study", "--", *rest, env=environment)
     assert (away / "study" / "report.md").exists()
-    told = run(sys.executable, "-c", ELSEWHERE.format(FEW=few), env=environment)
-    assert told.splitlines() == ["away False False False", "(84, 84)", "runs/b"]
+    output = run(sys.executable, "-c", ELSEWHERE.format(FEW=few), env=environment)
+    assert output.splitlines() == ["away False False False", "(84, 84)", "runs/b"]
 
 
 def test_unknown_names_and_programs_are_refused(capsys, monkeypatch) -> None:

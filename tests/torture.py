@@ -75,8 +75,8 @@ def main(words: list[str]) -> int:
             settings["frames"] = options.frames
             runs = Path(home) / str(number)
             runs.mkdir()
-            told = ", ".join(f"{k} {v}" for k, v in settings.items())
-            print(f"trial {number}: {preset} {told}", flush=True)
+            shown = ", ".join(f"{k} {v}" for k, v in settings.items())
+            print(f"trial {number}: {preset} {shown}", flush=True)
             log, folder = runs / "log", runs / "killed"
             with log.open("a") as file, contextlib.redirect_stdout(file):
                 length = bytes_written(small.start(runs, "whole", preset, **settings))

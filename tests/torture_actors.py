@@ -161,10 +161,10 @@ def differences(folder: Path) -> list[str]:
     rows, lanes = stretch_rows(config), config.num_envs // config.actors
     replay = build.make_replay(config, build.blueprint(config).state_size)
     replay.restore({k: v.numpy() for k, v in subtree(saved.training, "replay").items()})
-    found, inserted = [], len(lives(folder)) * rows * lanes
+    faults, inserted = [], len(lives(folder)) * rows * lanes
     held = sum(ring.time for ring in replay.rings) * lanes
     if (held, saved.meta["frames"]) != (inserted, inserted * FRAME_SKIP):
-        found.append(f"{inserted} rows were inserted, the replay and the counters have others")
+        faults.append(f"{inserted} rows were inserted, the replay and the counters have others")
     for number, ring in enumerate(replay.rings):
         columns, end = ring.state(), 0
         of_ring = [life for life in lives(folder) if life[0] == number]
@@ -178,12 +178,12 @@ def differences(folder: Path) -> list[str]:
                 step = envs.recv()
                 gap = t == end - 1 and end < ring.time  # there the row is truncated
                 truncated = ~step.terminated if gap else step.truncated
-                kept = [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
+                replayed = [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
                 names = ("reward", "terminated", "truncated")
-                stored = [kept, *(columns[name][t] for name in names)]
+                stored = [replayed, *(columns[name][t] for name in names)]
                 played = [frame, step.reward, step.terminated, truncated]
                 if not all(map(np.array_equal, stored, played)):
-                    found.append(f"player {number}, seed {seed}, row {t - begin}: differs")
+                    faults.append(f"player {number}, seed {seed}, row {t - begin}: differs")
                     break
                 frame = step.frame
             envs.close()
@@ -193,8 +193,8 @@ def differences(folder: Path) -> list[str]:
     steps = (saved.meta["frames"] - since) // FRAME_SKIP
     least, most = (int(config.samples_per_step * n // batch) for n in (steps, steps + rows * lanes))
     if not least <= saved.meta["updates"] <= most:  # those of the stretch under way may be made
-        found.append(f"{saved.meta['updates']} updates in {steps} steps, not {least} to {most}")
-    return found
+        faults.append(f"{saved.meta['updates']} updates in {steps} steps, not {least} to {most}")
+    return faults
 
 
 def main(words: list[str]) -> int:
@@ -210,10 +210,10 @@ def main(words: list[str]) -> int:
         if faults:
             print((folder.parent / "run.log").read_text()[-3000:])
     print(*faults, sep="\n", end="\n" * bool(faults))
-    told = f"{options.players} players, {options.nodes} nodes, {options.learners} learners"
+    setup = f"{options.players} players, {options.nodes} nodes, {options.learners} learners"
     of = f"{len(stretches)} stretches of {len({life[:2] for life in stretches})} lives"
     counted = ", ".join(f"{row[name]} {name}" for name in ("steps", "updates", "actor_restarts"))
-    print(f"killed {told}; {of}, {counted}; differences {len(faults)}")
+    print(f"killed {setup}; {of}, {counted}; differences {len(faults)}")
     return int(bool(faults))
 
 

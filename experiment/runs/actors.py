@@ -196,7 +196,7 @@ class Players:
 
         UsageError after PATIENCE s without one: a node may be away for minutes.
         """
-        begun, self._records = monotonic(), []
+        start, self._records = monotonic(), []
         called, oldest = [seat for seat in self._turns if seat.call], self.learner.updates - MAX_AGE
         late = [seat for seat in called if seat.alive and seat.version <= oldest]
         self._waiting.append(self._answers())
@@ -217,7 +217,7 @@ class Players:
                 self._lose(seat, f"no answer for {limit:.0f} seconds")
         first = next((seat for seat in late or called if seat in ready), None)
         stretch = self._take(first) if first else EMPTY
-        self._in_vain = 0.0 if stretch.steps else self._in_vain + monotonic() - begun
+        self._in_vain = 0.0 if stretch.steps else self._in_vain + monotonic() - start
         waits = self._in_vain > ROOM and not any(seat.alive for seat in self.seats)
         if waits and not self._waits:
             self._say("no actor plays: waiting for room on the cluster, or for one to begin")

@@ -162,8 +162,8 @@ def make_cells(study: Study, shared: Mapping[str, Any]) -> list[Cell]:
                 raise UsageError(f"{words}: the same run is given twice")
         cells.append(cell)
     for name in shared:  # a setting must have an effect for one agent at least
-        asked = {name: shared[name]}
-        lines = [without_effect(override(cell.config, asked), asked) for cell in cells]
+        request = {name: shared[name]}
+        lines = [without_effect(override(cell.config, request), request) for cell in cells]
         if all(lines):
             raise UsageError(lines[0][0])
     return cells

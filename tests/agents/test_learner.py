@@ -35,9 +35,9 @@ def same(one, other):
 def test_a_batch_in_which_no_row_counts_changes_nothing() -> None:
     batch, learner = random_batch(3), make_learner(unroll=2)
     before = weights(learner.online)
-    told = learner.update(batch._replace(truncated=torch.ones_like(batch.truncated)))
-    assert told.metrics["loss"] == told.metrics["grad_norm"] == 0
-    assert told.priority.tolist() == [0, 0]
+    update = learner.update(batch._replace(truncated=torch.ones_like(batch.truncated)))
+    assert update.metrics["loss"] == update.metrics["grad_norm"] == 0
+    assert update.priority.tolist() == [0, 0]
     assert same(weights(learner.online), before)
 
 
@@ -73,13 +73,13 @@ def test_the_acting_network_is_the_moving_average_of_the_weights() -> None:
 def test_mixed_precision_gives_every_weight_its_gradient_after_a_burn_in(core) -> None:
     """A cast of the weights that was made without gradients must not serve the unroll."""
     settings = dict.fromkeys(("norm", "last_action_reward", "dueling"), True)
-    found = []
+    results = []
     for bf16 in (False, True):
         network = make_network(torso="nature", core=core, **settings)
         learner = make_learner(network, bf16=bf16, **LONG)
         learner.update(random_batch(8, state_size=network.state_size))
-        found.append(gradients(learner))
-    full, mixed = found
+        results.append(gradients(learner))
+    full, mixed = results
     assert mixed.keys() == weights(learner.online).keys()
     for name, gradient in full.items():
         assert mixed[name].dtype == torch.float32
@@ -97,8 +97,8 @@ def test_a_number_that_is_not_finite_shows_in_the_metrics_and_is_found_in_the_we
     learner.update(batch)
     learner.check_finite()
     wrong = torch.full_like(getattr(batch, name), float(value))
-    told = learner.update(batch._replace(**{name: wrong}))
-    assert not told.metrics["grad_norm"].isfinite()
+    update = learner.update(batch._replace(**{name: wrong}))
+    assert not update.metrics["grad_norm"].isfinite()
     with pytest.raises(NonFiniteError, match="update 2: "):
         learner.check_finite()
 
@@ -118,9 +118,9 @@ def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer) -> None:
     assert same(other.state(), one.state())
     for update in range(2, 5):  # over a copy to the target network
         batch = random_batch(8, seed=update)
-        told, expected = other.update(batch), one.update(batch)
-        assert told.metrics == expected.metrics
-        assert (told.priority == expected.priority).all()
+        update, expected = other.update(batch), one.update(batch)
+        assert update.metrics == expected.metrics
+        assert (update.priority == expected.priority).all()
         assert same(other.state(), one.state())
 
 

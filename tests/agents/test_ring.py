@@ -28,10 +28,10 @@ PROPERTY = settings(max_examples=25)
 @given(SHAPES)
 def test_sequences_are_the_rows_written_bit_for_bit_from_every_start_that_is_kept(s) -> None:
     replay, written = s.filled()
-    ring, kept = replay.rings[0], len(replay) // s.lanes
+    ring, count = replay.rings[0], len(replay) // s.lanes
     # The ring keeps all it can; the block that is being filled takes the place of the oldest.
-    assert kept == s.written or kept > ring.capacity - BLOCK - 1
-    oldest = s.written - kept + max(s.history, 1)  # a sequence needs the row before its first
+    assert count == s.written or count > ring.capacity - BLOCK - 1
+    oldest = s.written - count + max(s.history, 1)  # a sequence needs the row before its first
     starts = [t for t in range(oldest, s.written - s.length + 1) if t % s.stride == 0]
     expected = [t // s.stride * s.lanes + lane for t in starts for lane in range(s.lanes)]
     assert [*ring.origins] == expected

@@ -87,13 +87,13 @@ def test_an_action_out_of_range_is_refused_and_the_game_goes_on() -> None:
 def test_an_array_that_was_handed_out_is_never_changed_afterwards(game) -> None:
     made, actions = Envs(game, 2, observe=parse_screen("delay:1")), np.array([1, 1])
     frames = made.reset()
-    kept = [(frames, frames.copy())]
+    copies = [(frames, frames.copy())]
     for _ in range(5):
         made.send(actions)
         actions[:] = 2  # the caller uses its array again
-        kept += [(array, array.copy()) for array in made.recv()]
+        copies += [(array, array.copy()) for array in made.recv()]
     assert made.state()["actions"][:5].tolist() == [1, 2, 2, 2, 2]
-    assert all((array == copy).all() for array, copy in kept)
+    assert all((array == copy).all() for array, copy in copies)
 
 
 def test_an_episode_cut_off_by_the_clock_is_truncated_and_not_terminated(monkeypatch) -> None:
@@ -168,10 +168,10 @@ def test_a_tape_that_has_just_changed_can_be_restored_beside_running_ones(monkey
     ],
 )
 def test_a_state_of_others_is_refused_and_the_right_one_still_works(name, value) -> None:
-    made, told = opened(WALK, 3, seed=9), []
+    made, progress = opened(WALK, 3, seed=9), []
     play(made, 20)
     saved = made.state()
     with refused("saved|actions must be"):
         made.restore(saved | {name: np.array(value)})
-    made.restore(saved, lambda done, total: told.append((done, total)))
-    assert told == [(t, 20) for t in range(1, 21)]
+    made.restore(saved, lambda done, total: progress.append((done, total)))
+    assert progress == [(t, 20) for t in range(1, 21)]

@@ -152,14 +152,14 @@ def learner() -> Any:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     """The lines about the players."""
     return []
 
 
 @pytest.fixture
-def players(learner, said) -> Players:
-    players = Players(config(), learner, said.append)
+def players(learner, messages) -> Players:
+    players = Players(config(), learner, messages.append)
     players.reset()
     return players
 
@@ -215,7 +215,7 @@ def speed(load: float, every: int, monkeypatch: pytest.MonkeyPatch, learner: Any
     """
     players = Players(config(num_envs=16, actors=8), learner)
     monkeypatch.setattr(players, "_ray", Timed())
-    draws, begun, count = np.random.default_rng(1), CLOCK[0], 0
+    draws, start, count = np.random.default_rng(1), CLOCK[0], 0
 
     def play(*_: Any) -> float:
         return CLOCK[0] + draws.uniform(0.7, 1.3) * 0.8 / load + draws.random() * 1e-6
@@ -227,7 +227,7 @@ def speed(load: float, every: int, monkeypatch: pytest.MonkeyPatch, learner: Any
         if turn % every == 0:
             CLOCK[0] += 0.1 * every
         count += bool(players.recv().steps)
-    return count / (CLOCK[0] - begun)
+    return count / (CLOCK[0] - start)
 
 
 @pytest.mark.parametrize("load", [1.5, 2, 4, 10])
@@ -236,7 +236,7 @@ def test_a_learner_slower_than_its_actors_hardly_waits(load, every, monkeypatch,
     assert speed(load, every, monkeypatch, learner) > 9.5
 
 
-def test_a_lost_player_loses_its_open_call_and_another_has_another_seed(players, said) -> None:
+def test_a_lost_player_loses_its_open_call_and_another_has_another_seed(players, messages) -> None:
     stretches, seeds = receive(players, 4), [players.seats[0].seed]
     for _ in range(2):
         players.seats[0].handle.lost = True
@@ -250,8 +250,8 @@ def test_a_lost_player_loses_its_open_call_and_another_has_another_seed(players,
             lives += 1
     assert lives == 4
     assert players.restarts == 2
-    assert len(said) == 2
-    assert all(line.startswith(f"actor 0 lost ({DIED}") for line in said)
+    assert len(messages) == 2
+    assert all(line.startswith(f"actor 0 lost ({DIED}") for line in messages)
     assert len(set(seeds)) == 3
 
 
@@ -273,18 +273,18 @@ def test_calls_have_the_newest_weights_old_ones_are_awaited(players, learner, mo
     assert players.metrics(1.0)["weight_age"] == 31
 
 
-def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, said) -> None:
+def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, messages) -> None:
     receive(players, 2)
     players.act(np.full(4, 0.5))
-    hung, begun = players.seats[0].handle, CLOCK[0]
+    hung, start = players.seats[0].handle, CLOCK[0]
     hung.slow = True
     learner.updates += actors.MAX_AGE  # from now on the other player does not play
     assert {stretch.ring for stretch in receive(players, 5)} == {0, 1}
     # 60 seconds, and 16 rows of 2 envs at 10 rows a second: 63.2; a look a second
-    assert CLOCK[0] - begun == 64
+    assert CLOCK[0] - start == 64
     assert hung.killed == [hung]
     assert players.restarts == 1
-    assert said == ["actor 0 lost (no answer for 63 seconds), begins again"]
+    assert messages == ["actor 0 lost (no answer for 63 seconds), begins again"]
     # Also while the other one plays.
     players.act(np.full(4, 0.5))
     seat = called(players)[0]
@@ -298,11 +298,13 @@ def test_a_player_that_hangs_is_killed_and_another_begins(players, learner, said
     CLOCK[0] += 901
     receive(players, 1)
     lost = f"actor {seat.index} lost (no answer for"
-    assert said[1:] == [f"{lost} {limit} seconds), begins again" for limit in (63, 900)]
+    assert messages[1:] == [f"{lost} {limit} seconds), begins again" for limit in (63, 900)]
 
 
-def test_players_that_die_at_once_begin_less_and_less_often_and_end_the_run(players, said) -> None:
-    begun, lost = CLOCK[0], []
+def test_players_that_die_at_once_begin_less_and_less_often_and_end_the_run(
+    players, messages
+) -> None:
+    start, lost = CLOCK[0], []
 
     def ask_in_vain() -> None:
         while True:
@@ -312,19 +314,19 @@ def test_players_that_die_at_once_begin_less_and_less_often_and_end_the_run(play
                     seat.handle.lost = True
             before = players.restarts
             assert players.recv() is EMPTY
-            lost.extend([CLOCK[0] - begun] * (players.restarts - before))
+            lost.extend([CLOCK[0] - start] * (players.restarts - before))
 
     says = r"^--actors 2: no stretch came in 15 minutes \(its worker process has died.*\)$"
     with pytest.raises(UsageError, match=says):
         ask_in_vain()
-    assert 900 <= CLOCK[0] - begun <= 902
+    assert 900 <= CLOCK[0] - start <= 902
     # 0, 2, 6, 14, 30, 60, 60, ... seconds after the loss before
     assert lost[:14:2] == [0, 0, 2, 8, 22, 52, 112]
-    assert len(lost) == len(said) - 1 == 2 * (6 + (902 - 52) // 60)
-    assert said.count(NO_ROOM) == 1
+    assert len(lost) == len(messages) - 1 == 2 * (6 + (902 - 52) // 60)
+    assert messages.count(NO_ROOM) == 1
 
 
-def test_a_run_says_once_that_it_waits_for_room(players, said) -> None:
+def test_a_run_says_once_that_it_waits_for_room(players, messages) -> None:
     def recv(times: int) -> None:
         for _ in range(times):
             players.act(np.full(4, 0.5))
@@ -334,13 +336,13 @@ def test_a_run_says_once_that_it_waits_for_room(players, said) -> None:
     for seat in players.seats:
         seat.handle.slow = True
     recv(10)
-    assert said == []
+    assert messages == []
     recv(100)
-    assert said == [NO_ROOM]
+    assert messages == [NO_ROOM]
     for seat in players.seats:
         seat.handle.slow = False
     receive(players, 2)
-    assert (len(said), players.restarts) == (1, 0)
+    assert (len(messages), players.restarts) == (1, 0)
 
 
 def test_players_reserve_memory_and_a_cluster_without_it_is_refused(learner, monkeypatch) -> None:

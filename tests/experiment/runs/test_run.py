@@ -85,9 +85,9 @@ def without_content(config: Config) -> Iterator[Any]:
         yield stretch if config.actors else plain_rows(frames)
 
 
-@pytest.mark.parametrize(("changes", "begun", "updates"), UPDATES)
+@pytest.mark.parametrize(("changes", "first", "updates"), UPDATES)
 def test_updates_are_samples_per_step_times_steps_and_a_run_too_short_for_one_is_refused(
-    changes, begun, updates
+    changes, first, updates
 ) -> None:
     config = override(preset("drqn"), {"burn_in": 8} | changes)
     run: Any = Run.__new__(Run)  # its schedule alone
@@ -105,7 +105,7 @@ def test_updates_are_samples_per_step_times_steps_and_a_run_too_short_for_one_is
         if (since := run.counters.learning_since) is not None:
             steps = (run.frames - since) / 4
             assert run.learner.updates == int(config.samples_per_step * steps // size)
-    assert (run.counters.learning_since, run.learner.updates) == (4 * begun, updates)
+    assert (run.counters.learning_since, run.learner.updates) == (4 * first, updates)
     build.check_config(override(config, {"frames": least}))
     says = rf"^--frames {least - 1}: the first update comes at frame {least}, "
     with pytest.raises(UsageError, match=says):
@@ -152,10 +152,10 @@ def test_an_evaluation_shows_how_far_it_is(tmp_path, monkeypatch) -> None:
     folder = small.start(tmp_path, "run", frames=800, eval_frames=800)
     (record,) = folder.glob("eval/*/episode-000.json")
     steps = json.loads(record.read_text())["steps"]
-    said = [row["evaluated"] for row in shown if "evaluated" in row]
+    shares = [row["evaluated"] for row in shown if "evaluated" in row]
     score = next(row["eval_score"] for row in shown if "eval_score" in row)
-    assert said[0] == "0 of 1 episodes  1 steps"
-    assert said[-1] == f"1 of 1 episodes  mean {score:.1f}  {steps:,} steps"
+    assert shares[0] == "0 of 1 episodes  1 steps"
+    assert shares[-1] == f"1 of 1 episodes  mean {score:.1f}  {steps:,} steps"
     assert "evaluated" not in (folder / "metrics.jsonl").read_text()
 
 
@@ -246,9 +246,9 @@ def test_a_run_short_of_memory_saves_and_stops(finished, tmp_path, monkeypatch, 
         # Bytes; one block of raw frames takes 112,896.
         patch.setattr("experiment.runs.run.free_memory", lambda: 10_000)
         assert small.train_program.main([*words, *small.flags(eval_frames=1_600)]) == 2
-    said = capsys.readouterr()
-    assert said.out.count("warning: --replay-rows 240: a full replay needs") == 1
-    (line,) = said.err.splitlines()
+    output = capsys.readouterr()
+    assert output.out.count("warning: --replay-rows 240: a full replay needs") == 1
+    (line,) = output.err.splitlines()
     assert "the run needs more memory; stopped without one update" in line
     assert "at 400 frames; go on with: python train.py --resume" in line
     assert small.resume(tmp_path / "run") == 0

@@ -53,16 +53,16 @@ def test_epsilon_is_the_share_of_random_actions(network, played) -> None:
 
 
 def test_a_stop_keeps_the_episodes_that_ended(network, played) -> None:
-    told = [(0, 0)]
+    reports = [(0, 0)]
 
     def report(scores, steps):
-        told.append((len(scores), steps))
+        reports.append((len(scores), steps))
 
-    stopped = evaluate(network, CONFIG, V5, lambda: told[-1][0] > 0, report=report)
+    stopped = evaluate(network, CONFIG, V5, lambda: reports[-1][0] > 0, report=report)
     (record,) = stopped.records
     first = min(played[0].records, key=lambda record: record.steps)
     assert (stopped.scores, record.steps) == ([first.score], first.steps)
-    assert told == [*((0, step) for step in range(record.steps)), (1, record.steps)]
+    assert reports == [*((0, step) for step in range(record.steps)), (1, record.steps)]
 
 
 def test_episodes_come_in_env_order_and_the_last_env_plays_the_rest(network, monkeypatch) -> None:

@@ -176,10 +176,10 @@ def test_updates_of_a_papers_agent_equal_the_reference(name, changes, reference)
             share = step / (step + 10)
             target = {k: torch.lerp(p.detach(), target[k], share) for k, p in weights.items()}
 
-        told = learner.update(batch)
-        assert told.metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
-        assert told.metrics["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-6)
-        np.testing.assert_allclose(told.priority, priorities, rtol=1e-6)
+        update = learner.update(batch)
+        assert update.metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
+        assert update.metrics["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-6)
+        np.testing.assert_allclose(update.priority, priorities, rtol=1e-6)
         for k, p in learner.online.named_parameters():
             torch.testing.assert_close(p, weights[k], rtol=1e-6, atol=1e-8)
 
@@ -231,11 +231,11 @@ def test_every_setting_of_network_and_learner_has_an_effect_or_is_refused(agent)
 
 def test_the_tables_of_the_documentation_are_the_presets() -> None:
     text = (ROOT / "docs" / "presets.md").read_text()
-    told: dict[str, dict[str, str]] = {}
+    tables: dict[str, dict[str, str]] = {}
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         name, parent = section.splitlines()[0], re.search(r"Like `([\w-]+)`, and:", section)
         table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, flags=re.MULTILINE))
-        told[name] = (told[parent[1]] if parent else {}) | table
-    assert told.keys() == PRESETS.keys()
-    for name, words in told.items():
+        tables[name] = (tables[parent[1]] if parent else {}) | table
+    assert tables.keys() == PRESETS.keys()
+    for name, words in tables.items():
         assert override(Config(), words | {"preset": name}) == preset(name)

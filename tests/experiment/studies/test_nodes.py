@@ -66,11 +66,11 @@ def jobs(tmp_path) -> Jobs:
 
 def children() -> list[psutil.Process]:
     """The programs that run for a study in scratch folders of this cluster's nodes."""
-    ours, found = os.environ["RECALL_CLUSTER"], []
+    ours, processes = os.environ["RECALL_CLUSTER"], []
     for process in psutil.process_iter(["cmdline", "environ"]):
         if f"/{module.SCRATCH}" in " ".join(process.info["cmdline"] or []):
-            found += [process] * ((process.info["environ"] or {}).get("RECALL_CLUSTER") == ours)
-    return found
+            processes += [process] * ((process.info["environ"] or {}).get("RECALL_CLUSTER") == ours)
+    return processes
 
 
 def test_after_a_kill_or_ctrl_c_nothing_runs_and_a_repeat_goes_on(cluster, tmp_path) -> None:

@@ -43,8 +43,8 @@ def test_the_page_is_the_markdown_with_figures_and_films_in_it(tmp_path) -> None
 def test_a_film_whose_record_is_missing_is_named(tmp_path) -> None:
     made = page._films(make_findings([result(mean=3.0)]), tmp_path)
     assert made["films"] == []
-    said = [line.partition(": ")[0] for line in made["missing"]]
-    assert said == ["dqn, best episode", "dqn, median episode"]
+    films = [line.partition(": ")[0] for line in made["missing"]]
+    assert films == ["dqn, best episode", "dqn, median episode"]
 
 
 def test_every_score_is_in_the_csv() -> None:
