@@ -15,13 +15,13 @@ from envs.tapes import Envs, Transition
 
 class Walk(gym.Env):
     """A dot on a line of eight: action 1 steps right, 0 stays, and chance pushes it back. The right
-    end pays 2.5."""
+    end pays 2.5. Not honest: noise fills the screen, and no seed repeats it."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as gymnasium has it
     observation_space, action_space = Box(0, 255, (40, 80, 3), np.uint8), Discrete(2)
 
     def __init__(self, render_mode: str | None = None, honest: bool = True) -> None:
-        self.render_mode, self.chance = render_mode, None if honest else np.random.default_rng()
+        self.render_mode, self.noise = render_mode, None if honest else np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -29,12 +29,14 @@ class Walk(gym.Env):
         return self.render(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        chance = self.chance or self.np_random
-        self.at = max(0, self.at + int(action) - int(chance.random() < 0.3))
+        self.at = max(0, self.at + int(action) - int(self.np_random.random() < 0.3))
         return self.render(), 2.5 * (self.at == 7), self.at == 7, False, {}
 
     def render(self) -> np.ndarray:
-        picture = np.zeros((40, 80, 3), np.uint8)
+        shape = self.observation_space.shape
+        picture = np.zeros(shape, np.uint8)
+        if self.noise is not None:
+            picture = self.noise.integers(256, size=shape, dtype=np.uint8)
         picture[:, 10 * self.at : 10 * self.at + 10] = (255, 128, 0)
         return picture
 
