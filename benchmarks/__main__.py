@@ -53,9 +53,9 @@ def _in_own_process(name: str, words: list[str]) -> list[Row]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         own = [sys.executable, "-m", "benchmarks", name, "--json", str(path), *words]
-        ended = subprocess.run(own, cwd=ROOT, check=False).returncode
-        console.print(f"{name}: {time.monotonic() - start:.0f} s{', FAILED' if ended else ''}\n")
-        return [] if ended else [from_json(row) for row in json.loads(path.read_text())]
+        status = subprocess.run(own, cwd=ROOT, check=False).returncode
+        console.print(f"{name}: {time.monotonic() - start:.0f} s{', FAILED' if status else ''}\n")
+        return [] if status else [from_json(row) for row in json.loads(path.read_text())]
 
 
 def main() -> int:
@@ -75,17 +75,17 @@ def main() -> int:
             options.json.write_text(json.dumps([to_json(row, {}) for row in rows]))
         return 0
     start, about = time.monotonic(), describe_machine()
-    parts = [_in_own_process(name, ["--quick"] * options.quick) for name in ROWS]
-    rows = [row for part in parts for row in part]
+    results = [_in_own_process(name, ["--quick"] * options.quick) for name in ROWS]
+    rows = [row for result in results for row in result]
     console.print(about)
     show(rows)
     console.print(f"all in {(time.monotonic() - start) / 60:.1f} minutes")
-    if options.json or (all(parts) and not options.quick):  # only then replace published figures
+    if options.json or (all(results) and not options.quick):  # only then replace published figures
         path = options.json or ROOT / "benchmarks" / "results.json"
         write_text(path, json.dumps([to_json(row, about) for row in rows], indent=1) + "\n")
     else:
         console.print("benchmarks/results.json is left as it was; --json FILE writes these rows")
-    return 0 if all(parts) else 1
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

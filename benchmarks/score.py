@@ -2,11 +2,12 @@
 
 python -m benchmarks score [--game breakout] [--minutes 30] [--seeds 2] [--sides SIDE ...]
 
-The sides are dqn, drqn, sb3-dqn and sb3-qrdqn. Each has the whole machine for so many minutes of
-wall-clock, its start included. Then its greedy policy, with 1 % random actions, plays whole
-episodes under the protocol v5 (sticky actions), through our own evaluation: the peers' weights are
-put into our network, whose values are then theirs. benchmarks/peer_score.py tells the peers'
-settings. A stopped command goes on from its file of results, after the last side in it.
+The sides are dqn, drqn, sb3-dqn and sb3-qrdqn. Each has all cores that this command may use for so
+many minutes of wall-clock, its start included. Then its greedy policy, with 1 % random actions,
+plays whole episodes under the protocol v5 (sticky actions), through our own evaluation: the peers'
+weights are put into our network, whose values are then theirs. benchmarks/peer_score.py tells the
+peers' settings. A stopped command goes on from its file of results, after the last side in it; with
+--runs-dir it needs another folder.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from experiment.scores.agent import open_agent
 from experiment.scores.evaluation import check_writable, evaluate
 from experiment.settings.cli import exit_on_usage_error
 from experiment.settings.config import Config, UsageError, override, preset
+from experiment.settings.resources import cores
 from experiment.store.files import refused, write_json
 from experiment.studies.jobs import FOLLOW_PARENT
 
@@ -64,11 +66,11 @@ def adopt(weights: list[Tensor], config: Config, num_actions: int) -> QNetwork:
 
 def _train_ours(side: str, game: str, seconds: float, seed: int, folder: Path) -> None:
     """train.py with the preset's own settings, stopped as by a user: it saves a checkpoint."""
-    never = ["--eval-frames", "0", "--track", "none"]
+    length = ["--eval-frames", "0", "--track", "none"]
     for name in ("--frames", "--checkpoint-frames"):
-        never += [name, str(10**12)]
+        length += [name, str(10**12)]
     place = ["--runs-dir", str(folder.parent), "--name", folder.name, "--seed", str(seed)]
-    words = ["train.py", side, "--game", game, *place, *never]
+    words = ["train.py", side, "--game", game, *place, *length]
     command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         with suppress(subprocess.TimeoutExpired):
@@ -98,13 +100,13 @@ def run_side(
         agent = open_agent(folder, **scoring)
         config, protocol, network = agent.config, agent.protocol, agent.network
         frames, updates = agent.about["frames"], None
-    trained = time.monotonic() - start
+    seconds = time.monotonic() - start
     result = evaluate(network, config, protocol)
     score = result.summary(game)["mean"]
-    length = f"{frames:,} frames in {trained / 60:.1f} minutes"
+    length = f"{frames:,} frames in {seconds / 60:.1f} minutes"
     console.print(f"{side}  seed {seed}  {length}  score {score:.1f}")
     about = {"side": side, "seed": seed, "frames": frames, "updates": updates}
-    return {**about, "seconds": round(trained, 1), "score": score, "scores": result.scores}
+    return {**about, "seconds": round(seconds, 1), "score": score, "scores": result.scores}
 
 
 @exit_on_usage_error
@@ -126,7 +128,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--runs-dir", type=Path, help=keep)
     options = parser.parse_args(argv)
     game, minutes = options.game, options.minutes
-    settings = {"game": game, "minutes": minutes, "episodes": options.episodes, **EVALUATION}
+    settings: dict[str, Any] = {"game": game, "minutes": minutes, "cores": cores()}
+    settings |= {"episodes": options.episodes, **EVALUATION}
     path = options.json or ROOT / "benchmarks" / f"score-{game}.json"
     if minutes <= 0 or options.seeds < 1:
         parser.error("--minutes and --seeds must be positive")
@@ -135,14 +138,20 @@ def main(argv: list[str]) -> int:
     if {*options.sides} & {*PEERS} and not Path(PEER).exists():
         raise UsageError(f"{PEER}: missing; `make .bench-venv/installed` makes it")
     runs = _runs(path, settings)
+    names: dict[tuple[int, str], str] = {}
     for seed, side in [(s + 1, side) for s in range(options.seeds) for side in options.sides]:
         if any((run["seed"], run["side"]) == (seed, side) for run in runs):
-            continue
-        name = f"{side}-{game}-s{seed}"
-        if options.runs_dir and (options.runs_dir / name).exists():
-            raise UsageError(f"--runs-dir {options.runs_dir}: has {name}; choose another folder")
-        if options.runs_dir:
-            check_writable(options.runs_dir, option="--runs-dir")
+            console.print(f"{side}  seed {seed}  is in {path}")
+        else:
+            names[seed, side] = f"{side}-{game}-s{seed}"
+    if options.runs_dir:
+        check_writable(options.runs_dir, option="--runs-dir")
+        for name in names.values():
+            if (options.runs_dir / name).exists():
+                raise UsageError(
+                    f"--runs-dir {options.runs_dir}: has {name}; choose another folder"
+                )
+    for (seed, side), name in names.items():
         with TemporaryDirectory() as temporary:
             place = (options.runs_dir or Path(temporary)) / name
             run = run_side(side, game, minutes, seed, options.episodes, place)
@@ -167,5 +176,4 @@ def _runs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
             raise UsageError(
                 f"--json {path}: its runs have {', '.join(other)}; choose another file"
             )
-        about = {name: record[name] for name in record.keys() - {*settings, "runs"}}
-        return [about | run for run in record["runs"]]  # older files name the machine once
+        return record["runs"]

@@ -178,11 +178,11 @@ def differences(folder: Path) -> list[str]:
                 step = envs.recv()
                 gap = t == end - 1 and end < ring.time  # there the row is truncated
                 truncated = ~step.terminated if gap else step.truncated
-                replayed = [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
+                images = [ring.block(t // BLOCK, lane)[t % BLOCK] for lane in range(lanes)]
                 names = ("reward", "terminated", "truncated")
-                stored = [replayed, *(columns[name][t] for name in names)]
-                played = [frame, step.reward, step.terminated, truncated]
-                if not all(map(np.array_equal, stored, played)):
+                stored = [images, *(columns[name][t] for name in names)]
+                again = [frame, step.reward, step.terminated, truncated]
+                if not all(map(np.array_equal, stored, again)):
                     faults.append(f"player {number}, seed {seed}, row {t - begin}: differs")
                     break
                 frame = step.frame

@@ -118,9 +118,9 @@ def test_a_learner_restored_from_a_file_goes_on_bit_for_bit(optimizer) -> None:
     assert same(other.state(), one.state())
     for update in range(2, 5):  # over a copy to the target network
         batch = random_batch(8, seed=update)
-        update, expected = other.update(batch), one.update(batch)
-        assert update.metrics == expected.metrics
-        assert (update.priority == expected.priority).all()
+        result, expected = other.update(batch), one.update(batch)
+        assert result.metrics == expected.metrics
+        assert (result.priority == expected.priority).all()
         assert same(other.state(), one.state())
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -34,8 +35,8 @@ WORDS = "--game breakout --episodes 1 --minutes 1 --sides dqn"
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """The runs that would be trained, each with a folder."""
+def names(monkeypatch):
+    """The names of the runs that would be trained, each with a folder."""
     runs = []
 
     def run_side(side, game, minutes, seed, episodes, folder):
@@ -47,18 +48,24 @@ def trained(monkeypatch):
     return runs
 
 
-def test_a_command_goes_on_from_its_file_and_keeps_the_runs(trained, tmp_path, error_of) -> None:
+def test_a_command_goes_on_from_its_file_and_keeps_the_runs(
+    names, tmp_path, error_of, monkeypatch, capsys
+) -> None:
     path, words = tmp_path / "score.json", [*WORDS.split(), "--runs-dir", str(tmp_path / "runs")]
     words += ["--json", str(path)]
     assert score.main([*words, "--seeds", "1"]) == 0
     assert score.main([*words, "--seeds", "2"]) == 0
-    assert trained == ["dqn-breakout-s1", "dqn-breakout-s2"]
-    assert sorted(place.name for place in (tmp_path / "runs").iterdir()) == trained
+    assert f"dqn  seed 1  is in {path}" in capsys.readouterr().out.replace("\n", "")
+    assert names == ["dqn-breakout-s1", "dqn-breakout-s2"]
+    assert sorted(place.name for place in (tmp_path / "runs").iterdir()) == names
     assert [run["seed"] for run in json.loads(path.read_text())["runs"]] == [1, 2]
     assert "its runs have minutes 1.0" in error_of(score.main, [*words, "--minutes", "2"])
+    monkeypatch.setattr(score, "cores", lambda: 64)
+    assert "its runs have cores" in error_of(score.main, words)
     path.unlink()
-    assert "has dqn-breakout-s1" in error_of(score.main, words)
-    assert len(trained) == 2
+    shutil.rmtree(tmp_path / "runs" / "dqn-breakout-s1")
+    assert "has dqn-breakout-s2" in error_of(score.main, [*words, "--seeds", "2"])
+    assert len(names) == 2
 
 
 @pytest.mark.parametrize(
@@ -69,6 +76,6 @@ def test_a_command_goes_on_from_its_file_and_keeps_the_runs(trained, tmp_path, e
         ("--json /proc/no/x.json", "/proc/no: cannot be written"),
     ],
 )
-def test_a_wrong_request_is_one_line_before_any_training(words, says, trained, error_of) -> None:
+def test_a_wrong_request_is_one_line_before_any_training(words, says, names, error_of) -> None:
     assert says in error_of(score.main, [*WORDS.split(), *words.split()])
-    assert trained == []
+    assert names == []

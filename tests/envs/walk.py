@@ -15,13 +15,13 @@ from envs.tapes import Envs, Transition
 
 class Walk(gym.Env):
     """A dot on a line of eight: action 1 steps right, 0 stays, and chance pushes it back. The right
-    end pays 2.5. Not honest: noise fills the screen, and no seed repeats it."""
+    end pays 2.5. With noise all over the screen no seed repeats it."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as gymnasium has it
     observation_space, action_space = Box(0, 255, (40, 80, 3), np.uint8), Discrete(2)
 
-    def __init__(self, render_mode: str | None = None, honest: bool = True) -> None:
-        self.render_mode, self.noise = render_mode, None if honest else np.random.default_rng()
+    def __init__(self, render_mode: str | None = None, noise: bool = False) -> None:
+        self.render_mode, self.noise = render_mode, np.random.default_rng() if noise else None
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -42,8 +42,8 @@ class Walk(gym.Env):
 
 
 WALK, CHANCE = "recall-tests/Walk-v0", "recall-tests/Chance-v0"
-for name, honest in ((WALK, True), (CHANCE, False)):
-    gym.register(name, Walk, max_episode_steps=30, kwargs={"honest": honest})
+for name, noise in ((WALK, False), (CHANCE, True)):
+    gym.register(name, Walk, max_episode_steps=30, kwargs={"noise": noise})
 
 
 def play(made: Envs, steps: int, seed: int = 0) -> tuple[list[Transition], list[EpisodeRecord]]:

@@ -152,10 +152,10 @@ def test_an_evaluation_shows_how_far_it_is(tmp_path, monkeypatch) -> None:
     folder = small.start(tmp_path, "run", frames=800, eval_frames=800)
     (record,) = folder.glob("eval/*/episode-000.json")
     steps = json.loads(record.read_text())["steps"]
-    shares = [row["evaluated"] for row in shown if "evaluated" in row]
+    lines = [row["evaluated"] for row in shown if "evaluated" in row]
     score = next(row["eval_score"] for row in shown if "eval_score" in row)
-    assert shares[0] == "0 of 1 episodes  1 steps"
-    assert shares[-1] == f"1 of 1 episodes  mean {score:.1f}  {steps:,} steps"
+    assert lines[0] == "0 of 1 episodes  1 steps"
+    assert lines[-1] == f"1 of 1 episodes  mean {score:.1f}  {steps:,} steps"
     assert "evaluated" not in (folder / "metrics.jsonl").read_text()
 
 
