@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import score
-from benchmarks.score import NATURE, adopt
+from benchmarks.score import NATURE, OURS, PEERS, adopt
 from experiment.settings.config import preset
 from tests.batches import random_inputs
 
@@ -66,6 +66,15 @@ def test_a_command_goes_on_from_its_file_and_keeps_the_runs(
     shutil.rmtree(tmp_path / "runs" / "dqn-breakout-s1")
     assert "has dqn-breakout-s2" in error_of(score.main, [*words, "--seeds", "2"])
     assert len(names) == 2
+
+
+def test_the_readme_has_the_scores_of_the_committed_files() -> None:
+    for path in (score.ROOT / "benchmarks").glob("score-*.json"):
+        runs = json.loads(path.read_text())["runs"]
+        sides = [[r["score"] for r in runs if r["side"] == s] for s in (*OURS, *PEERS)]
+        cells = [", ".join(f"{value:.1f}" for value in values) for values in sides]
+        game = path.stem.removeprefix("score-").replace("_", " ").title()
+        assert f"\n| {game} | {' | '.join(cells)} | " in (score.ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
